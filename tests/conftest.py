@@ -1,0 +1,61 @@
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cli, weights
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script's `main` as the command line would: (exit code, stdout, stderr)."""
+
+    def run_main(module, *argv):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, argv)])
+        try:
+            code = cli.guard(module.main)
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_main
+
+
+@pytest.fixture
+def fails(run):
+    """Run a script that must end in exit code 2 and one line on stderr; returns the line."""
+
+    def run_failing(module, *argv):
+        code, _, err = run(module, *argv)
+        assert code == 2, err
+        assert err.count("\n") == 1, err
+        assert err.startswith(f"{module.__name__}.py: error: ")
+        return err
+
+    return run_failing
+
+
+@pytest.fixture(scope="session")
+def real_weights():
+    if weights.package_file() is None:
+        pytest.skip(f"{weights.PACKAGE} is not installed")
+    features, heads = weights.read_package(weights.package_file())
+    return weights.Weights(features, heads, "package", weights.PACKAGE_SHA256)
+
+
+def picture(seed: int, width: int = 48, height: int = 40) -> np.ndarray:
+    """A smooth random picture, uint8 (height, width, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three small pictures of one size, a.png to c.png."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for seed, name in enumerate("abc"):
+        Image.fromarray(picture(seed)).save(path / f"{name}.png")
+    return path

