@@ -107,7 +107,6 @@ class VGG16Features(nn.Module):
         return maps
 
 
-@torch.inference_mode()
 def lock_step(
     network: VGG16Features,
     images: Mapping[Hashable, Tensor],
@@ -125,9 +124,11 @@ def lock_step(
     for tap, segment, pool in zip(network.taps, network.segments, network.pools, strict=True):
         maps, due = {}, Counter(name for pair in pairs.values() for name in pair)
         for name, image in images.items():
-            state = states[name]
-            maps[name] = segment(network.normalise(image) if state is None else state)
-            states[name] = None if tap == network.taps[-1] else pool(maps[name])
+            # Around the passes alone: as a decorator it would keep the last pair's maps alive.
+            with torch.inference_mode():
+                state = network.normalise(image) if states[name] is None else states[name]
+                maps[name] = segment(state)
+                states[name] = None if tap == network.taps[-1] else pool(maps[name])
             for key, (a, b) in pairs.items():
                 if name in (a, b) and a in maps and b in maps:
                     yield key, tap, maps[a], maps[b]

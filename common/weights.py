@@ -41,6 +41,14 @@ class Weights:
     source: str
     sha256: str | None
 
+    @property
+    def label(self) -> str:
+        """What tables and figures say of these weights."""
+        if self.sha256 is None:
+            return "RANDOM WEIGHTS (control)"
+        known = self.sha256 in (VGG16_SHA256, PACKAGE_SHA256)
+        return "ImageNet weights" if known else f"weights of {self.source}"
+
 
 def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     """Weights for `--weights`: "auto", "random" (seeded, a control) or the path of a file.
