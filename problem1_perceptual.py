@@ -8,9 +8,9 @@ loss between unrelated pictures, so that 0 is "the same" and 1 is "another pictu
     python problem1_perceptual.py 1.1 --image FILE     one part, an image of yours
 
 Hardware: any CPU or GPU; on 2 CPU cores all parts take about four minutes and 2 GiB.
-Finding (numbers: README, outputs/published/problem1): relu5_3 forgives a one-pixel shift most of
-VGG-16's layers, about as pixel l2 does. Robust to noise, as the report has it, it is not: noise
-of sigma 25 costs it six times what it costs l2, and noise of sigma 2 as much as that shift.
+Finding (numbers: README, outputs/published/problem1): of the report's four layers relu5_3 takes
+the shift and noise of sigma 25 best, as the report has it. Robust it is not: that noise costs it
+six times what it costs l2, and noise of sigma 2 as much as the one-pixel shift.
 """
 
 import argparse
@@ -149,8 +149,8 @@ def feature_losses(a: Tensor, b: Tensor) -> tuple[float, float]:
 def lpips_layer(a: Tensor, b: Tensor, head: Tensor) -> float:
     """One layer's share of LPIPS (Zhang et al. 2018, equation 1).
 
-    Maps are (1, C, H, W); `head` is the linear layer's C weights. eps stands inside the root:
-    outside it, the gradient at a feature of zero length is NaN.
+    Maps are (1, C, H, W); `head` is the linear layer's C weights. eps keeps a feature of zero
+    length at zero instead of NaN.
     """
     total, eps = 0.0, 1e-20
     for part_a, part_b in _row_chunks(a, b):
@@ -205,8 +205,18 @@ class Measurement:
 
 
 def calibrate(raw: dict[str, Losses], unrelated: list[Losses]) -> Measurement:
-    """Divide every loss by its mean over `unrelated`: 0 is "the same", 1 "another picture"."""
+    """Divide every loss by its mean over `unrelated`: 0 is "the same", 1 "another picture".
+
+    Raises:
+        UserError: a loss is 0 or not a number between unrelated pictures.
+    """
     yardstick = {loss: np.mean([one[loss] for one in unrelated]) for loss in unrelated[0]}
+    for loss, value in yardstick.items():
+        if not value > 0:
+            raise UserError(
+                f"{loss} is {value:g} between unrelated pictures, so nothing can be calibrated with"
+                " it; give other --reference pictures or other --weights"
+            )
     relative = {
         pair: {loss: float(value / yardstick[loss]) for loss, value in losses.items()}
         for pair, losses in raw.items()
@@ -221,12 +231,14 @@ def measure(
     others: dict[str, list[str]],
     make_picture: Callable[[str, tuple[int, int]], Tensor],
     caption: str,
+    others_are_photos: bool,
 ) -> dict[str, Measurement]:
     """Calibrated losses of every photo's trial, the yardstick being `others[photo]`.
 
     `sizes` gives each photo's (width, height) as compared; `make_picture` cuts another picture to
-    such a size. Photos of one size go through the network together, where memory allows, so that
-    the original of one serves as the other picture of the next without a pass of its own.
+    such a size. Photos of one size go through the network together, where memory allows, so that,
+    if `others_are_photos`, the original of one is the other picture of the next without a pass of
+    its own. (A reference may have a photo's name and yet be another picture.)
     """
     found = {}
     for group in _same_size_groups(sizes):
@@ -235,7 +247,8 @@ def measure(
         pairs = {}
         for photo in group:
             for other in others[photo]:
-                key = (other, "original" if other in group else "unrelated")
+                shared = others_are_photos and other in group
+                key = (other, "original" if shared else "unrelated")
                 if key not in images:
                     images[key] = make_picture(other, sizes[photo])
                 pairs[photo, "unrelated", other] = ((photo, "original"), key)
@@ -387,6 +400,8 @@ class Experiment:
         ]
         self.curve_px = min(args.curve_size, *sides)
         self.check_sizes()
+        if self.uses_features:  # what can't be had is said before any work
+            self.weights, self.others  # noqa: B018
 
     def compared_size(self, photo: str) -> tuple[int, int]:
         """(width, height) that is left to compare after the shift."""
@@ -394,16 +409,20 @@ class Experiment:
         original, _ = translate(torch.zeros(1, width), self.args.shift, self.args.edge)
         return original.shape[1], height
 
+    @property
+    def uses_features(self) -> bool:
+        """Whether a part that needs the network was asked for."""
+        return bool({"1.2", "1.3"} & set(self.args.parts))
+
     def check_sizes(self) -> None:
         """Refuse before any work what would fail in the middle of it."""
         needed, reason = SSIM_WINDOW_PX, "SSIM's window"
-        features = bool({"1.2", "1.3"} & set(self.args.parts))
-        if features:
+        if self.uses_features:
             deepest = by_depth([*self.layers, *(() if self.args.no_lpips else LPIPS_TAPS)])[-1]
             needed, reason = LAYERS[deepest].receptive_field_px, f"{deepest}'s receptive field"
         for photo, (width, height) in self.sizes.items():
             if min(width, height) < needed:
-                hint = ", or shallower --layers with --no-lpips" if features else ""
+                hint = ", or shallower --layers with --no-lpips" if self.uses_features else ""
                 raise UserError(
                     f"{photo}: only {width}x{height} px to compare, less than {reason} of"
                     f" {needed} px; take a larger image{hint}"
@@ -488,7 +507,13 @@ class Experiment:
     def measured(self) -> dict[str, Measurement]:
         """Losses of the whole photos."""
         return measure(
-            self.network, self.sizes, self.make_trial, self.others, self.make_picture, "photos"
+            self.network,
+            self.sizes,
+            self.make_trial,
+            self.others,
+            self.make_picture,
+            "photos",
+            self.pictures is self.photos,
         )
 
     def measure_doses(self, network: VGG16Features, caption: str) -> dict[str, Response]:
@@ -509,7 +534,8 @@ class Experiment:
             return region(self.pictures[name])[..., :side]
 
         sizes = dict.fromkeys(self.photos, (side, side))
-        measured = measure(network, sizes, make_trial, self.others, make_picture, caption)
+        shared = self.pictures is self.photos
+        measured = measure(network, sizes, make_trial, self.others, make_picture, caption, shared)
         return responses(measured, len(draws))
 
     def tag(self) -> str:
@@ -633,7 +659,8 @@ def part_1_3(experiment: Experiment, folder: Path) -> dict:
         **experiment.calibration(),
     }
     if args.no_curves:
-        return found | {"shift_equivalent_sigma": None, "curves": None}
+        unknown = dict.fromkeys(name for name, row in losses["noise"].items() if row["relative"])
+        return found | {"shift_equivalent_sigma": unknown, "curves": None}
     tags = {"weights": experiment.tag()}
     curves = {"weights": experiment.measure_doses(experiment.network, "dose-response")}
     if args.weights != "random":
@@ -642,9 +669,10 @@ def part_1_3(experiment: Experiment, folder: Path) -> dict:
         network = experiment.network_with(control)
         curves["random_weights"] = experiment.measure_doses(network, "dose-response, control")
     numbers = {which: _curve_numbers(one) for which, one in curves.items()}
+    limits = _loss_limits(numbers)
     for which, tag in tags.items():
         name = "1.3_dose_response" + ("_random" if which == "random_weights" else "")
-        _show_curves(folder, name, tag, numbers[which], experiment)
+        _show_curves(folder, name, tag, numbers[which], limits, experiment)
     equal = {
         which: {loss: shift_equivalent_sigma(response) for loss, response in one.items()}
         for which, one in curves.items()
@@ -684,7 +712,8 @@ def _noise_losses(experiment: Experiment, folder: Path) -> tuple[dict[str, dict]
     cli.show_table(
         folder / "1.3_noise.txt",
         f"Gaussian noise, sigma {sigma:g} (0-255 units), {experiment.tag()}; "
-        f"{clipped_share['original']:.1%} of the values clipped.\n"
+        f"clipped:\n{clipped_share['original']:.1%} of the original's values,"
+        f" {clipped_share['translated']:.1%} of the translated one's.\n"
         "Original against its noisy copy; (tr.): translated against its noisy copy.\n"
         f"{_other_pictures(experiment)}",
         ["loss", "raw", "relative", "95 % interval", "raw (tr.)", "relative (tr.)", "95 % (tr.)"],
@@ -695,7 +724,10 @@ def _noise_losses(experiment: Experiment, folder: Path) -> tuple[dict[str, dict]
     )
     headers = ["original", "noisy original", "translated", "noisy translated"]
     plotting.image_grid(
-        folder / "1.3_noise.png", f"Noise of sigma {sigma:g} of 255", headers, cells
+        folder / "1.3_noise.png",
+        f"Noise of sigma {sigma:g} of 255, central {DETAIL_PX} px at most",
+        headers,
+        cells,
     )
     return losses, clipped_share
 
@@ -711,7 +743,28 @@ def _curve_numbers(curves: dict[str, Response]) -> dict[str, dict]:
     return numbers
 
 
-def _show_curves(folder: Path, name: str, tag: str, numbers: dict, experiment: Experiment) -> None:
+def _loss_limits(numbers: dict) -> tuple[float, float]:
+    """Of the vertical axis, so that all doses but 0 fit and the control has the same scale."""
+    shown = [
+        row[kind]
+        for one in numbers.values()
+        for loss, row in one.items()
+        for kind in row
+        if not loss.startswith("mae_")
+    ]
+    lowest = min(row["relative"][1:].min() for row in shown)
+    highest = max(max(row["relative"].max(), np.nanmax(row["high"], initial=0)) for row in shown)
+    return 0.7 * lowest, 1.4 * highest
+
+
+def _show_curves(
+    folder: Path,
+    name: str,
+    tag: str,
+    numbers: dict,
+    limits: tuple[float, float],
+    experiment: Experiment,
+) -> None:
     side, draws = experiment.curve_px, experiment.args.noise_seeds
     title = f"{tag}: central {side}x{side} px squares, {draws} noise draw(s)"
     shown = {loss: row for loss, row in numbers.items() if not loss.startswith("mae_")}
@@ -729,7 +782,7 @@ def _show_curves(folder: Path, name: str, tag: str, numbers: dict, experiment: E
         ]
         tables.append(cli.aligned([xlabel, *(f"{dose:g}" for dose in doses)], rows))
     ylabel = "calibrated loss (0 = the same, 1 = another picture)"
-    plotting.dose_response(folder / f"{name}.png", title, ylabel, panels)
+    plotting.dose_response(folder / f"{name}.png", title, ylabel, panels, limits)
     text = "\n\n".join([f"Calibrated losses, {title}", *tables])
     cli.show_text(folder / f"{name}.txt", f"{text}\n")
 
@@ -743,6 +796,7 @@ def _show_equivalents(folder: Path, experiment: Experiment, equal: dict, numbers
         "random",
         "95 % (random)",
     ]
+    control = " random: the same with random weights." if len(equal) > 1 else ""
     rows = []
     for loss, row in numbers.items():
         rows.append([loss, f"{row['shift']['relative'][SHIFTS_PX.index(1)]:.4f}"])
@@ -753,9 +807,9 @@ def _show_equivalents(folder: Path, experiment: Experiment, equal: dict, numbers
     cli.show_table(
         folder / "1.3_shift_equivalent_noise.txt",
         f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
-        f" {experiment.tag()}.\nA low sigma: a loss more sensitive to noise, by the measure of its"
-        f" own answer to the shift.\n"
-        f'"none": not reached up to sigma {max(SIGMAS)}. random: the same with random weights.',
+        f" {experiment.tag()},\ntheir central {experiment.curve_px}x{experiment.curve_px} px. A low"
+        f" sigma: a loss more sensitive to noise, by the measure of its own answer\nto the shift."
+        f' "none": not reached up to sigma {max(SIGMAS)}.{control}',
         headers[: len(rows[0])],
         rows,
     )
@@ -784,9 +838,9 @@ def _cells(row: dict) -> list[str | None]:
 PARTS = {"1.1": part_1_1, "1.2": part_1_2, "1.3": part_1_3}
 
 
-def make_parser() -> cli.Parser:
+def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
-    parser = cli.Parser(__doc__, PARTS)
+    parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -804,9 +858,9 @@ def make_parser() -> cli.Parser:
     )
     add(
         "--summary-size",
-        type=cli.positive,
+        type=cli.at_least(32),
         default=224,
-        help="input side of the VGG-16 table in px",
+        help="input side of the VGG-16 table in px, 32 or more",
     )
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30 or relu5_3")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
@@ -821,7 +875,12 @@ def make_parser() -> cli.Parser:
         "--max-references", type=cli.positive, default=8, help="unrelated pictures a photo, at most"
     )
     add("--weights", default="auto", help="auto, random (a control) or a file of VGG-16 weights")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the convolutions")
+    add(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the convolutions; bf16 is too coarse below sigma 2 and 1 px",
+    )
     add("--sigma", type=cli.non_negative, default=25.0, help="noise of part 1.3 in 0-255 units")
     add("--noise-seeds", type=cli.positive, default=3, help="noise draws of the dose-response")
     add("--curve-size", type=cli.positive, default=256, help="side of its squares in px, at most")

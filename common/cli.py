@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import difflib
 import errno
+import io
 import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,9 @@ import torch
 import torchvision
 from filelock import FileLock
 from tabulate import tabulate
+from tqdm import tqdm
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,27 +36,11 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """argparse with errors on one line, the nearest flag suggested, and defaults in the help."""
 
-    def __init__(self, doc: str, parts: Mapping[str, Callable]):
+    def __init__(self, doc: str | None):
         super().__init__(
             description=doc,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-        )
-        self.parts = parts
-        self.add_argument(
-            "parts",
-            nargs="*",
-            metavar="PART",
-            help=f"parts to run: {', '.join(parts)} (default: all)",
-        )
-        self.add_argument("--list", action="store_true", help="name the parts and stop")
-        self.add("--out", type=Path, default=Path("outputs"), help="folder for the results")
-        self.add("--seed", type=whole, default=0, help="seed of all randomness")
-        self.add(
-            "--device",
-            choices=("auto", "cpu", "cuda"),
-            default="auto",
-            help="auto: cuda where there is one",
         )
 
     def add(self, *names: str, **options) -> None:
@@ -64,13 +52,44 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*names, **options)
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse; `--list` prints the parts and exits 0; a wrong flag or part exits 2."""
+        """Parse; a wrong flag exits 2."""
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
             hint = f", did you mean {near[0]}?" if near else ""
             self.error(f"unknown argument {unknown[0]}{hint}; --help lists them")
+        return args
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class ProblemParser(Parser):
+    """The command line of a problem: its parts and the flags that all problems share."""
+
+    def __init__(self, doc: str | None, parts: Mapping[str, Callable]):
+        super().__init__(doc)
+        self.parts = parts
+        self.add_argument(
+            "parts",
+            nargs="*",
+            metavar="PART",
+            help=f"parts to run: {', '.join(parts)} (default: all)",
+        )
+        self.add_argument("--list", action="store_true", help="name the parts and stop")
+        self.add("--out", type=Path, default=Path("outputs"), help="folder for the results")
+        self.add("--seed", type=seed, default=0, help="seed of all randomness, below 2^63")
+        self.add(
+            "--device",
+            choices=("auto", "cpu", "cuda"),
+            default="auto",
+            help="auto: cuda where there is one",
+        )
+
+    def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse; `--list` prints the parts and exits 0; a wrong flag or part exits 2."""
+        args = super().parse_args(argv)
         if args.list:
             print(
                 tabulate(
@@ -83,9 +102,6 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"no part {part}; the parts are {', '.join(self.parts)}")
         args.parts = [part for part in self.parts if part in args.parts or not args.parts]
         return args
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def title(part: Callable) -> str:
@@ -103,9 +119,25 @@ def positive(text: str) -> int:
     return _number(text, int, lambda value: value >= 1, "a whole number of 1 or more")
 
 
+def seed(text: str) -> int:
+    """argparse type: an integer that every generator takes as a seed."""
+    return _number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """argparse type: an integer of `minimum` or more."""
+    wanted = f"a whole number of {minimum} or more"
+    return lambda text: _number(text, int, lambda value: value >= minimum, wanted)
+
+
 def non_negative(text: str) -> float:
     """argparse type: a finite number of 0 or more."""
     return _number(text, float, lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
+
+
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def _number(text: str, kind: type, allowed: Callable, wanted: str):
@@ -131,21 +163,40 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def rank() -> int:
+    """Number of this process in its job, from 0: always 0 without torchrun."""
+    return int(os.environ.get("RANK", 0))
+
+
+def progress(*args, **options) -> tqdm:
+    """A progress bar on a terminal, of the first process of a job."""
+    return tqdm(*args, disable=None if rank() == 0 else True, **options)
+
+
 def guard(main: Callable[[], None]) -> int:
     """Run `main`; a mistake of the user's ends in one line on stderr. Returns the exit code."""
     script = Path(sys.argv[0]).name
     try:
+        if rank() > 0:
+            sys.stdout = io.StringIO()  # one process of a job speaks
         main()
     except UserError as error:
-        print(f"{script}: error: {error}", file=sys.stderr)
+        # Before the processes of a job have joined, all of them meet the same mistake.
+        if rank() == 0 or torch.distributed.is_initialized():
+            print(f"{script}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise
-        print(f"{script}: error: {error}; free space or choose another --out", file=sys.stderr)
+        remedy = "free space" if error.errno in DISK_FULL else "see to its permissions"
+        print(f"{script}: error: {error}; {remedy} or choose another place", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{script}: stopped; results of finished parts are kept", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or "results of finished parts are kept"
+        print(f"{script}: stopped; {kept}", file=sys.stderr)
         return 130
     return 0
 
@@ -165,19 +216,28 @@ def run_parts(
     experiment = make_experiment(args)
     for number in args.parts:
         print(f"\n== {number} {title(parts[number])}")
-        start = time.perf_counter()
+        start, began_at = time.perf_counter(), time.time()
         found = parts[number](experiment, results.folder)
         seconds = time.perf_counter() - start
+        _remove_older(results.folder, f"{number}_*", began_at)
         results.store(
             number, {**found, **provenance(args), **experiment.provenance(), "seconds": seconds}
         )
         print(f"-> {results.path} [{number}] in {seconds:.1f} s")
 
 
+def _remove_older(folder: Path, pattern: str, time_seconds: float) -> None:
+    """Drop files of an earlier run that this one did not replace: they belong to other flags."""
+    if rank() == 0:
+        for path in folder.glob(pattern):
+            if path.is_file() and path.stat().st_mtime < time_seconds - 1:
+                path.unlink()
+
+
 def provenance(args: argparse.Namespace) -> dict:
     """What is needed to make a result again: the command, the seed and the commit."""
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": args.seed,
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
@@ -185,7 +245,10 @@ def provenance(args: argparse.Namespace) -> dict:
 
 
 def git_commit() -> str | None:
-    """Commit of this checkout, with `+changes` where tracked files differ; None outside git."""
+    """Commit of this checkout, with `+changes` where tracked files differ; None outside git.
+
+    Results do not count: a run that replaces published ones changes them itself.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -194,7 +257,8 @@ def git_commit() -> str | None:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        code = ("--untracked-files=no", "--", ".", ":(exclude)outputs")
+        return commit + ("+changes" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -214,7 +278,7 @@ def environment() -> dict:
     }
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, flag: str = "--out") -> Path:
     """The folder, made where it is missing and tried by writing.
 
     Raises:
@@ -226,7 +290,7 @@ def make_folder(folder: Path) -> Path:
             return folder
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another --out"
+            f"cannot write to {folder}: {error.strerror}; choose another {flag}"
         ) from None
 
 
@@ -254,7 +318,7 @@ class Results:
         try:
             stored = json.loads(self.path.read_text())
             return {"environment": {}, "parts": dict(stored["parts"])}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OSError):
             raise UserError(
                 f"{self.path} is not a results file of this project; move it away and run again"
             ) from None
@@ -282,11 +346,15 @@ def finite(value):
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    Of the processes of a job the first alone writes files.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        if rank() == 0:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Figures: PNG at 200 dpi, with units on the axes and the provenance in the title."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from common.cli import atomic
 
@@ -33,6 +35,15 @@ class HeatMap:
 
     values: np.ndarray
     label: str
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An image, uint8 (H, W, 3), under a (H, W) map >= 0, or without one, and a caption."""
+
+    image: np.ndarray
+    map: np.ndarray | None
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,9 @@ def bars(
         save(figure, path)
 
 
-def dose_response(path: Path, title: str, ylabel: str, panels: list[Panel]) -> None:
+def dose_response(
+    path: Path, title: str, ylabel: str, panels: list[Panel], ylim: tuple[float, float]
+) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
     with plt.rc_context(STYLE):
         size = (5.2 * len(panels) + 0.8, 4.6)
@@ -138,6 +151,80 @@ def dose_response(path: Path, title: str, ylabel: str, panels: list[Panel]) -> N
             )
             axis.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
             axis.axhline(1, color="grey", linewidth=1, linestyle=":")
-        axes[0, 0].set(ylabel=ylabel, ylim=(5e-4, None))
+        axes[0, 0].set(ylabel=ylabel, ylim=ylim)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+        save(figure, path)
+
+
+def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) -> None:
+    """How many images have which (width, height) in px: a circle each, its area the number."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+        widths, heights = zip(*sizes, strict=True)
+        counts = np.array(list(sizes.values()))
+        axis.scatter(widths, heights, s=8 + 600 * counts / counts.max(), alpha=0.4, linewidth=0)
+        for width, height in sorted(sizes, key=sizes.get, reverse=True)[:3]:
+            label = f"{width}x{height}: {sizes[width, height]:,}"
+            axis.annotate(label, (width, height), xytext=(6, 10), textcoords="offset points")
+        title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
+        axis.set(title=title, xlabel="width in px", ylabel="height in px")
+        save(figure, path)
+
+
+def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
+    """Images per class in each split, the classes in the order of their labels."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(counts), 1, figsize=(9, 1.9 * len(counts) + 0.6), sharex=True, layout="constrained"
+        )
+        figure.suptitle(title, fontsize=11)
+        for axis, (split, of_class) in zip(axes, counts.items(), strict=True):
+            axis.bar(np.arange(1, len(of_class) + 1), of_class, width=0.8)
+            axis.set(title=f"{split}: {of_class.sum():,} images", ylabel="images")
+        axes[-1].set_xlabel("class")
+        save(figure, path)
+
+
+def training_curves(path: Path, title: str, histories: dict[str, list[dict]]) -> None:
+    """Loss and top-1 over the epochs: train dashed (augmented images), val solid."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+        figure.suptitle(title, fontsize=11)
+        labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
+        for axis, (key, label) in zip(axes, labels.items(), strict=True):
+            for name, history in histories.items():
+                epochs = [row["epoch"] for row in history]
+                (line,) = axis.plot(epochs, [row[f"val_{key}"] for row in history], label=name)
+                train = [row[f"train_{key}"] for row in history]
+                axis.plot(epochs, train, "--", color=line.get_color(), alpha=0.6, linewidth=1.2)
+            axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[1].legend(loc="upper left")
+        save(figure, path)
+
+
+def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
+    """A grid of images under maps, each in shares of its own largest value, on one colour scale."""
+    columns = max(map(len, rows))
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        size = (2.0 * columns + 0.9, 2.45 * len(rows) + 0.6)
+        figure, axes = plt.subplots(
+            len(rows), columns, figsize=size, squeeze=False, layout="constrained"
+        )
+        figure.suptitle(title, fontsize=11)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for row, cells in zip(axes, rows, strict=True):
+            for axis, cell in zip(row, cells, strict=False):
+                axis.imshow(cell.image)
+                caption = "\n".join(textwrap.wrap(cell.caption, 26))
+                if cell.map is not None:
+                    highest = float(cell.map.max())
+                    caption += "" if highest > 0 else "\n(all-zero map)"
+                    shares = cell.map / highest if highest > 0 else cell.map
+                    axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+                axis.set_title(caption, fontsize=7)
+        scale = ScalarMappable(Normalize(0, 1), "inferno")
+        label = "share of the map's largest value"
+        figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
         save(figure, path)

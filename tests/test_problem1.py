@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import replace
 
 import lpips
@@ -164,17 +165,21 @@ def test_maps_of_all_26_layers_equal_plain_vgg16(random_weights):
 
 
 @torch.inference_mode()
-def test_losses_equal_plain_vgg16(random_weights):
+@pytest.mark.parametrize("which", ["random_weights", "real_weights"])
+def test_losses_of_all_26_layers_equal_plain_vgg16(which, request):
+    weights = request.getfixturevalue(which)
     a, b = image(0), image(1)
-    network = VGG16Features(random_weights, ["conv1_1", "relu1_2", "relu3_1", "relu5_3"])
+    network = VGG16Features(weights, list(LAYERS))
     losses = p1.compare(network, {"a": a, "b": b}, {"pair": ("a", "b")})["pair"]
-    maps_a, maps_b = plain_maps(random_weights, a), plain_maps(random_weights, b)
+    maps_a, maps_b = plain_maps(weights, a), plain_maps(weights, b)
+    assert len(network.layers) == 26
     for name in network.layers:
         difference = (maps_a[name] - maps_b[name]).double()
         assert losses[name] == pytest.approx(difference.square().mean().item(), rel=1e-5)
         assert losses[f"mae_{name}"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight:UserWarning")  # lpips calls torchvision the old way
 @torch.inference_mode()
 def test_lpips_equals_the_lpips_package(real_weights):
     package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
@@ -189,11 +194,10 @@ def test_lpips_equals_the_lpips_package(real_weights):
         assert losses["lpips"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_lpips_gradient_is_finite_at_a_zero_feature():
-    a = torch.zeros(1, 8, 2, 2, requires_grad=True)
-    unit = a * (a.square().sum(1, keepdim=True) + 1e-20).rsqrt()
-    assert torch.isfinite(torch.autograd.grad(unit.sum(), a)[0]).all()
-    assert p1.lpips_layer(torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 2, 2), torch.ones(8)) == 0
+def test_lpips_of_features_of_zero_length_is_a_number():
+    nothing, something = torch.zeros(1, 8, 2, 2), torch.ones(1, 8, 2, 2)
+    assert p1.lpips_layer(nothing, nothing, torch.ones(8)) == 0
+    assert p1.lpips_layer(nothing, something, torch.ones(8)) == pytest.approx(1)
 
 
 def test_identical_images_have_no_loss_and_losses_are_symmetric(random_weights):
@@ -239,14 +243,15 @@ def test_maps_are_dropped_after_their_last_pair(random_weights):
 def test_bf16_stays_within_2_percent_of_fp32(real_weights):
     photos = [data.to_tensor(one)[:, :196, :197] for one in data.embedded_photos().values()]
     original, translated = p1.translate(photos[0], 1, "crop")
-    noisy, _ = p1.add_noise(original, 25, p1.unit_noise(original.shape, 0))
-    images = {"o": original, "t": translated, "n": noisy, "u": photos[1][..., :196]}
-    pairs = {"shift": ("o", "t"), "noise": ("o", "n"), "unrelated": ("o", "u")}
+    noise = p1.unit_noise(original.shape, 0)
+    noisy = {f"sigma {sigma}": p1.add_noise(original, sigma, noise)[0] for sigma in (2, 5, 25)}
+    images = {"o": original, "shift": translated, "unrelated": photos[1][..., :196], **noisy}
+    pairs = {name: ("o", name) for name in images if name != "o"}
 
     def relative(dtype):
         network = VGG16Features(real_weights, ["relu1_2", "relu2_2", "relu3_1", "relu5_3"], dtype)
         raw = p1.compare(network, images, pairs)
-        return p1.calibrate({"shift": raw["shift"], "noise": raw["noise"]}, [raw["unrelated"]])
+        return p1.calibrate(raw, [raw["unrelated"]])
 
     exact, rounded = relative(torch.float32).relative, relative(torch.bfloat16).relative
     for pair, losses in exact.items():
@@ -299,6 +304,7 @@ def measure(network, seeds, **sizes):
         others,
         lambda name, _: photos[name],
         "test",
+        others_are_photos=True,
     )
 
 
@@ -457,10 +463,45 @@ def test_a_bad_file_among_good_ones_is_named_counted_and_left_out(run, folder, t
     assert "broken.jpg" in results(tmp_path)["parts"]["1.1"]["left_out"][0]
 
 
-def test_only_so_many_references_are_drawn_as_asked(run, folder, tmp_path):
+def test_only_so_many_references_are_drawn_as_asked(folder, tmp_path):
     flags = ("--images", folder, "--max-references", "1", "--out", tmp_path)
-    code, _, err = run(p1, "1.2", *flags, *TINY)
-    assert code == 0, err
+    args = p1.make_parser().parse_args(list(map(str, ("1.2", *flags, *TINY))))
+    others = p1.Experiment(args).others
+    assert all(len(names) == 1 and names != [photo] for photo, names in others.items())
+    assert len(others) == 3
+
+
+def test_a_reference_with_a_photos_name_is_not_taken_for_the_photo(
+    run, folder, tmp_path, monkeypatch
+):
+    def relative(reference):
+        flags = ("--image", folder / "a.png", "--reference", reference, "--out", tmp_path)
+        code, _, err = run(p1, "1.2", *flags, *TINY)
+        assert code == 0, err
+        return [row["relative"] for row in results(tmp_path)["parts"]["1.2"]["losses"].values()]
+
+    other = tmp_path / "a.png"
+    other.write_bytes((folder / "b.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert relative("a.png") == relative(other)
+    assert min(relative("a.png")) > 0
+
+
+def test_a_yardstick_of_zero_is_refused():
+    with pytest.raises(UserError, match="l1 is 0 between unrelated pictures"):
+        p1.calibrate({"pair": {"l1": 1.0}}, [{"l1": 0.0}])
+
+
+def test_files_of_an_earlier_run_with_other_flags_do_not_stay(run, folder, tmp_path):
+    stale = tmp_path / "problem1" / "1.1_old.png"
+    other = tmp_path / "problem1" / "1.2_of_another_part.png"
+    stale.parent.mkdir()
+    for path in (stale, other):
+        path.write_text("old")
+        os.utime(path, (1, 1))
+    assert run(p1, "1.1", "--images", folder, "--out", tmp_path)[0] == 0
+    assert not stale.exists()
+    assert other.exists()
 
 
 @pytest.mark.parametrize(
@@ -479,6 +520,8 @@ def test_only_so_many_references_are_drawn_as_asked(run, folder, tmp_path):
         (("--edge", "mirror"), "invalid choice"),
         (("--device", "cuda"), "no CUDA device"),
         (("--reference", "/no/such/file.png"), "no such file"),
+        (("--summary-size", "16"), "'16' is not a whole number of 32 or more"),
+        (("--seed", str(2**64)), "not a whole number from 0 to 2^63 - 1"),
     ],
 )
 def test_bad_flags_end_in_one_line(fails, folder, tmp_path, flags, words):

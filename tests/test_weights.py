@@ -136,3 +136,29 @@ def test_random_weights_follow_their_seed():
     assert not torch.equal(first["0.weight"], other["0.weight"])
     fan_out = 64 * 3 * 3
     assert first["2.weight"].std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+
+
+def saved_vgg16(path, **changes):
+    state = weights.random_vgg16(0).features | changes
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("value", [3, "x", [1.0]])
+def test_values_that_are_no_tensors_are_refused(fails, tmp_path, value):
+    path = saved_vgg16(tmp_path / "odd.pth", **{"0.weight": value})
+    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+
+
+def test_values_that_are_not_finite_are_refused(fails, tmp_path):
+    path = saved_vgg16(tmp_path / "nan.pth", **{"2.bias": torch.full((64,), torch.nan)})
+    message = fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert "2.bias holds values that are not finite" in message
+
+
+def test_a_file_damaged_in_the_middle_is_refused(fails, tmp_path):
+    path = saved_vgg16(tmp_path / "flip.pth")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
