@@ -1,0 +1,156 @@
+"""Whole batches on their device: cropped, mirrored, jittered, mixed, with parameters per image."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Normalized(nn.Module):
+    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images (N, 3, H, W) in [0, 1]."""
+        return self.network((images - self.mean) / self.std)
+
+
+class Draws:
+    """Random parameters of one step's images, the same whatever the device or number of processes.
+
+    They are drawn on the CPU for the whole batch of `total` images; a process that holds the images
+    `share` of it gets theirs. `key` (seed, epoch, step) is all that they depend on.
+    """
+
+    def __init__(self, key: tuple[int, ...], total: int, share: slice, device: torch.device):
+        self.generator = torch.Generator().manual_seed(mixed_seed(*key))
+        self.total, self.share, self.device = total, share, device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Float32 (images of this process, *shape), uniform in [low, high)."""
+        drawn = torch.rand(self.total, *shape, generator=self.generator)
+        return drawn.mul_(high - low).add_(low)[self.share].to(self.device, non_blocking=True)
+
+
+def mixed_seed(*key: int) -> int:
+    """One 63-bit seed for a tuple of integers such as (seed, epoch, step)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training batches are varied. `crop_area_min` is a share of the packed image's area.
+
+    `block` is a transform of a problem's own, a dataclass that is called with images and draws.
+    """
+
+    crop_area_min: float = 0.25
+    jitter: float = 0.3
+    cutmix_prob: float = 0.5
+    block: Callable[[Tensor, Draws], Tensor] | None = None
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, classes: int, size_px: int, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Images and targets for one step.
+
+        Args:
+            images: uint8 (N, 3, S, S), not written to.
+            labels: int64 (N,).
+
+        Returns:
+            Images, float32 (N, 3, size_px, size_px) in [0, 1], channels_last, and targets, float32
+            (N, classes), each row a distribution.
+        """
+        varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
+        varied = colour_jitter(varied, self.jitter, draws)
+        targets = functional.one_hot(labels, classes).float()
+        varied, targets = cutmix(varied, targets, self.cutmix_prob, draws)
+        if self.block:
+            varied = self.block(varied, draws)
+        return varied.contiguous(memory_format=torch.channels_last), targets
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def centre_square(images: Tensor, size_px: int) -> Tensor:
+    """The central square of packed images (N, 3, S, S), uint8, as float32 in [0, 1]."""
+    start = (images.shape[-1] - size_px) // 2
+    return to_float(images[..., start : start + size_px, start : start + size_px])
+
+
+def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Draws) -> Tensor:
+    """A random part of each float image (N, 3, S, S), scaled to `size_px`, half of them mirrored.
+
+    Its area is uniform in [area_min, 1], its aspect ratio log-uniform in [3/4, 4/3] (Szegedy et
+    al. 2015, section 6), where both sides fit. Bilinear, so that one pass crops and mirrors.
+    """
+    area = draws.uniform(area_min, 1)
+    root_ratio = torch.exp(draws.uniform(-0.5, 0.5) * math.log(4 / 3))
+    width = (area.sqrt() * root_ratio).clamp(max=1)
+    height = (area.sqrt() / root_ratio).clamp(max=1)
+    centre = draws.uniform(-1, 1, 2)
+    mirror = torch.where(draws.uniform(0, 1) < 0.5, -1.0, 1.0)
+    theta = images.new_zeros(len(images), 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2] = width * mirror, centre[:, 0] * (1 - width)
+    theta[:, 1, 1], theta[:, 1, 2] = height, centre[:, 1] * (1 - height)
+    grid = functional.affine_grid(theta, [len(images), 3, size_px, size_px], align_corners=False)
+    # The kernel for contiguous input is the fast one on a CPU.
+    return functional.grid_sample(
+        images.contiguous(), grid, padding_mode="border", align_corners=False
+    )
+
+
+def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
+    """Brightness, contrast and saturation of each image times a factor in 1 +- `strength`.
+
+    As torchvision's ColorJitter in that order, clipped to [0, 1] once at the end.
+    """
+    brightness, contrast, saturation = (
+        draws.uniform(1 - strength, 1 + strength, 1, 1, 1) for _ in range(3)
+    )
+    luma = images.new_tensor(LUMA).view(3, 1, 1)
+    images = images * brightness
+    grey_mean = (images * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    images = torch.lerp(grey_mean.expand_as(images), images, contrast)
+    grey = (images * luma).sum(dim=1, keepdim=True)
+    return torch.lerp(grey.expand_as(images), images, saturation).clamp_(0, 1)
+
+
+def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    """With probability `prob`, a rectangle of each image comes from the next one of the batch.
+
+    Its share of the area is uniform in [0, 1] before it is cut at the border, and the targets are
+    mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is written to.
+    """
+    height, width = images.shape[2:]
+    share = draws.uniform(0, 1) * (draws.uniform(0, 1) < prob)
+    centre = draws.uniform(0, 1, 2)
+    inside_y = _inside(centre[:, 0], share.sqrt(), height)
+    inside_x = _inside(centre[:, 1], share.sqrt(), width)
+    inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
+    mixed = torch.where(inside, images.roll(1, dims=0), images)
+    area = inside.float().mean(dim=(1, 2, 3)).unsqueeze(1)
+    return mixed, torch.lerp(targets, targets.roll(1, dims=0), area)
+
+
+def _inside(centre: Tensor, length: Tensor, size_px: int) -> Tensor:
+    """Bool (N, size_px): pixels whose middle is within `length / 2` of `centre`, in shares."""
+    pixels = (torch.arange(size_px, device=centre.device) + 0.5) / size_px
+    return (pixels[None] - centre[:, None]).abs() < length[:, None] / 2

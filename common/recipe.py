@@ -1,0 +1,124 @@
+"""How a network is trained: the flags that problems share, and the recipe that they make."""
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from common import cli
+from common.augment import Augmentation
+from common.cli import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Two runs with equal recipes, data and networks are equal."""
+
+    epochs: int
+    batch_size: int
+    image_size_px: int
+    learning_rate: float
+    optimizer: str = "adamw"
+    weight_decay: float = 0.05
+    warmup_epochs: float = 5
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.99
+    clip_norm: float = 0
+    precision: str = "fp32"
+    compile: bool = False
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def as_dict(self) -> dict:
+        """Plain values, for checkpoints and results."""
+        values = dataclasses.asdict(self)
+        return values | values.pop("augmentation")
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017)."""
+        if epoch < self.warmup_epochs:
+            return self.learning_rate * epoch / self.warmup_epochs
+        left = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.learning_rate * (1 + math.cos(math.pi * min(1.0, left))) / 2
+
+
+def add_flags(parser: cli.Parser, epochs: int, batch_size: int, learning_rate: float) -> None:
+    """The loop's flags, with a problem's own defaults."""
+    add = parser.add
+    add("--epochs", type=cli.positive, default=epochs, help="passes over the training images")
+    add("--batch-size", type=cli.positive, default=batch_size, help="images a step, 2 or more")
+    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
+    add("--lr", type=cli.non_negative, default=learning_rate, help="peak learning rate")
+    add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
+    add("--warmup-epochs", type=cli.non_negative, default=5.0, help="linear warm-up in epochs")
+    add("--label-smoothing", type=cli.share, default=0.1, help="share of the target, 0 to 1")
+    add("--ema", type=cli.share, default=0.99, help="decay of the averaged weights, 0: none")
+    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
+    add("--crop-area", type=cli.share, default=0.25, help="least share that a random crop keeps")
+    add("--jitter", type=cli.share, default=0.3, help="brightness, contrast, saturation: 1 +- this")
+    add("--cutmix", type=cli.share, default=0.5, help="probability of cutmix")
+    add(
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of matrix products and convolutions; auto: bf16 where the device gains",
+    )
+    add("--compile", action="store_true", help="torch.compile the network (default: no)")
+    add("--seeds", type=cli.positive, default=1, help="runs, of seeds SEED, SEED + 1, ...")
+    add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
+    add(
+        "--checkpoint-seconds",
+        type=cli.non_negative,
+        default=300.0,
+        help="save in mid-epoch this often, beside once an epoch",
+    )
+
+
+def recipe_of(args: argparse.Namespace, device: torch.device) -> Recipe:
+    """The recipe that the flags of `add_flags` and --image-size ask for.
+
+    Raises:
+        UserError: a batch of one image, which batch norm can't train on, or a warm-up that never
+            ends.
+    """
+    if args.batch_size < 2:
+        raise UserError("--batch-size 1: batch norm needs 2 or more images a step")
+    if args.warmup_epochs >= args.epochs:
+        args.warmup_epochs = args.epochs / 5
+        print(f"warm-up shortened to {args.warmup_epochs:g} epochs, a fifth of the {args.epochs}")
+    return Recipe(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        image_size_px=args.image_size,
+        learning_rate=args.lr,
+        optimizer=args.optimizer,
+        weight_decay=args.weight_decay,
+        warmup_epochs=args.warmup_epochs,
+        label_smoothing=args.label_smoothing,
+        ema_decay=args.ema,
+        clip_norm=args.clip_norm,
+        precision=pick_precision(args.precision, device),
+        compile=args.compile,
+        seed=args.seed,
+        augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
+    )
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """`auto`: bf16 where the device has instructions for it, fp16 on older GPUs, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if gains else "fp16"
+    # On a CPU without them a bf16 convolution is ten times slower than an fp32 one.
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The autocast of a precision; it does nothing in fp32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")

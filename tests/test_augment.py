@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as reference
+
+from common import augment
+from common.augment import Augmentation, Draws
+
+CPU = torch.device("cpu")
+
+
+class Fixed:
+    """Draws that return given numbers, in turn."""
+
+    def __init__(self, *values):
+        self.values = iter(values)
+
+    def uniform(self, *_):
+        return next(self.values)
+
+
+def batch(images=4, side=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, 256, (images, side, side, 3), generator=generator, dtype=torch.uint8)
+    return drawn.permute(0, 3, 1, 2)
+
+
+def draws(total, key=(0, 1, 2), share=slice(None)):
+    return Draws(key, total, share, CPU)
+
+
+def test_normalised_network_sees_imagenet_statistics():
+    images = torch.rand(2, 3, 5, 5)
+    seen = augment.Normalized(torch.nn.Identity())(images)
+    wanted = reference.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(seen, wanted)
+
+
+def test_normalisation_is_no_part_of_the_state():
+    network = augment.Normalized(torch.nn.Linear(1, 1))
+    assert set(network.state_dict()) == {"network.weight", "network.bias"}
+
+
+def test_parameters_depend_on_the_key_alone_and_shares_are_of_the_whole():
+    whole = draws(5).uniform(0, 1, 2)
+    assert torch.equal(whole, draws(5).uniform(0, 1, 2))
+    assert not torch.equal(whole, draws(5, key=(0, 1, 3)).uniform(0, 1, 2))
+    parts = [draws(5, share=slice(rank, None, 2)).uniform(0, 1, 2) for rank in range(2)]
+    assert torch.equal(parts[0], whole[::2])
+    assert torch.equal(parts[1], whole[1::2])
+
+
+def test_one_batch_as_a_whole():
+    images, labels = batch(), torch.tensor([0, 2, 1, 2])
+    before = images.clone()
+    augmentation = Augmentation(cutmix_prob=1)
+    varied, targets = augmentation(images, labels, 3, 8, draws(4))
+    assert torch.equal(images, before)
+    assert varied.shape == (4, 3, 8, 8)
+    assert varied.is_contiguous(memory_format=torch.channels_last)
+    assert 0 <= varied.min() < varied.max() <= 1
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    again, _ = augmentation(images, labels, 3, 8, draws(4))
+    assert torch.equal(varied, again)
+
+
+@pytest.mark.parametrize(("side", "size"), [(9, 5), (8, 6), (6, 6)])
+def test_centre_square_equals_torchvision(side, size):
+    images = batch(side=side)
+    wanted = reference.center_crop(images, [size, size]).float() / 255
+    assert torch.equal(augment.centre_square(images, size), wanted)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_whole_crop_at_the_same_size_keeps_every_pixel(mirrored):
+    images = torch.rand(2, 3, 7, 7)
+    ones, zeros = torch.ones(2), torch.zeros(2)
+    fixed = Fixed(ones, zeros, torch.zeros(2, 2), zeros if mirrored else ones)
+    found = augment.random_resized_crop(images, 7, 1, fixed)
+    torch.testing.assert_close(found, images.flip(3) if mirrored else images)
+
+
+def test_a_crop_equals_torchvisions_resized_crop():
+    images = torch.rand(1, 3, 8, 8)
+    # A quarter of the area, square, in the upper left corner.
+    fixed = Fixed(torch.tensor([0.25]), torch.zeros(1), -torch.ones(1, 2), torch.ones(1))
+    found = augment.random_resized_crop(images, 8, 0.1, fixed)
+    wanted = reference.resized_crop(images, 0, 0, 4, 4, [8, 8], antialias=False)
+    # At the crop's inner border ours sees the neighbouring pixels, torchvision's repeats the last.
+    torch.testing.assert_close(found[..., :7, :7], wanted[..., :7, :7])
+
+
+def test_crops_never_leave_the_image():
+    ramp = torch.linspace(0, 1, 16).expand(500, 3, 16, 16)
+    found = augment.random_resized_crop(ramp, 4, 0.05, draws(500))
+    spread = (found.amax((1, 2, 3)) - found.amin((1, 2, 3))).sort().values
+    assert spread[0] > 0
+    assert 0 <= found.min() < 0.2
+    assert 0.8 < found.max() <= 1
+
+
+def test_colour_jitter_equals_torchvision():
+    images = 0.2 + torch.rand(3, 3, 6, 6) * 0.4  # torchvision clips after each step
+    factors = [torch.tensor([f, 1.1, 0.8]).view(-1, 1, 1, 1) for f in (0.9, 1.2, 0.7)]
+    found = augment.colour_jitter(images, 0.3, Fixed(*factors))
+    for i, image in enumerate(images):
+        wanted = reference.adjust_brightness(image, factors[0][i].item())
+        wanted = reference.adjust_contrast(wanted, factors[1][i].item())
+        wanted = reference.adjust_saturation(wanted, factors[2][i].item())
+        torch.testing.assert_close(found[i], wanted, atol=2e-3, rtol=0)  # other luma digits
+
+
+def test_no_jitter_changes_nothing():
+    images = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(augment.colour_jitter(images, 0, draws(2)), images)
+
+
+def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 20, 20)
+    targets = torch.eye(6)
+    mixed, mixed_targets = augment.cutmix(images, targets, 1, draws(6))
+    shares = []
+    for i in range(6):
+        partner = (i - 1) % 6
+        share = (mixed[i, 0] == partner).float().mean()
+        shares.append(share.item())
+        assert torch.equal(mixed[i].unique(), torch.tensor([partner, i]).sort().values.float())
+        torch.testing.assert_close(mixed_targets[i, partner], share)
+        torch.testing.assert_close(mixed_targets[i, i], 1 - share)
+    assert np.std(shares) > 0.05
+
+
+def test_cutmix_with_probability_0_changes_nothing():
+    images, targets = torch.rand(3, 3, 5, 5), torch.eye(3)
+    mixed, mixed_targets = augment.cutmix(images, targets, 0, draws(3))
+    assert torch.equal(mixed, images)
+    assert torch.equal(mixed_targets, targets)

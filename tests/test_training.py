@@ -1,0 +1,340 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common import cli, training
+from common.augment import Augmentation
+from common.cli import UserError
+from common.data import Packed
+from common.recipe import Recipe, pick_precision
+from common.statistics import wilson_interval
+from common.training import Run, evaluate, fit
+
+CPU = torch.device("cpu")
+PLAIN = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
+
+
+class Source:
+    class_names = ("dark", "bright", "red")
+
+
+def packed(images=11, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images) % 3
+    pixels = rng.integers(0, 90, (images, 9, 9, 3))
+    pixels[labels == 1] += 120
+    pixels[labels == 2, ..., 0] += 160
+    return Packed(pixels.astype(np.uint8), torch.from_numpy(labels), np.arange(images), Source())
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+RECIPE = Recipe(
+    epochs=3, batch_size=4, image_size_px=8, learning_rate=0.02, warmup_epochs=1, ema_decay=0.5
+)
+
+
+def train(folder, recipe=RECIPE, **options):
+    net, about = network(), {"network": "tiny"}
+    return net, fit(net, packed(), packed(7, 1), recipe, folder, CPU, about, **options)
+
+
+def state(folder, name="last.pt"):
+    return training.load_checkpoint(folder / name, CPU)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, one in a.items():
+        assert torch.equal(one, b[name]), name
+
+
+# ------------------------------------------------------------------------------------- the recipe
+
+
+def test_learning_rate_warms_up_and_falls_as_a_cosine():
+    recipe = replace(RECIPE, epochs=10, warmup_epochs=2, learning_rate=1.0)
+    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 1, 2, 6, 10)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_norms_and_biases_do_not_decay():
+    net = network()
+    groups = Run(net, RECIPE, CPU).optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0]
+    assert {id(p) for p in groups[0]["params"]} == {id(net[0].weight), id(net[6].weight)}
+    assert len(groups[1]["params"]) == 4
+
+
+def test_auto_precision_gains_on_this_device(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert pick_precision("auto", CPU) == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert pick_precision("auto", CPU) == "fp32"
+    assert pick_precision("bf16", CPU) == "bf16"
+
+
+def test_wilson_interval_equals_the_published_example():
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20)[0] == 0
+    assert wilson_interval(20, 20)[1] == 1
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_counts_every_image_once():
+    net, split = network().eval(), packed(11)
+    with torch.no_grad():
+        logits = net(split.batch(torch.arange(11), CPU)[0][..., :8, :8].float() / 255)
+    found = evaluate(net, split, RECIPE, CPU)
+    wanted = nn.functional.cross_entropy(logits, split.labels).item()
+    assert found["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert found["correct"] == int((logits.argmax(1) == split.labels).sum())
+    assert found["top1"] == pytest.approx(100 * found["correct"] / 11)
+    assert found["top5"] == 100
+    for batch_size in (1, 3, 100):
+        other = evaluate(net, split, replace(RECIPE, batch_size=batch_size), CPU)
+        assert other["correct"] == found["correct"]
+
+
+def test_evaluation_leaves_the_network_as_it_was():
+    net = network().train()
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    evaluate(net, packed(), RECIPE, CPU)
+    assert net.training
+    assert_same(net.state_dict(), before)
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def test_one_step_equals_plain_pytorch():
+    recipe = replace(
+        RECIPE, epochs=1, batch_size=11, warmup_epochs=0, ema_decay=0, label_smoothing=0.2,
+        optimizer="sgd", weight_decay=0, augmentation=PLAIN, image_size_px=9,
+    )  # fmt: skip
+    net = network()
+    net[3].p = 0.0
+    other, split = network(), packed()
+    other[3].p = 0.0
+    run = Run(net, recipe, CPU)
+    # Mirrored images have the same mean colour, which is all that a 1x1 convolution would see; the
+    # order of a whole batch does not matter. So take the images as the step takes them.
+    seen = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    order = torch.arange(11)
+    training.train_step(run, split, order, epoch=0)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.02, momentum=0.9, nesterov=True)
+    loss = nn.functional.cross_entropy(other(seen[0]), split.labels, label_smoothing=0.2)
+    loss.backward()
+    optimizer.step()
+    for name, wanted in other.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], wanted, rtol=1e-4, atol=1e-6)
+    assert run.sums["loss"] == pytest.approx(11 * loss.item(), rel=1e-5)
+
+
+def test_an_epoch_sees_every_image_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train_step", lambda *args: seen.append(args[2]))
+    for images, batch_size in ((11, 4), (9, 4), (3, 8)):
+        seen.clear()
+        run = Run(network(), replace(RECIPE, batch_size=batch_size), CPU)
+        train_set = packed(images)
+        training.train_one_epoch(run, train_set, save=type("S", (), {"if_due": lambda _: None})())
+        assert torch.cat(seen).sort().values.tolist() == list(range(images))
+        assert min(map(len, seen)) > 1  # batch norm can't train on one image
+
+
+def test_it_learns_and_leaves_the_best_weights(tmp_path):
+    net, history = train(tmp_path, replace(RECIPE, epochs=12))
+    assert [row["epoch"] for row in history] == list(range(1, 13))
+    best = max(history, key=lambda row: row["val_top1"])
+    assert best["val_top1"] == 100
+    saved = state(tmp_path, "best.pt")
+    assert saved["epoch"] == best["epoch"]
+    assert_same(net.state_dict(), saved["network"])
+    assert evaluate(net, packed(7, 1), RECIPE, CPU)["top1"] == best["val_top1"]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history
+
+
+def test_the_average_is_exponential_with_a_decay_that_warms_up():
+    run = Run(network(), replace(RECIPE, ema_decay=0.2), CPU)
+    wanted = None
+    for step, decay in enumerate((0, 2 / 11, 0.2)):
+        training.train_step(run, packed(), torch.arange(4) + step, epoch=1)
+        now = {name: one.clone().double() for name, one in run.network.state_dict().items()}
+        wanted = now if wanted is None else {
+            name: decay * wanted[name] + (1 - decay) * one for name, one in now.items()
+        }  # fmt: skip
+    for name in ("6.weight", "1.running_var"):
+        found = run.evaluated.state_dict()[name].double()
+        torch.testing.assert_close(found, wanted[name], rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_bounds_the_gradient():
+    run = Run(network(), replace(RECIPE, clip_norm=0.01), CPU)
+    training.train_step(run, packed(), torch.arange(4), epoch=1)
+    norm = torch.cat([p.grad.flatten() for p in run.network.parameters()]).norm()
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path):
+    train(tmp_path / "a"), train(tmp_path / "b"), train(tmp_path / "c", replace(RECIPE, seed=1))
+    a, b, c = (state(tmp_path / name)["network"] for name in "abc")
+    assert_same(a, b)
+    assert not torch.equal(a["6.weight"], c["6.weight"])
+
+
+# ----------------------------------------------------------------------------- stopping, going on
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import test_training as t
+from common import training
+step = training.train_step
+def slow_step(*args):
+    step(*args)
+    time.sleep(0.05)
+    print("step", flush=True)
+training.train_step = slow_step
+t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
+"""
+
+
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by):
+    recipe = replace(RECIPE, epochs=8)
+    paths = [str(cli.ROOT), str(cli.ROOT / "tests")]
+    code = SLOW.format(paths=paths, folder=str(tmp_path / "killed"))
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    steps = 0
+    for line in child.stdout:
+        steps += line == "step\n"
+        if steps == 7:
+            break
+    time.sleep(0.01)
+    child.send_signal(killed_by)
+    child.wait(timeout=60)
+    assert child.returncode != 0
+    stopped = state(tmp_path / "killed")
+    assert 0 < stopped["epoch"] < 8
+    assert stopped["step"] > 0
+    train(tmp_path / "killed", recipe)
+    train(tmp_path / "whole", recipe)
+    for name in ("last.pt", "best.pt"):
+        assert_same(*(state(tmp_path / run, name)["network"] for run in ("killed", "whole")))
+    timeless = [
+        [{k: v for k, v in row.items() if "second" not in k and "memory" not in k} for row in rows]
+        for rows in (state(tmp_path / run)["history"] for run in ("killed", "whole"))
+    ]
+    assert timeless[0] == timeless[1]
+    optimizers = [state(tmp_path / run)["optimizer"]["state"] for run in ("killed", "whole")]
+    for a, b in zip(*(one.values() for one in optimizers), strict=True):
+        assert_same(a, b)
+
+
+def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
+    first, history = train(tmp_path)
+    monkeypatch.setattr(training, "train_step", None)
+    second, again = train(tmp_path)
+    assert "complete; --fresh trains anew" in capsys.readouterr().out
+    assert again == history
+    assert_same(first.state_dict(), second.state_dict())
+
+
+def test_fresh_trains_anew(tmp_path):
+    train(tmp_path, replace(RECIPE, seed=5))
+    train(tmp_path, fresh=True)
+    assert state(tmp_path)["about"]["seed"] == 0
+
+
+def test_other_flags_are_refused_with_the_difference_named(tmp_path):
+    train(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=r"is of another run: batch_size 4 \(now 5\), jitter 0.3"):
+        train(tmp_path, replace(RECIPE, batch_size=5, augmentation=Augmentation(jitter=0)))
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(tmp_path)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"last.pt: not a checkpoint .* --fresh trains anew"):
+        train(tmp_path)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    train(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(_, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="is the disk full"):
+        train(tmp_path, fresh=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.pt", "metrics.jsonl"}
+
+
+# ------------------------------------------------------------------------------- non-finite values
+
+
+class Spoil(nn.Module):
+    """Passes on what it gets, or not a number: in the forward or in the backward pass."""
+
+    def __init__(self, direction):
+        super().__init__()
+        self.direction = direction
+
+    def forward(self, x):
+        if self.direction == "output":
+            return x * float("nan")
+        if self.direction == "gradient":
+            x.register_hook(lambda gradient: gradient * float("inf"))
+        return x
+
+
+@pytest.mark.parametrize("direction", ["output", "gradient"])
+def test_a_non_finite_value_stops_the_run_and_names_where_it_begins(tmp_path, direction):
+    net = nn.Sequential()
+    net.add_module("conv", nn.Conv2d(3, 4, 3))
+    net.add_module("spoil", Spoil(direction))
+    net.add_module("relu", nn.ReLU(inplace=True))
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flat", nn.Flatten())
+    net.add_module("head", nn.Linear(4, 3))
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    message = rf"at epoch 1, step 1, learning rate 0: the first non-finite {direction} is that of"
+    with pytest.raises(UserError, match=rf"{message} spoil;"):
+        fit(net, packed(), packed(), RECIPE, tmp_path, CPU, {})
+    assert_same(net.state_dict(), before)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_learning_rate_far_too_high_is_caught(tmp_path):
+    recipe = replace(RECIPE, learning_rate=1e38, optimizer="sgd", warmup_epochs=0, epochs=30)
+    with pytest.raises(UserError, match=r"first non-finite .* is that of"):
+        train(tmp_path, recipe)
