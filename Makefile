@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 
 demo: $(READY)
 	$(BIN)/python problem1_perceptual.py --noise-seeds 1
+	$(BIN)/python problem2_flowers.py 2.1 2.2 --data synthetic --image-size 64 --epochs 8
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -5,6 +5,7 @@ import shlex
 import pytest
 
 import problem1_perceptual as p1
+import problem2_flowers as p2
 from common import cli, weights
 
 README = (cli.ROOT / "README.md").read_text()
@@ -17,14 +18,24 @@ PUBLISHED = cli.ROOT / "outputs" / "published"
         "problem1/1.1_pixel_losses.txt",
         "problem1/1.2_feature_losses.txt",
         "problem1/1.3_shift_equivalent_noise.txt",
+        "benchmarks/perceptual.txt",
+        "benchmarks/loop_64px.txt",
+        "benchmarks/loop_224px.txt",
+        "benchmarks/synthetic.txt",
+        "problem2/2.1_splits.txt",
+        "problem2/2.2_training.txt",
     ],
 )
 def test_tables_are_the_published_ones_to_the_letter(table):
     assert (PUBLISHED / table).read_text().strip() in README
 
 
+def published(problem):
+    return json.loads((PUBLISHED / problem / "results.json").read_text())["parts"]
+
+
 def test_findings_are_the_published_numbers():
-    parts = json.loads((PUBLISHED / "problem1" / "results.json").read_text())["parts"]
+    parts = published("problem1")
     shift, noise = parts["1.2"]["losses"], parts["1.3"]["losses"]
     for losses, names in (
         (shift, ("relu5_3", "l2", "relu1_2")),
@@ -41,16 +52,30 @@ def test_findings_are_the_published_numbers():
         assert f"sigma {row['sigma']:.1f} ({row['low']:.1f} - {row['high']:.1f})" in README
 
 
+def test_findings_of_problem_2_are_the_published_numbers():
+    found = published("problem2")["2.2"]
+    shown = [f"{found[key]:.2f}" for key in ("test_top1", "test_top1_low", "test_top1_high")]
+    assert "a test accuracy of {} % (95 % interval {} - {})".format(*shown) in README
+    assert f"{found['parameters']:,} parameters" in README
+
+
+@pytest.mark.parametrize("problem", ["problem1", "problem2"])
+def test_published_results_come_from_committed_code(problem):
+    for number, part in published(problem).items():
+        assert re.fullmatch(r"[0-9a-f]{40}", part["git_commit"]), number
+
+
 def test_pictures_and_links_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (cli.ROOT / target).exists(), target
 
 
-def test_commands_of_problem_1_can_be_parsed():
-    commands = re.findall(r"python (problem1_perceptual\.py[^`\n]*)", README)
+@pytest.mark.parametrize("script", [p1, p2])
+def test_commands_can_be_parsed(script):
+    commands = re.findall(rf"({script.__name__}\.py[^`\n]*)`", README)
     assert len(commands) > 4
     for command in commands:
-        p1.make_parser().parse_args(shlex.split(command)[1:])
+        script.make_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_the_weights_package_has_one_version_everywhere():

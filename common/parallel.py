@@ -1,0 +1,132 @@
+"""Several GPUs or processes: DataParallel in one process, DistributedDataParallel under torchrun.
+
+Only the forward pass sees a wrapper: saving, counting and Grad-CAM use the bare network. Each step
+and each evaluation is partitioned exactly: every process takes every `size`-th image.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from common import cli
+from common.cli import UserError
+
+
+def size() -> int:
+    """Number of processes of this job: 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def add_flag(parser: cli.Parser) -> None:
+    """`--gpus N`."""
+    parser.add(
+        "--gpus",
+        type=cli.whole,
+        default=0,
+        metavar="N",
+        help="N GPUs in one process by DataParallel; 0: what --device says",
+    )
+
+
+def pick_device(name: str, gpus: int) -> torch.device:
+    """The device of this process, of `--device` and `--gpus`.
+
+    Raises:
+        UserError: fewer GPUs than asked for, or both torchrun and `--gpus`.
+    """
+    seen = torch.cuda.device_count()
+    if gpus and size() > 1:
+        raise UserError("--gpus is for one process; under torchrun --nproc-per-node says how many")
+    if gpus > seen:
+        raise UserError(f"--gpus {gpus}: torch sees {seen} here; try --gpus {seen} or --device cpu")
+    if gpus and name == "cpu":
+        raise UserError(f"--gpus {gpus} and --device cpu contradict each other; leave one out")
+    device = cli.pick_device("cuda" if gpus else name)
+    if device.type == "cuda" and size() > 1:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= seen:
+            raise UserError(
+                f"torchrun --nproc-per-node: torch sees {seen} GPU(s) here; start at most that many"
+                " processes a machine, or --device cpu"
+            )
+        return torch.device("cuda", local)
+    return device
+
+
+def start(device: torch.device) -> None:
+    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs."""
+    if size() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the job."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
+    """What the forward pass of training goes through: the network itself, or a wrapper of it."""
+    if dist.is_initialized():
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=ids)
+    if gpus > 1:
+        print(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel: torchrun")
+        return nn.DataParallel(network, device_ids=list(range(gpus)))
+    return network
+
+
+def share() -> slice:
+    """Which of a list of images are this process's."""
+    return slice(cli.rank(), None, size())
+
+
+def check_images(images: int) -> None:
+    """Every process needs an image in every step.
+
+    Raises:
+        UserError: more processes than images.
+    """
+    if images < size():
+        raise UserError(f"torchrun: {size()} processes for {images} images; start fewer")
+
+
+def total(values: list[float], device: torch.device) -> list[float]:
+    """Sums over all processes."""
+    if not dist.is_initialized():
+        return values
+    summed: Tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(summed)
+    return summed.tolist()
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def launch(processes: int, function, *args) -> dict[int, object]:
+    """Call `function(*args)` in so many new processes on this machine; their results by rank.
+
+    What `torchrun --standalone` does, for a function that can be pickled.
+
+    Raises:
+        ChildFailedError: a process failed; the others are stopped.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="spawn",
+        max_restarts=0,
+    )
+    return elastic_launch(config, function)(*args)

@@ -1,0 +1,1208 @@
+"""Problem 2: what does EfficientNetV2-S learn from the 1,020 images of Oxford Flowers-102?
+
+Method: the official splits are decoded once into a packed cache; the network is trained from
+scratch (or from ImageNet weights) with whole-batch augmentation; the epoch is chosen on val, and
+test is looked at once, with that epoch's weights.
+
+    python problem2_flowers.py                                    all parts, Flowers-102
+    python problem2_flowers.py 2.2 --data synthetic --epochs 10   one part, embedded data
+    python problem2_flowers.py --gpus 2                           DataParallel
+    torchrun --nproc-per-node 2 problem2_flowers.py 2.3           DistributedDataParallel
+
+Hardware: any CPU or GPU. Minutes and findings: README, outputs/published/problem2.
+"""
+
+import argparse
+import io
+import math
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import EfficientNet, EfficientNet_V2_S_Weights, efficientnet_v2_s
+from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig, _efficientnet_conf
+from torchvision.ops import SqueezeExcitation
+
+from common import cli, data, parallel, plotting, summary, training
+from common.augment import Draws, Normalized, centre_square
+from common.cli import UserError
+from common.data import DrawnSet, FileSet, Packed
+from common.recipe import Recipe, add_flags, recipe_of
+from common.statistics import wilson_interval
+from common.weights import published_file, read_state_dict
+
+SPLITS = ("train", "val", "test")
+IMAGE_SIZE_MIN_PX = 32  # the network halves its input five times
+SAMPLE_CLASSES = 5
+NARROW = "efficientnet_v2_s"
+TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
+
+
+class Experiment:
+    """The data and the device, and the trained networks that parts share."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.device = parallel.pick_device(args.device, args.gpus)
+        self.recipe = recipe_of(args, self.device)
+        self.trained: set[Path] = set()  # with --fresh a run is trained anew once, not by each part
+        self.sources = read_sources(args)
+        sizes = ", ".join(f"{len(one.labels):,} {split}" for split, one in self.sources.items())
+        print(f"{self.data}: {sizes} images")
+        check_flags(args, min(len(one.labels) for one in self.sources.values()))
+        if args.from_narrow and "2.3" in args.parts:
+            load_narrow(self, args.from_narrow)
+        if "2.6" in args.parts:
+            find_layer(efficientnet_like(self), args.layer)
+        parallel.start(self.device)
+
+    @property
+    def data(self) -> str:
+        """What tables and figures say of the data."""
+        if self.args.data == "synthetic":
+            return f"EMBEDDED DRAWN FLOWERS, {self.args.classes} classes"
+        return "Oxford Flowers-102"
+
+    @cached_property
+    def packed(self) -> dict[str, Packed]:
+        """Every split from its packed cache."""
+        args = self.args
+        return {
+            split: data.pack(source, args.image_size, args.cache, args.skip_bad)
+            for split, source in self.sources.items()
+        }
+
+    @property
+    def noise_block(self) -> "NoiseBlock":
+        """The block of the flags."""
+        args = self.args
+        return NoiseBlock(args.noise_prob, *args.noise_area, args.noise)
+
+    @property
+    def classes(self) -> int:
+        return len(self.sources["train"].class_names)
+
+    def tag(self) -> str:
+        """What every table and figure of a training says of its origin."""
+        recipe = self.recipe
+        return f"{self.data}, {recipe.image_size_px} px, {recipe.precision}, {self.device.type}"
+
+    def provenance(self) -> dict:
+        """Data and device, for results.json."""
+        return {"data": self.data, "device": str(self.device)}
+
+
+def read_sources(args: argparse.Namespace) -> dict[str, FileSet | DrawnSet]:
+    """Train, val and test of --data, not yet decoded."""
+    if args.data == "flowers102":
+        return data.flowers102(args.data_root)
+    if not 2 <= args.classes <= data.synthetic.NUM_CLASSES:
+        raise UserError(
+            f"--classes {args.classes}: the embedded data set has 2 to"
+            f" {data.synthetic.NUM_CLASSES} classes"
+        )
+    train = args.images_per_class * args.classes
+    images = {"train": train, "val": max(args.classes, train // 2), "test": train}
+    return {split: DrawnSet(split, n, args.classes, args.seed) for split, n in images.items()}
+
+
+# ------------------------------------------------------------------------------------ 2.1 summary
+
+
+def part_2_1(experiment: Experiment, folder: Path) -> dict:
+    """The data set: splits, resolutions, classes."""
+    found, counts = {}, {}
+    for split, source in experiment.sources.items():
+        sizes = Counter(source.size(index) for index in range(len(source.labels)))
+        counts[split] = np.bincount(source.labels, minlength=experiment.classes)
+        found[split] = {
+            "images": len(source.labels),
+            "classes": int((counts[split] > 0).sum()),
+            "resolutions": len(sizes),
+            "top_resolutions": top_resolutions(sizes),
+            "images_per_class": [int(counts[split].min()), int(counts[split].max())],
+        }
+        plotting.resolutions(
+            folder / f"2.1_resolutions_{split}.png", f"{experiment.data}: {split}", sizes
+        )
+    _show_splits(folder, experiment, found)
+    _show_resolutions(folder, experiment, found)
+    plotting.class_counts(folder / "2.1_class_counts.png", experiment.data, counts)
+    found_classes = _show_samples(folder, experiment)
+    return {"splits": found, "sample_classes": found_classes}
+
+
+def top_resolutions(sizes: Counter) -> list[list[int]]:
+    """The most frequent [width, height, images], larger ones first among equals."""
+    ordered = sorted(sizes.items(), key=lambda item: (-item[1], *(-side for side in item[0])))
+    return [[width, height, count] for (width, height), count in ordered[:TOP_RESOLUTIONS]]
+
+
+def _show_splits(folder: Path, experiment: Experiment, found: dict) -> None:
+    rows = [
+        [
+            split,
+            f"{one['images']:,}",
+            str(one["classes"]),
+            str(one["resolutions"]),
+            " - ".join(map(str, one["images_per_class"])),
+        ]
+        for split, one in found.items()
+    ]
+    headers = ["split", "images", "classes", "resolutions", "images per class"]
+    cli.show_table(folder / "2.1_splits.txt", experiment.data, headers, rows)
+
+
+def _show_resolutions(folder: Path, experiment: Experiment, found: dict) -> None:
+    columns = {split: one["top_resolutions"] for split, one in found.items()}
+    rows = []
+    for rank in range(max(map(len, columns.values()))):
+        row = [str(rank + 1)]
+        for top in columns.values():
+            row += (
+                [f"({top[rank][0]}, {top[rank][1]})", str(top[rank][2])]
+                if rank < len(top)
+                else [
+                    None,
+                    None,
+                ]
+            )
+        rows.append(row)
+    headers = ["rank", *(name for split in columns for name in (split, "images"))]
+    caption = f"{experiment.data}: the most frequent resolutions, (width, height) in px."
+    cli.show_table(folder / "2.1_resolutions.txt", caption, headers, rows)
+
+
+def _show_samples(folder: Path, experiment: Experiment) -> list[str]:
+    """A grid of random classes, one image of each split; returns the classes' names."""
+    rng = np.random.default_rng(experiment.args.seed)
+    names = experiment.sources["train"].class_names
+    chosen = sorted(rng.choice(len(names), min(SAMPLE_CLASSES, len(names)), replace=False))
+    rows = {}
+    for split, source in experiment.sources.items():
+        of_class = [np.flatnonzero(source.labels == label) for label in chosen]
+        pictures = [source.picture(int(rng.choice(rows))) for rows in of_class]
+        rows[split] = [data.fit_to(picture, 300, 300) for picture in pictures]
+    headers = ["\n".join(textwrap.wrap(names[label], 18)) for label in chosen]
+    title = f"{experiment.data}: {len(chosen)} random classes"
+    plotting.image_grid(folder / "2.1_samples.png", title, headers, rows)
+    return [names[label] for label in chosen]
+
+
+# -------------------------------------------------------------------------------------- 2.2 train
+
+
+def make_network(classes: int, init: str, seed: int) -> nn.Module:
+    """torchvision's EfficientNetV2-S (Tan & Le 2021) for images in [0, 1].
+
+    `init` is "scratch" (torchvision's initialisation, seeded), "imagenet" (its IMAGENET1K_V1
+    weights) or the path of a state dict; of the last two the head is left out where its number of
+    classes differs.
+
+    Raises:
+        UserError: the weights can't be had, or are another network's.
+    """
+    torch.manual_seed(seed)
+    network = efficientnet_v2_s(num_classes=classes)
+    if init != "scratch":
+        published = EfficientNet_V2_S_Weights.IMAGENET1K_V1.url
+        path = published_file(published) if init == "imagenet" else Path(init)
+        left_out = load_backbone(network, read_state_dict(path), path)
+        loaded = len(network.state_dict()) - len(left_out)
+        print(f"{path}: {loaded} tensors loaded; new: {', '.join(left_out) or 'none'}")
+    return Normalized(network)
+
+
+def load_backbone(network: nn.Module, state: dict[str, Tensor], path: Path) -> list[str]:
+    """Load a state dict; of another number of classes all but the head. Returns what was left out.
+
+    Raises:
+        UserError: it is not one of this network.
+    """
+    state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+    wanted = network.state_dict()
+    head = [name for name in wanted if name.startswith("classifier.")]
+    for name, tensor in wanted.items():
+        if name not in state or (name not in head and state[name].shape != tensor.shape):
+            raise UserError(
+                f"{path}: not EfficientNetV2-S: {name} of shape {tuple(tensor.shape)} is missing"
+            )
+    left_out = [name for name in head if state[name].shape != wanted[name].shape]
+    network.load_state_dict(
+        {name: one for name, one in state.items() if name not in left_out}, strict=False
+    )
+    return left_out
+
+
+def train_runs(
+    experiment: Experiment, name: str, build, folder: Path, gpus: int | None = None, **changes
+) -> list[dict]:
+    """Train `build(seed)` once a seed, and test each with the weights that were best on val.
+
+    A run that another part has trained is not trained again. `changes` are of the recipe.
+    """
+    args, runs = experiment.args, []
+    gpus = args.gpus if gpus is None else gpus
+    mode = f"-gpus{gpus}" if gpus > 1 else f"-ddp{parallel.size()}" if parallel.size() > 1 else ""
+    for seed in range(args.seed, args.seed + args.seeds):
+        print(f"{name}{mode}, seed {seed}: {experiment.tag()}")
+        recipe = replace(experiment.recipe, seed=seed, **changes)
+        run_folder = folder / "runs" / f"{name}{mode}-{args.epochs}epochs-seed{seed}"
+        runs.append(train_and_test(experiment, build(seed), recipe, run_folder, gpus))
+    return runs
+
+
+def train_and_test(
+    experiment: Experiment, network: nn.Module, recipe: Recipe, folder: Path, gpus: int
+) -> dict:
+    """One run: its best epoch on val, test accuracy in per cent with a 95 % interval, history."""
+    packed, args, device = experiment.packed, experiment.args, experiment.device
+    about = {
+        "data": {split: one.source.fingerprint() for split, one in packed.items()},
+        "init": args.init,
+        "parameters": count_parameters(network),
+    }
+    history = training.fit(
+        network,
+        packed["train"],
+        packed["val"],
+        recipe,
+        folder,
+        device,
+        about,
+        fresh=args.fresh and folder not in experiment.trained,
+        checkpoint_seconds=args.checkpoint_seconds,
+        gpus=gpus,
+    )
+    experiment.trained.add(folder)
+    best = max(history, key=lambda row: row["val_top1"])
+    tested = training.evaluate(network, packed["test"], recipe, device)
+    low, high = wilson_interval(tested["correct"], tested["images"])
+    return {
+        "seed": recipe.seed,
+        "weights": str(folder / "best.pt"),
+        "best_epoch": best["epoch"],
+        "val_top1": best["val_top1"],
+        "test_top1": tested["top1"],
+        "test_top1_low": 100 * low,
+        "test_top1_high": 100 * high,
+        "test_top5": tested["top5"],
+        "seconds": sum(row["seconds"] for row in history),
+        "images_per_second": float(np.median([row["images_per_second"] for row in history])),
+        "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
+        "history": history,
+    }
+
+
+def over_seeds(runs: list[dict], images: int) -> dict:
+    """Means over the seeds, and the spread of test top-1 (sample standard deviation).
+
+    The Wilson interval is of one test set: the same images again are no new evidence.
+    """
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in ("val_top1", "test_top1")}
+    low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
+    spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
+    return {
+        **mean,
+        "test_top1_low": 100 * low,
+        "test_top1_high": 100 * high,
+        "test_top1_std": spread,
+        "seconds": float(np.mean([run["seconds"] for run in runs])),
+    }
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable scalars."""
+    return sum(one.numel() for one in network.parameters() if one.requires_grad)
+
+
+def train_narrow(experiment: Experiment, folder: Path, **changes) -> list[dict]:
+    """The runs of torchvision's network as it is."""
+    build = partial(make_network, experiment.classes, experiment.args.init)
+    return train_runs(experiment, NARROW, build, folder, **changes)
+
+
+def _show_summary(path: Path, bare: nn.Module, image_size_px: int) -> None:
+    """torchsummary's table into a file, and its last 7 lines on stdout."""
+    table = summary.summary_table(bare, (3, image_size_px, image_size_px))
+    with cli.atomic(path) as temporary:
+        temporary.write_text(table)
+    print("Last 7 lines of torchsummary:", *table.rstrip().splitlines()[-7:], sep="\n")
+
+
+def part_2_2(experiment: Experiment, folder: Path) -> dict:
+    """EfficientNetV2-S, trained."""
+    args, classes = experiment.args, experiment.classes
+    bare = summary.without_weights(partial(efficientnet_v2_s, num_classes=classes))
+    runs = train_narrow(experiment, folder)
+    _show_summary(folder / "2.2_summary.txt", bare, args.image_size)
+    _show_runs(folder, experiment, "2.2", {NARROW: runs})
+    return {
+        "parameters": count_parameters(bare),
+        "epochs": args.epochs,
+        "init": args.init,
+        "recipe": experiment.recipe.as_dict(),
+        **over_seeds(runs, len(experiment.packed["test"])),
+        "chance": 100 / classes,
+        "runs": runs,
+    }
+
+
+def _show_runs(folder: Path, experiment: Experiment, part: str, networks: dict) -> None:
+    """A row a run, and the curves of all."""
+    rows = []
+    for name, runs in networks.items():
+        for run in runs:
+            interval = f"{run['test_top1_low']:.2f} - {run['test_top1_high']:.2f}"
+            accuracies = [f"{run[key]:.2f}" for key in ("val_top1", "test_top1")]
+            rows.append([name, str(run["seed"]), str(run["best_epoch"]), *accuracies, interval])
+            rows[-1] += [f"{run['images_per_second']:.1f}", f"{run['seconds']:.0f}"]
+        spread = over_seeds(runs, len(experiment.packed["test"]))
+        if spread["test_top1_std"] is not None:
+            shown = f"{spread['test_top1']:.2f} +- {spread['test_top1_std']:.2f}"
+            rows.append([name, "all", None, f"{spread['val_top1']:.2f}", shown, None, None, None])
+    headers = ["network", "seed", "best epoch", "val top-1", "test top-1", "95 % interval"]
+    headers += ["images/s", "seconds"]
+    caption = (
+        f"{experiment.tag()}, {experiment.args.epochs} epochs, init {experiment.args.init}.\n"
+        "Top-1 in per cent, of the epoch that was best on val; test looked at once; chance"
+        f" {100 / experiment.classes:.2f} %."
+    )
+    cli.show_table(folder / f"{part}_training.txt", caption, headers, rows)
+    curves = {
+        f"{name}, seed {run['seed']}": run["history"]
+        for name, runs in networks.items()
+        for run in runs
+    }
+    plotting.training_curves(folder / f"{part}_curves.png", experiment.tag(), curves)
+
+
+# -------------------------------------------------------------------------------------- 2.3 widen
+
+
+class _Channels:
+    """Channel counts of torchvision's blocks without its rounding to multiples of 8.
+
+    Its own would make the 26 channels of the first stage "expand" to 24 through one convolution
+    more: a block of another shape.
+    """
+
+    @staticmethod
+    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
+        return max(min_value or 1, round(channels * width_mult))
+
+
+class WideFusedMBConvConfig(_Channels, FusedMBConvConfig):
+    """A stage of fused blocks with any number of channels."""
+
+
+class WideMBConvConfig(_Channels, MBConvConfig):
+    """A stage of MBConv blocks with any number of channels."""
+
+
+def wide_channels(channels: int, width: float, divisor: int) -> int:
+    """`round(width * channels)`, up to a multiple of `divisor`."""
+    return math.ceil(round(width * channels) / divisor) * divisor
+
+
+def make_wide(classes: int, width: float, divisor: int, seed: int) -> nn.Module:
+    """EfficientNetV2-S with every stage, the stem and the head `width` times as wide.
+
+    For images in [0, 1]; initialised as torchvision's, seeded.
+    """
+    torch.manual_seed(seed)
+    return Normalized(wide_efficientnet(classes, width, divisor))
+
+
+def wide_efficientnet(classes: int, width: float, divisor: int) -> EfficientNet:
+    """The bare wide network, of torchvision's own blocks."""
+    stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
+    wider = partial(wide_channels, width=width, divisor=divisor)
+    wide_stages = []
+    for stage in stages:
+        fused = isinstance(stage, FusedMBConvConfig)
+        config = WideFusedMBConvConfig if fused else WideMBConvConfig
+        shape = stage.expand_ratio, stage.kernel, stage.stride
+        wide = config(*shape, stage.input_channels, stage.out_channels, stage.num_layers)
+        wide.input_channels, wide.out_channels = map(
+            wider, (stage.input_channels, stage.out_channels)
+        )
+        wide_stages.append(wide)
+    return EfficientNet(
+        wide_stages,
+        dropout=0.2,
+        num_classes=classes,
+        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
+        last_channel=wider(last_channels),
+    )
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which narrow channel each wide channel copies: `index`, int64 (wide,), of `narrow` ones."""
+
+    index: Tensor
+    narrow: int
+
+    @property
+    def share(self) -> Tensor:
+        """One over the number of copies of what each wide channel copies, (wide,)."""
+        return 1 / self.index.bincount(minlength=self.narrow)[self.index].float()
+
+
+def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Copies:
+    """All narrow channels in their order, then random ones again (Chen et al. 2016, eq. 1)."""
+    more = torch.randint(narrow, (wide - narrow,), generator=generator)
+    return Copies(torch.cat([torch.arange(narrow), more]), narrow)
+
+
+@torch.no_grad()
+def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
+    """Give `wide` weights with which it computes the same function as `narrow` in eval mode.
+
+    Net2WiderNet (Chen et al. 2016, section 2.2): a wide channel copies a narrow one, and what reads
+    copies takes of each its share. In a residual sum both terms copy alike; a depthwise convolution
+    keeps the channels of its input.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    stream = Copies(torch.arange(3), 3)
+    pairs = list(zip(narrow.features, wide.features, strict=True))
+    stream = _widen_layer(*pairs[0], stream, None, generator)
+    for narrow_stage, wide_stage in pairs[1:-1]:
+        for narrow_block, wide_block in zip(narrow_stage, wide_stage, strict=True):
+            stream = _widen_block(narrow_block, wide_block, stream, generator)
+    stream = _widen_layer(*pairs[-1], stream, None, generator)
+    head, wide_head = narrow.classifier[1], wide.classifier[1]
+    wide_head.weight.copy_(head.weight[:, stream.index] * stream.share)
+    wide_head.bias.copy_(head.bias)
+
+
+def _widen_block(
+    narrow: nn.Module, wide: nn.Module, stream: Copies, generator: torch.Generator
+) -> Copies:
+    inner, last = stream, len(narrow.block) - 1
+    for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
+        if isinstance(layer, SqueezeExcitation):
+            squeezed = _widen_conv(layer.fc1, wide_layer.fc1, inner, None, generator)
+            _widen_conv(layer.fc2, wide_layer.fc2, squeezed, inner, generator)
+        else:
+            residual = position == last and narrow.use_res_connect
+            outputs = stream if residual else None
+            inner = _widen_layer(layer, wide_layer, inner, outputs, generator)
+    return inner
+
+
+def _widen_layer(
+    narrow: nn.Module,
+    wide: nn.Module,
+    inputs: Copies,
+    outputs: Copies | None,
+    generator: torch.Generator,
+) -> Copies:
+    """A convolution and its batch norm; returns which channels its output copies."""
+    outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
+    for name, values in narrow[1].state_dict().items():
+        target = wide[1].state_dict()[name]
+        target.copy_(values[outputs.index] if values.ndim else values)
+    return outputs
+
+
+def _widen_conv(
+    narrow: nn.Conv2d,
+    wide: nn.Conv2d,
+    inputs: Copies,
+    outputs: Copies | None,
+    generator: torch.Generator,
+) -> Copies:
+    depthwise = narrow.groups > 1
+    if depthwise:
+        outputs = inputs
+    elif outputs is None:
+        outputs = draw_copies(narrow.out_channels, wide.out_channels, generator)
+    weight = narrow.weight[outputs.index]
+    if not depthwise:
+        weight = weight[:, inputs.index] * inputs.share.view(1, -1, 1, 1)
+    wide.weight.copy_(weight)
+    if narrow.bias is not None:
+        wide.bias.copy_(narrow.bias[outputs.index])
+    return outputs
+
+
+@torch.no_grad()
+def break_symmetry(network: nn.Module, noise: float, seed: int) -> None:
+    """Multiply every weight of two or more axes by 1 + `noise` times a normal draw.
+
+    Exact copies get equal gradients and would stay copies but for dropout.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        if noise and parameter.ndim >= 2:
+            draw = torch.randn(parameter.shape, generator=generator)
+            parameter.mul_(1 + noise * draw)
+
+
+@torch.inference_mode()
+def max_logit_difference(a: nn.Module, b: nn.Module, images: Tensor) -> float:
+    """Largest absolute difference of two networks' logits in eval mode, fp32."""
+    return (a.eval()(images) - b.eval()(images)).abs().max().item()
+
+
+def load_narrow(experiment: Experiment, path: Path) -> nn.Module:
+    """The narrow network of `--from-narrow`, for images in [0, 1].
+
+    Raises:
+        UserError: no such file, or not EfficientNetV2-S with this number of classes.
+    """
+    network = efficientnet_v2_s(num_classes=experiment.classes)
+    left_out = load_backbone(network, read_state_dict(path), path)
+    if left_out:
+        raise UserError(f"--from-narrow {path}: it has another number of classes than the data")
+    return Normalized(network)
+
+
+def make_wide_from_narrow(experiment: Experiment, path: Path, seed: int) -> nn.Module:
+    """The wide network that starts as the function of a narrow one, its symmetry broken."""
+    args = experiment.args
+    wide = make_wide(experiment.classes, args.width, args.width_divisor, seed)
+    widen_from(load_narrow(experiment, path).network, wide.network, seed)
+    break_symmetry(wide, args.symmetry_noise, seed)
+    return wide
+
+
+def train_wide(experiment: Experiment, folder: Path, **changes) -> list[dict]:
+    """The runs of the wide network from scratch."""
+    args = experiment.args
+    build = partial(make_wide, experiment.classes, args.width, args.width_divisor)
+    return train_runs(experiment, wide_name(args), build, folder, **changes)
+
+
+def wide_name(args: argparse.Namespace) -> str:
+    """Name of the wide network in tables and folders."""
+    divisor = f"-div{args.width_divisor}" if args.width_divisor > 1 else ""
+    return f"wide_{args.width:g}{divisor}"
+
+
+def part_2_3(experiment: Experiment, folder: Path) -> dict:
+    """EfficientNetV2-S, truly widened."""
+    args, classes = experiment.args, experiment.classes
+    narrow = summary.without_weights(partial(efficientnet_v2_s, num_classes=classes))
+    wide = summary.without_weights(
+        partial(wide_efficientnet, classes, args.width, args.width_divisor)
+    )
+    stages = stage_rows(narrow, wide, args.image_size)
+    _show_stages(folder, experiment, stages)
+    narrow_runs = train_narrow(experiment, folder)
+    runs = {NARROW: narrow_runs, wide_name(args): train_wide(experiment, folder)}
+    checkpoints = {run["seed"]: args.from_narrow or Path(run["weights"]) for run in narrow_runs}
+    difference = check_function_kept(experiment, checkpoints[args.seed])
+    runs[f"{wide_name(args)}_from_narrow"] = train_runs(
+        experiment,
+        f"{wide_name(args)}_from_narrow",
+        lambda seed: make_wide_from_narrow(experiment, checkpoints[seed], seed),
+        folder,
+    )
+    _show_summary(folder / "2.3_summary.txt", wide, args.image_size)
+    _show_runs(folder, experiment, "2.3", runs)
+    images = len(experiment.packed["test"])
+    return {
+        "parameters": count_parameters(wide),
+        "parameters_narrow": count_parameters(narrow),
+        "width": args.width,
+        "width_divisor": args.width_divisor,
+        "stages": stages,
+        "max_logit_difference": difference,
+        "symmetry_noise": args.symmetry_noise,
+        "runs": {name: {**over_seeds(of, images), "runs": of} for name, of in runs.items()},
+    }
+
+
+def check_function_kept(experiment: Experiment, path: Path) -> float:
+    """Largest difference of logits, narrow against widened before its symmetry is broken.
+
+    On noise and on val images.
+    """
+    args, size = experiment.args, experiment.args.image_size
+    narrow = load_narrow(experiment, path)
+    wide = make_wide(experiment.classes, args.width, args.width_divisor, args.seed)
+    widen_from(narrow.network, wide.network, args.seed)
+    images, _ = experiment.packed["val"].batch(torch.arange(8), torch.device("cpu"))
+    noise = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(args.seed))
+    inputs = torch.cat([centre_square(images, size), noise])
+    difference = max_logit_difference(narrow, wide, inputs)
+    print(f"widened from {path}: logits differ by at most {difference:.2g} from the narrow one's")
+    return difference
+
+
+def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:
+    """Channels, parameters and MACs (multiply-adds, one image) of each stage, narrow and wide."""
+    names = ["stem", *(f"stage {k}" for k in range(1, len(narrow.features) - 1)), "head conv"]
+    macs = [count_macs(network, image_size_px) for network in (narrow, wide)]
+    rows = []
+    for k, name in enumerate(names):
+        channels = [_out_channels(network.features[k]) for network in (narrow, wide)]
+        parameters = [count_parameters(network.features[k]) for network in (narrow, wide)]
+        macs_of_stage = [of[f"features.{k}"] for of in macs]
+        rows.append(_stage_row(name, channels, parameters, macs_of_stage))
+    head = [count_parameters(network.classifier) for network in (narrow, wide)]
+    outputs = [network.classifier[1].out_features for network in (narrow, wide)]
+    rows.append(_stage_row("classifier", outputs, head, [of["classifier"] for of in macs]))
+    return rows
+
+
+def _stage_row(name: str, channels: list, parameters: list, macs: list) -> dict:
+    row = {"name": name, "narrow": channels[0], "wide": channels[1]}
+    row |= {"parameters_narrow": parameters[0], "parameters_wide": parameters[1]}
+    return row | {"macs_narrow": macs[0], "macs_wide": macs[1]}
+
+
+def _out_channels(stage: nn.Module) -> int:
+    """Output channels as the weights have them, whatever attributes say."""
+    return [one for one in stage.modules() if isinstance(one, nn.Conv2d)][-1].weight.shape[0]
+
+
+def count_macs(network: EfficientNet, image_size_px: int) -> dict[str, int]:
+    """Multiply-adds of convolutions and matrix products for one image, by top-level stage."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
+    root = type(network).__name__
+    stages = [f"features.{k}" for k in range(len(network.features))] + ["classifier"]
+    counts = counter.get_flop_counts()
+    return {name: sum(counts[f"{root}.{name}"].values()) // 2 for name in stages}
+
+
+def _show_stages(folder: Path, experiment: Experiment, stages: list[dict]) -> None:
+    rows = []
+    totals = {key: sum(stage[key] for stage in stages) for key in stages[0] if "_" in key}
+    for stage in [*stages, {"name": "total", "narrow": 0, "wide": 0, **totals}]:
+        channels = [str(stage["narrow"]), str(stage["wide"])]
+        ratio = stage["wide"] / stage["narrow"] if stage["narrow"] else None
+        row = [stage["name"], *(channels if ratio else [None, None])]
+        row.append(f"{ratio:.3f}" if ratio else None)
+        row += [f"{stage[f'parameters_{kind}']:,}" for kind in ("narrow", "wide")]
+        row += [f"{stage[f'macs_{kind}'] / 1e6:,.1f}" for kind in ("narrow", "wide")]
+        rows.append(row)
+    headers = ["stage", "channels", "wide", "ratio", "parameters", "wide", "M MACs", "wide"]
+    args = experiment.args
+    caption = (
+        f"EfficientNetV2-S widened {args.width:g} times (divisor {args.width_divisor}),"
+        f" {experiment.classes} classes;\nmillions of multiply-adds for one image of"
+        f" {args.image_size}x{args.image_size} px."
+    )
+    cli.show_table(folder / "2.3_stages.txt", caption, headers, rows)
+
+
+# ----------------------------------------------------------------------------------- 2.4 two GPUs
+
+
+def part_2_4(experiment: Experiment, folder: Path) -> dict:
+    """One process, DataParallel and DistributedDataParallel on the wide network."""
+    gpus, under_torchrun = torch.cuda.device_count(), parallel.size() > 1
+    many = max(2, experiment.args.gpus)
+    no_gpu = "not run: no second GPU"
+    elsewhere = "not run: this is a job of torchrun"
+    rows = []
+    if under_torchrun:
+        rows += [_not_run("1 process", elsewhere), _not_run("DataParallel", elsewhere)]
+        run = train_wide(experiment, folder)[0]
+        rows.append(_mode_row("DistributedDataParallel", parallel.size(), run))
+    else:
+        rows.append(_mode_row("1 process", 1, train_wide(experiment, folder, gpus=0)[0]))
+        if gpus >= many:
+            run = train_wide(experiment, folder, gpus=many)[0]
+            rows.append(_mode_row("DataParallel", 1, run))
+        else:
+            rows.append(_not_run("DataParallel", no_gpu))
+        if gpus >= many or experiment.device.type == "cpu":
+            rows.append(_mode_row("DistributedDataParallel", many, launch_ddp(experiment, many)))
+        else:
+            rows.append(_not_run("DistributedDataParallel", no_gpu))
+    _show_modes(folder, experiment, rows)
+    return {"runs": rows}
+
+
+def launch_ddp(experiment: Experiment, processes: int) -> dict:
+    """The wide network's first run again, by so many processes of this machine.
+
+    Raises:
+        UserError: a process failed.
+    """
+    args = argparse.Namespace(**vars(experiment.args))
+    args.gpus, args.seeds = 0, 1
+    args.device = experiment.device.type
+    threads = max(1, torch.get_num_threads() // processes)
+    try:
+        return parallel.launch(processes, ddp_run, args, threads)[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise UserError(
+            f"process {rank} of {processes} failed with exit code {failure.exitcode}; its message"
+            " is above"
+        ) from None
+
+
+def ddp_run(args: argparse.Namespace, threads: int) -> dict:
+    """What each process of `launch_ddp` does."""
+    if cli.rank() > 0:
+        sys.stdout = io.StringIO()
+    torch.set_num_threads(threads)
+    experiment = Experiment(args)
+    run = train_wide(experiment, args.out / "problem2")[0]
+    parallel.stop()
+    return run
+
+
+def _mode_row(mode: str, processes: int, run: dict) -> dict:
+    keys = ("images_per_second", "seconds", "val_top1", "test_top1")
+    return {"mode": mode, "processes": processes, **{key: run[key] for key in keys}}
+
+
+def _not_run(mode: str, why: str) -> dict:
+    return {"mode": mode, "not_run": why}
+
+
+def _show_modes(folder: Path, experiment: Experiment, rows: list[dict]) -> None:
+    shown = []
+    for row in rows:
+        if "not_run" in row:
+            shown.append([row["mode"], None, None, None, None, row["not_run"]])
+        else:
+            numbers = [f"{row[key]:.1f}" for key in ("images_per_second", "seconds", "test_top1")]
+            backend = "" if row["processes"] == 1 else "nccl"
+            if backend and experiment.device.type == "cpu":
+                backend = "gloo, on one CPU"
+            shown.append([row["mode"], str(row["processes"]), *numbers, backend])
+    headers = ["mode", "processes", "images/s", "seconds", "test top-1 %", "remark"]
+    caption = (
+        f"{wide_name(experiment.args)}, {experiment.tag()}, {experiment.args.epochs} epochs,"
+        f" global batch {experiment.args.batch_size}."
+    )
+    cli.show_table(folder / "2.4_parallel.txt", caption, headers, shown)
+
+
+# --------------------------------------------------------------------------------- 2.5 noise block
+
+
+@dataclass(frozen=True)
+class NoiseBlock:
+    """Covers a random rectangle of some images with noise, on their device.
+
+    Each image has its own rectangle with probability `prob`: its share of the area is uniform in
+    [area_low, area_high], its aspect ratio log-uniform in [1/2, 2] where both sides fit, its place
+    uniform. `kind`: "uniform" in [0, 1), or "gaussian", mean 1/2, deviation 1/4, clipped.
+    """
+
+    prob: float
+    area_low: float
+    area_high: float
+    kind: str = "uniform"
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """A copy of float images (N, 3, H, W) in [0, 1], some of them covered."""
+        height, width = images.shape[2:]
+        area = draws.uniform(self.area_low, self.area_high)
+        root_ratio = torch.exp(draws.uniform(-0.5, 0.5) * math.log(2))
+        tall = (area.sqrt() * root_ratio).clamp(min=area, max=torch.ones_like(area))
+        wide = area / tall
+        covered = draws.uniform(0, 1) < self.prob
+        rows = _span(tall, draws.uniform(0, 1), height)
+        columns = _span(wide, draws.uniform(0, 1), width)
+        inside = rows[:, :, None] & columns[:, None, :] & covered[:, None, None]
+        return torch.where(inside[:, None], self.noise(images, draws), images)
+
+    def noise(self, images: Tensor, draws: Draws) -> Tensor:
+        """Noise like the images, from a generator on their device."""
+        generator = torch.Generator(images.device).manual_seed(draws.generator.initial_seed())
+        noise = torch.empty_like(images)
+        if self.kind == "uniform":
+            return noise.uniform_(generator=generator)
+        return noise.normal_(0.5, 0.25, generator=generator).clamp_(0, 1)
+
+
+def _span(length: Tensor, place: Tensor, size_px: int) -> Tensor:
+    """Bool (N, size_px): a span of `length` (share of the side) at `place` of where it fits."""
+    length_px = (length * size_px).round().clamp(min=1)
+    start_px = ((size_px - length_px + 1) * place).floor()
+    pixels = torch.arange(size_px, device=length.device)[None]
+    return (pixels >= start_px[:, None]) & (pixels < (start_px + length_px)[:, None])
+
+
+def train_with_block(experiment: Experiment, folder: Path) -> list[dict]:
+    """The narrow network's runs with the noise block, all else equal."""
+    block = experiment.noise_block
+    augmentation = replace(experiment.recipe.augmentation, block=block)
+    build = partial(make_network, experiment.classes, experiment.args.init)
+    return train_runs(experiment, "noise_block", build, folder, augmentation=augmentation)
+
+
+def part_2_5(experiment: Experiment, folder: Path) -> dict:
+    """The noise block, with and without."""
+    args, images = experiment.args, len(experiment.packed["test"])
+    _show_block(folder, experiment)
+    without, with_block = train_narrow(experiment, folder), train_with_block(experiment, folder)
+    _show_runs(folder, experiment, "2.5", {"without": without, "noise block": with_block})
+    seconds = block_seconds(experiment)
+    step_seconds = args.batch_size / with_block[0]["images_per_second"]
+    share = seconds / step_seconds
+    print(f"the noise block takes {1000 * seconds:.2f} ms of a {1000 * step_seconds:.0f} ms step")
+    return {
+        "noise_block": asdict(experiment.noise_block),
+        "without": {**over_seeds(without, images), "runs": without},
+        "with": {**over_seeds(with_block, images), "runs": with_block},
+        "paired_difference": [
+            a["test_top1"] - b["test_top1"] for a, b in zip(with_block, without, strict=True)
+        ],
+        "block_seconds": seconds,
+        "step_cost_share": share,
+    }
+
+
+def block_seconds(experiment: Experiment, repeats: int = 30) -> float:
+    """Median seconds that the block takes for one batch, after a warm-up."""
+    size, device = experiment.args.batch_size, experiment.device
+    shape = (size, 3, experiment.args.image_size, experiment.args.image_size)
+    images = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
+    seconds = []
+    for repeat in range(repeats + 3):
+        start = time.perf_counter()
+        experiment.noise_block(images, Draws((0, repeat), size, slice(None), device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[3:]))
+
+
+def _show_block(folder: Path, experiment: Experiment) -> None:
+    size, cpu = experiment.args.image_size, torch.device("cpu")
+    images, _ = experiment.packed["train"].batch(torch.arange(5), cpu)
+    plain = centre_square(images, size)
+    always = replace(experiment.noise_block, prob=1.0)
+    covered = always(plain, Draws((experiment.args.seed,), 5, slice(None), cpu))
+    rows = {
+        name: [data.to_uint8(image) for image in batch]
+        for name, batch in (("original", plain), ("covered", covered))
+    }
+    labels = experiment.packed["train"].labels[:5]
+    names = experiment.packed["train"].class_names
+    headers = ["\n".join(textwrap.wrap(names[label], 18)) for label in labels]
+    title = f"Noise block ({always.kind}), area {always.area_low:g} to {always.area_high:g}"
+    path = folder / "2.5_noise_block.png"
+    plotting.image_grid(path, f"{title}: {experiment.data}", headers, rows)
+
+
+# ------------------------------------------------------------------------------------ 2.6 Grad-CAM
+
+
+def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Where a bare network in eval mode sees a class (Selvaraju et al. 2017, equations 1 and 2).
+
+    Args:
+        images: float (N, 3, H, W), what the network takes.
+        classes: int64 (N,), the class that is asked for in each image.
+
+    Returns:
+        Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
+    """
+    kept = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    try:
+        with torch.enable_grad():
+            logits = network(images.requires_grad_())
+            scores = logits.gather(1, classes[:, None]).sum()
+            (gradients,) = torch.autograd.grad(scores, kept[0])
+    finally:
+        handle.remove()
+    weights = gradients.mean(dim=(2, 3), keepdim=True)
+    maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu().detach()
+    maps = functional.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
+    return maps[:, 0]
+
+
+def find_layer(network: nn.Module, name: str) -> nn.Module:
+    """The module of that name in a bare network, such as features.6.
+
+    Raises:
+        UserError: there is none, or its name is of no feature map.
+    """
+    modules = dict(network.named_modules())
+    if name not in modules or not name.startswith("features."):
+        stages = ", ".join(f"features.{k}" for k in range(len(network.features)))
+        raise UserError(f"--layer {name}: no such feature layer; choose from {stages} or a part")
+    return modules[name]
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """(row, column) of each map's largest value, (N, 2); of a plateau the middle.
+
+    A coarse map scaled up is flat at the border, where the first pixel would be a corner.
+    """
+    highest = maps == maps.amax(dim=(1, 2), keepdim=True)
+    count = highest.sum(dim=(1, 2))
+    row = (highest.sum(2) * torch.arange(maps.shape[1])).sum(1) / count
+    column = (highest.sum(1) * torch.arange(maps.shape[2])).sum(1) / count
+    return torch.stack([row, column], dim=1).round().long()
+
+
+def pointing_game(maps: Tensor, masks: Tensor) -> float:
+    """Per cent of maps (N, H, W) whose peak lies on the mask (Zhang et al. 2018, section 4.2).
+
+    An all-zero map points nowhere, which is a miss.
+    """
+    row, column = peaks(maps).unbind(1)
+    hit = masks[torch.arange(len(masks)), row, column] & (maps.amax(dim=(1, 2)) > 0)
+    return 100 * hit.float().mean().item()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network makes of some images: probabilities (N, classes) and maps (N, H, W)."""
+
+    probabilities: Tensor
+    predicted_maps: Tensor
+    true_maps: Tensor
+
+
+def look(network: Normalized, layer: str, images: Tensor, labels: Tensor) -> Seen:
+    """Predictions and Grad-CAM maps, on the CPU, for the predicted and for the true class."""
+    network = network.eval()
+    module = find_layer(network.network, layer)
+    parts = []
+    for batch, of_batch in zip(images.split(32), labels.split(32), strict=True):
+        with torch.inference_mode():
+            logits = network(batch)
+        maps = [grad_cam(network, module, batch, which) for which in (logits.argmax(1), of_batch)]
+        parts.append((logits.softmax(1), *maps))
+    return Seen(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def trained_networks(experiment: Experiment, folder: Path) -> dict[str, nn.Module]:
+    """Plain, wide and noise-block network with the best weights of their first runs."""
+    args, classes = experiment.args, experiment.classes
+    wide = partial(make_wide, classes, args.width, args.width_divisor)
+    narrow = partial(make_network, classes, "scratch")
+    networks = {}
+    for name, build, runs in (
+        ("plain", narrow, train_narrow(experiment, folder)),
+        ("wide", wide, train_wide(experiment, folder)),
+        ("noise block", narrow, train_with_block(experiment, folder)),
+    ):
+        networks[name] = build(args.seed)
+        networks[name].load_state_dict(read_state_dict(Path(runs[0]["weights"])))
+    return {name: network.to(experiment.device) for name, network in networks.items()}
+
+
+def part_2_6(experiment: Experiment, folder: Path) -> dict:
+    """Grad-CAM of the plain, wide and noise-block networks."""
+    args, test = experiment.args, experiment.packed["test"]
+    networks = trained_networks(experiment, folder)
+    rng = np.random.default_rng(args.seed)
+    rows = torch.from_numpy(rng.permutation(len(test))[: args.pointing_images])
+    packed, labels = test.batch(rows, experiment.device)
+    images = centre_square(packed, args.image_size)
+    seen = {name: look(one, args.layer, images, labels) for name, one in networks.items()}
+    labels = labels.cpu()
+    right = seen["plain"].probabilities.argmax(1) == labels
+    shown = {}
+    for name, which in (("right", right), ("wrong", ~right)):
+        chosen = which.nonzero().flatten()[: args.images].tolist()
+        shown[name] = [int(test.rows[rows[i]]) for i in chosen]
+        _show_overlays(folder, experiment, name, chosen, images.cpu(), labels, seen)
+    game = None
+    if isinstance(test.source, DrawnSet):
+        game = play_pointing_game(experiment, folder, rows, images, labels, seen)
+    return {
+        "layer": args.layer,
+        "pointing_game": game,
+        "images": shown,
+        "all_zero_maps": {
+            name: int((one.predicted_maps.amax((1, 2)) == 0).sum()) for name, one in seen.items()
+        },
+        "maps": len(rows),
+    }
+
+
+def efficientnet_like(experiment: Experiment) -> nn.Module:
+    """A network of the right shape without weights, to check a layer's name before any training."""
+    return summary.without_weights(partial(efficientnet_v2_s, num_classes=experiment.classes))
+
+
+def play_pointing_game(
+    experiment: Experiment,
+    folder: Path,
+    rows: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    seen: dict[str, Seen],
+) -> dict:
+    """The pointing game on the flowers' masks, with its controls.
+
+    Random weights are the sanity check (Adebayo et al. 2018): maps that show the flower without
+    training say nothing of what was learnt. "centre" is the share of images whose middle is flower.
+    """
+    args, test = experiment.args, experiment.packed["test"]
+    masks = torch.stack([flower_mask(test, int(row), args.image_size) for row in rows])
+    random = make_network(experiment.classes, "scratch", args.seed).to(experiment.device)
+    untrained = look(random, args.layer, images, labels.to(experiment.device))
+    middle = args.image_size // 2
+    game = {
+        "model": pointing_game(seen["plain"].predicted_maps, masks),
+        "wide": pointing_game(seen["wide"].predicted_maps, masks),
+        "noise_block": pointing_game(seen["noise block"].predicted_maps, masks),
+        "random_weights": pointing_game(untrained.predicted_maps, masks),
+        "chance": 100 * masks.float().mean().item(),
+        "centre": 100 * masks[:, middle, middle].float().mean().item(),
+    }
+    table = []
+    for name, value in game.items():
+        low, high = wilson_interval(round(value * len(rows) / 100), len(rows))
+        interval = None if name in ("chance", "centre") else f"{100 * low:.1f} - {100 * high:.1f}"
+        table.append([name.replace("_", " "), f"{value:.1f}", interval])
+    caption = (
+        f"Pointing game: per cent of Grad-CAM maps ({args.layer}) whose peak lies on the flower,\n"
+        f"{len(rows)} test images; {experiment.tag()}.\nchance: a random pixel; centre: the middle."
+    )
+    headers = ["maps of", "on the flower", "95 % interval"]
+    cli.show_table(folder / "2.6_pointing_game.txt", caption, headers, table)
+    return game
+
+
+def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:
+    """Bool (size_px, size_px): the drawn flower in the square that the network sees."""
+    side_px = test.images.shape[1]
+    mask = torch.from_numpy(test.source.flower(int(test.rows[row]), side_px).mask.copy())
+    return data.centre_crop(data.centre_crop(mask[None], side_px, side_px), size_px, size_px)[0]
+
+
+def _show_overlays(
+    folder: Path,
+    experiment: Experiment,
+    name: str,
+    chosen: list[int],
+    images: Tensor,
+    labels: Tensor,
+    seen: dict[str, Seen],
+) -> None:
+    """Images and, beside each, every network's maps: of the predicted and of the true class."""
+    names = experiment.packed["test"].class_names
+    rows = []
+    for i in chosen:
+        cells = [plotting.Overlay(data.to_uint8(images[i]), None, f"true: {names[labels[i]]}")]
+        for network, of in seen.items():
+            predicted, truth = int(of.probabilities[i].argmax()), int(labels[i])
+            asked = {predicted: of.predicted_maps[i], truth: of.true_maps[i]}
+            for which in (predicted, truth) if name == "wrong" else (predicted,):
+                kind = "predicted" if which == predicted else "true"
+                text = (
+                    f"{network}, {kind}: {names[which]}, {100 * of.probabilities[i, which]:.0f} %"
+                )
+                cells.append(plotting.Overlay(cells[0].image, asked[which].numpy(), text))
+        rows.append(cells)
+    if not rows:
+        print(f"no test image that the plain network gets {name}")
+        return
+    title = f"Grad-CAM at {experiment.args.layer}, {name} predictions of the plain network"
+    path = folder / f"2.6_{name}.png"
+    plotting.overlays(path, f"{title}: {experiment.tag()}", rows)
+
+
+PARTS = {
+    "2.1": part_2_1,
+    "2.2": part_2_2,
+    "2.3": part_2_3,
+    "2.4": part_2_4,
+    "2.5": part_2_5,
+    "2.6": part_2_6,
+}
+
+
+def check_flags(args: argparse.Namespace, images: int) -> None:
+    """Refuse before any work what would fail in the middle of it.
+
+    Raises:
+        UserError: see the messages.
+    """
+    if args.image_size < IMAGE_SIZE_MIN_PX:
+        raise UserError(
+            f"--image-size {args.image_size}: EfficientNetV2-S needs {IMAGE_SIZE_MIN_PX} px or more"
+        )
+    if args.width <= 1:
+        raise UserError(f"--width {args.width:g}: a wider network has more than 1")
+    low, high = args.noise_area
+    if not 0 < low <= high < 1:
+        raise UserError(f"--noise-area {low:g} {high:g}: give two shares, 0 < low <= high < 1")
+    parallel.check_images(min(images, args.batch_size))
+
+
+def make_parser() -> cli.ProblemParser:
+    """The command line of this problem."""
+    parser = cli.ProblemParser(__doc__, PARTS)
+    add = parser.add
+    add(
+        "--data",
+        choices=("flowers102", "synthetic"),
+        default="flowers102",
+        help="synthetic: the embedded drawn flowers",
+    )
+    add(
+        "--data-root",
+        type=Path,
+        default=Path("data"),
+        help="folder that holds flowers-102, or gets it by download",
+    )
+    add("--classes", type=cli.positive, default=10, help="classes of the embedded data")
+    add(
+        "--images-per-class",
+        type=cli.positive,
+        default=100,
+        help="training images of each embedded class (test as many, val half)",
+    )
+    add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
+    add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
+    add("--image-size", type=cli.positive, default=224, help="side of the network's input in px")
+    add("--init", default="scratch", help="scratch, imagenet or a file of weights")
+    parallel.add_flag(parser)
+    add("--width", type=cli.non_negative, default=1.1, help="of the wide network, in narrow ones")
+    add("--width-divisor", type=cli.positive, default=1, help="channels rounded up to multiples")
+    add("--from-narrow", type=Path, metavar="FILE", help="narrow network to widen (default: 2.2's)")
+    add(
+        "--symmetry-noise",
+        type=cli.share,
+        default=0.01,
+        help="share by which copied weights are varied, so that they do not stay copies",
+    )
+    add("--noise-prob", type=cli.share, default=0.5, help="share of images that a block covers")
+    add(
+        "--noise-area",
+        type=cli.share,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=(0.05, 0.3),
+        help="its share of the image",
+    )
+    add(
+        "--noise", choices=("uniform", "gaussian"), default="uniform", help="what it is filled with"
+    )
+    add("--layer", default="features.6", help="feature layer for Grad-CAM, by its name")
+    add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
+    add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
+    add_flags(parser, epochs=60, batch_size=32, learning_rate=1.5e-3)
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    cli.run_parts(PARTS, args, "problem2", Experiment)
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))

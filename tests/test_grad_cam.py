@@ -1,0 +1,110 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+from torchvision.models import efficientnet_v2_s
+
+import problem2_flowers as p2
+from common.cli import UserError
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    net = efficientnet_v2_s(num_classes=5).eval()
+    net.classifier[1].weight.data.mul_(1e5)  # else the package's epsilon of 1e-7 is felt
+    return net
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+
+def scaled(maps):
+    """As the grad-cam package scales a map: to [0, 1] by its smallest and largest value."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low + 1e-7)
+
+
+@pytest.mark.parametrize("layer", ["features.4", "features.6", "features.7"])
+def test_maps_equal_the_grad_cam_packages(network, images, layer):
+    classes = torch.tensor([0, 3, 4])
+    module = p2.find_layer(network, layer)
+    found = p2.grad_cam(network, module, images.clone(), classes)
+    with GradCAM(model=network, target_layers=[module]) as package:
+        targets = [ClassifierOutputTarget(int(one)) for one in classes]
+        wanted = torch.from_numpy(package(input_tensor=images, targets=targets))
+    assert found.shape == wanted.shape == (3, 96, 128)
+    assert wanted.amax() > 0.9
+    # The package scales before it enlarges and once more after.
+    torch.testing.assert_close(scaled(found), wanted, atol=1e-4, rtol=0)
+
+
+def test_a_linear_network_by_hand():
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(3, 2, 1), nn.Linear(2, 3)
+    net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    images = torch.rand(2, 3, 4, 4)
+    maps = p2.grad_cam(net, conv, images, torch.tensor([2, 0]))
+    for i, which in enumerate((2, 0)):
+        weights = head.weight[which] / 16  # the mean pool's gradient, averaged over pixels
+        wanted = (weights[:, None, None] * conv(images)[i]).sum(0).relu()
+        torch.testing.assert_close(maps[i], wanted.detach())
+
+
+def test_hooks_are_removed_also_after_an_error(network, images):
+    network.zero_grad()
+    layer = p2.find_layer(network, "features.6")
+    p2.grad_cam(network, layer, images.clone(), torch.tensor([0, 1, 2]))
+    assert not layer._forward_hooks
+    with pytest.raises(RuntimeError):
+        p2.grad_cam(network, layer, images.clone(), torch.tensor([0, 1, 99]))
+    assert not layer._forward_hooks
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_in_a_batch_as_alone(network, images):
+    layer, classes = p2.find_layer(network, "features.6"), torch.tensor([1, 1, 2])
+    together = p2.grad_cam(network, layer, images.clone(), classes)
+    for i in range(3):
+        alone = p2.grad_cam(network, layer, images[i : i + 1].clone(), classes[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-3)
+
+
+def test_a_map_without_evidence_is_zero_and_misses():
+    conv = nn.Conv2d(3, 1, 1)
+    net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    nn.init.constant_(net[4].weight, -1)
+    nn.init.constant_(conv.weight, 1)
+    nn.init.constant_(conv.bias, 0)
+    maps = p2.grad_cam(net, conv, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert torch.equal(maps, torch.zeros(2, 8, 8))
+    assert p2.pointing_game(maps, torch.ones(2, 8, 8, dtype=torch.bool)) == 0
+
+
+def test_unknown_layer(network):
+    for name in ("features.9", "classifier", "features.6.x", ""):
+        with pytest.raises(UserError, match=r"no such feature layer; choose from features.0"):
+            p2.find_layer(network, name)
+
+
+def test_pointing_game_counts_peaks_on_the_mask():
+    maps = torch.zeros(4, 6, 6)
+    maps[0, 1, 2] = maps[1, 5, 5] = maps[2, 0, 0] = maps[3, 3, 3] = 1
+    masks = torch.zeros(4, 6, 6, dtype=torch.bool)
+    masks[0, 1, 2] = masks[1, 5, 5] = masks[3, 3, 3] = True
+    assert p2.pointing_game(maps, masks) == 75
+
+
+def test_the_peak_of_a_plateau_is_its_middle():
+    coarse = torch.tensor([[[[0.0, 1.0], [0.2, 0.1]]]])
+    enlarged = nn.functional.interpolate(coarse, (64, 64), mode="bilinear")[0]
+    row, column = p2.peaks(enlarged)[0].tolist()
+    assert row == pytest.approx(16, abs=9)
+    assert column == pytest.approx(48, abs=9)
+    assert cv2.minMaxLoc(enlarged[0].numpy())[3] == (48, 0)  # the first of equals: a border pixel
+    assert np.array_equal(p2.peaks(torch.eye(5)[None])[0].numpy(), [2, 2])

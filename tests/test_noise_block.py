@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import problem2_flowers as p2
+from common.augment import Augmentation, Draws
+from common.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+def covered(block, images, key=(0,)):
+    return block(images, Draws(key, len(images), slice(None), CPU))
+
+
+def grey(images=400, height=40, width=50):
+    return torch.full((images, 3, height, width), 2.0)  # outside of what noise can be
+
+
+BLOCK = p2.NoiseBlock(prob=1.0, area_low=0.1, area_high=0.3)
+
+
+def test_the_input_is_not_written_to():
+    images = grey(4)
+    before = images.clone()
+    found = covered(BLOCK, images)
+    assert torch.equal(images, before)
+    assert found.data_ptr() != images.data_ptr()
+
+
+def test_blocks_are_rectangles_of_random_place_shape_and_area():
+    inside = (covered(BLOCK, grey()) != 2).all(1)
+    rows, columns = inside.any(2), inside.any(1)
+    assert torch.equal(inside, rows[:, :, None] & columns[:, None, :])
+    for side in (rows, columns):  # one span, no gaps
+        edges = side.int().diff(dim=1, prepend=side.new_zeros(len(side), 1).int())
+        assert ((edges == 1).sum(1) == 1).all()
+    area = inside.float().mean((1, 2))
+    assert 0.08 < area.min() < 0.13
+    assert 0.27 < area.max() < 0.33
+    assert area.mean() == pytest.approx(0.2, abs=0.01)
+    ratio = (rows.sum(1) / 40) / (columns.sum(1) / 50)
+    assert ratio.min() < 0.6
+    assert ratio.max() > 1.6
+    hit = inside.float().mean(0)
+    assert (hit > 0).float().mean() > 0.98  # any place but for luck in a corner
+    assert hit[20, 25] < 0.6
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
+def test_the_share_of_covered_images(prob):
+    changed = (covered(replace(BLOCK, prob=prob), grey()) != 2).any(dim=(1, 2, 3))
+    assert changed.float().mean().item() == pytest.approx(prob, abs=0.08)
+
+
+@pytest.mark.parametrize(("kind", "std"), [("uniform", 12**-0.5), ("gaussian", 0.24)])
+def test_noise_is_of_its_kind_and_in_range(kind, std):
+    found = covered(replace(BLOCK, kind=kind), grey())
+    noise = found[found != 2]
+    assert 0 <= noise.min() < noise.max() <= 1
+    assert noise.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert noise.std().item() == pytest.approx(std, abs=0.01)
+
+
+def test_it_depends_on_the_key_alone():
+    images = grey(8)
+    assert torch.equal(covered(BLOCK, images), covered(BLOCK, images))
+    assert not torch.equal(covered(BLOCK, images), covered(BLOCK, images, key=(1,)))
+
+
+def test_it_is_part_of_the_augmentation_and_of_the_recipe():
+    images = torch.zeros(6, 3, 20, 20, dtype=torch.uint8)
+    plain = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
+    draws = lambda: Draws((0,), 6, slice(None), CPU)  # noqa: E731
+    labels = torch.zeros(6, dtype=torch.int64)
+    assert plain(images, labels, 2, 16, draws())[0].max() == 0
+    found, _ = replace(plain, block=BLOCK)(images, labels, 2, 16, draws())
+    assert (found.amax((1, 2, 3)) > 0).all()
+    recipe = Recipe(1, 2, 32, 0.1, augmentation=replace(plain, block=BLOCK))
+    assert recipe.as_dict()["block"] == {
+        "prob": 1.0,
+        "area_low": 0.1,
+        "area_high": 0.3,
+        "kind": "uniform",
+    }
