@@ -20,7 +20,7 @@ import textwrap
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,18 @@ from torchvision.models import EfficientNet, EfficientNet_V2_S_Weights, efficien
 from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig, _efficientnet_conf
 from torchvision.ops import SqueezeExcitation
 
-from common import cli, data, parallel, plotting, summary, training
+from common import cli, data, parallel, plotting, summary
 from common.augment import Draws, Normalized, centre_square
 from common.cli import UserError
 from common.data import DrawnSet, FileSet, Packed
-from common.recipe import Recipe, add_flags, recipe_of
+from common.experiment import (
+    TrainingExperiment,
+    count_parameters,
+    over_seeds,
+    show_runs,
+    train_runs,
+)
+from common.recipe import add_flags
 from common.statistics import wilson_interval
 from common.weights import published_file, read_state_dict
 
@@ -48,14 +55,12 @@ NARROW = "efficientnet_v2_s"
 TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 
 
-class Experiment:
-    """The data and the device, and the trained networks that parts share."""
+class Experiment(TrainingExperiment):
+    """Flowers, real or drawn, and what the parts share."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.device = parallel.pick_device(args.device, args.gpus)
-        self.recipe = recipe_of(args, self.device)
-        self.trained: set[Path] = set()  # with --fresh a run is trained anew once, not by each part
+        super().__init__(args)
+        self.init = args.init
         self.sources = read_sources(args)
         sizes = ", ".join(f"{len(one.labels):,} {split}" for split, one in self.sources.items())
         print(f"{self.data}: {sizes} images")
@@ -73,33 +78,11 @@ class Experiment:
             return f"EMBEDDED DRAWN FLOWERS, {self.args.classes} classes"
         return "Oxford Flowers-102"
 
-    @cached_property
-    def packed(self) -> dict[str, Packed]:
-        """Every split from its packed cache."""
-        args = self.args
-        return {
-            split: data.pack(source, args.image_size, args.cache, args.skip_bad)
-            for split, source in self.sources.items()
-        }
-
     @property
     def noise_block(self) -> "NoiseBlock":
         """The block of the flags."""
         args = self.args
         return NoiseBlock(args.noise_prob, *args.noise_area, args.noise)
-
-    @property
-    def classes(self) -> int:
-        return len(self.sources["train"].class_names)
-
-    def tag(self) -> str:
-        """What every table and figure of a training says of its origin."""
-        recipe = self.recipe
-        return f"{self.data}, {recipe.image_size_px} px, {recipe.precision}, {self.device.type}"
-
-    def provenance(self) -> dict:
-        """Data and device, for results.json."""
-        return {"data": self.data, "device": str(self.device)}
 
 
 def read_sources(args: argparse.Namespace) -> dict[str, FileSet | DrawnSet]:
@@ -244,88 +227,6 @@ def load_backbone(network: nn.Module, state: dict[str, Tensor], path: Path) -> l
     return left_out
 
 
-def train_runs(
-    experiment: Experiment, name: str, build, folder: Path, gpus: int | None = None, **changes
-) -> list[dict]:
-    """Train `build(seed)` once a seed, and test each with the weights that were best on val.
-
-    A run that another part has trained is not trained again. `changes` are of the recipe.
-    """
-    args, runs = experiment.args, []
-    gpus = args.gpus if gpus is None else gpus
-    mode = f"-gpus{gpus}" if gpus > 1 else f"-ddp{parallel.size()}" if parallel.size() > 1 else ""
-    for seed in range(args.seed, args.seed + args.seeds):
-        print(f"{name}{mode}, seed {seed}: {experiment.tag()}")
-        recipe = replace(experiment.recipe, seed=seed, **changes)
-        run_folder = folder / "runs" / f"{name}{mode}-{args.epochs}epochs-seed{seed}"
-        runs.append(train_and_test(experiment, build(seed), recipe, run_folder, gpus))
-    return runs
-
-
-def train_and_test(
-    experiment: Experiment, network: nn.Module, recipe: Recipe, folder: Path, gpus: int
-) -> dict:
-    """One run: its best epoch on val, test accuracy in per cent with a 95 % interval, history."""
-    packed, args, device = experiment.packed, experiment.args, experiment.device
-    about = {
-        "data": {split: one.source.fingerprint() for split, one in packed.items()},
-        "init": args.init,
-        "parameters": count_parameters(network),
-    }
-    history = training.fit(
-        network,
-        packed["train"],
-        packed["val"],
-        recipe,
-        folder,
-        device,
-        about,
-        fresh=args.fresh and folder not in experiment.trained,
-        checkpoint_seconds=args.checkpoint_seconds,
-        gpus=gpus,
-    )
-    experiment.trained.add(folder)
-    best = max(history, key=lambda row: row["val_top1"])
-    tested = training.evaluate(network, packed["test"], recipe, device)
-    low, high = wilson_interval(tested["correct"], tested["images"])
-    return {
-        "seed": recipe.seed,
-        "weights": str(folder / "best.pt"),
-        "best_epoch": best["epoch"],
-        "val_top1": best["val_top1"],
-        "test_top1": tested["top1"],
-        "test_top1_low": 100 * low,
-        "test_top1_high": 100 * high,
-        "test_top5": tested["top5"],
-        "seconds": sum(row["seconds"] for row in history),
-        "images_per_second": float(np.median([row["images_per_second"] for row in history])),
-        "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
-        "history": history,
-    }
-
-
-def over_seeds(runs: list[dict], images: int) -> dict:
-    """Means over the seeds, and the spread of test top-1 (sample standard deviation).
-
-    The Wilson interval is of one test set: the same images again are no new evidence.
-    """
-    mean = {key: float(np.mean([run[key] for run in runs])) for key in ("val_top1", "test_top1")}
-    low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
-    spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
-    return {
-        **mean,
-        "test_top1_low": 100 * low,
-        "test_top1_high": 100 * high,
-        "test_top1_std": spread,
-        "seconds": float(np.mean([run["seconds"] for run in runs])),
-    }
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Trainable scalars."""
-    return sum(one.numel() for one in network.parameters() if one.requires_grad)
-
-
 def train_narrow(experiment: Experiment, folder: Path, **changes) -> list[dict]:
     """The runs of torchvision's network as it is."""
     build = partial(make_network, experiment.classes, experiment.args.init)
@@ -346,7 +247,7 @@ def part_2_2(experiment: Experiment, folder: Path) -> dict:
     bare = summary.without_weights(partial(efficientnet_v2_s, num_classes=classes))
     runs = train_narrow(experiment, folder)
     _show_summary(folder / "2.2_summary.txt", bare, args.image_size)
-    _show_runs(folder, experiment, "2.2", {NARROW: runs})
+    show_runs(folder, experiment, "2.2", {NARROW: runs})
     return {
         "parameters": count_parameters(bare),
         "epochs": args.epochs,
@@ -356,35 +257,6 @@ def part_2_2(experiment: Experiment, folder: Path) -> dict:
         "chance": 100 / classes,
         "runs": runs,
     }
-
-
-def _show_runs(folder: Path, experiment: Experiment, part: str, networks: dict) -> None:
-    """A row a run, and the curves of all."""
-    rows = []
-    for name, runs in networks.items():
-        for run in runs:
-            interval = f"{run['test_top1_low']:.2f} - {run['test_top1_high']:.2f}"
-            accuracies = [f"{run[key]:.2f}" for key in ("val_top1", "test_top1")]
-            rows.append([name, str(run["seed"]), str(run["best_epoch"]), *accuracies, interval])
-            rows[-1] += [f"{run['images_per_second']:.1f}", f"{run['seconds']:.0f}"]
-        spread = over_seeds(runs, len(experiment.packed["test"]))
-        if spread["test_top1_std"] is not None:
-            shown = f"{spread['test_top1']:.2f} +- {spread['test_top1_std']:.2f}"
-            rows.append([name, "all", None, f"{spread['val_top1']:.2f}", shown, None, None, None])
-    headers = ["network", "seed", "best epoch", "val top-1", "test top-1", "95 % interval"]
-    headers += ["images/s", "seconds"]
-    caption = (
-        f"{experiment.tag()}, {experiment.args.epochs} epochs, init {experiment.args.init}.\n"
-        "Top-1 in per cent, of the epoch that was best on val; test looked at once; chance"
-        f" {100 / experiment.classes:.2f} %."
-    )
-    cli.show_table(folder / f"{part}_training.txt", caption, headers, rows)
-    curves = {
-        f"{name}, seed {run['seed']}": run["history"]
-        for name, runs in networks.items()
-        for run in runs
-    }
-    plotting.training_curves(folder / f"{part}_curves.png", experiment.tag(), curves)
 
 
 # -------------------------------------------------------------------------------------- 2.3 widen
@@ -612,7 +484,7 @@ def part_2_3(experiment: Experiment, folder: Path) -> dict:
         folder,
     )
     _show_summary(folder / "2.3_summary.txt", wide, args.image_size)
-    _show_runs(folder, experiment, "2.3", runs)
+    show_runs(folder, experiment, "2.3", runs)
     images = len(experiment.packed["test"])
     return {
         "parameters": count_parameters(wide),
@@ -849,7 +721,7 @@ def part_2_5(experiment: Experiment, folder: Path) -> dict:
     args, images = experiment.args, len(experiment.packed["test"])
     _show_block(folder, experiment)
     without, with_block = train_narrow(experiment, folder), train_with_block(experiment, folder)
-    _show_runs(folder, experiment, "2.5", {"without": without, "noise block": with_block})
+    show_runs(folder, experiment, "2.5", {"without": without, "noise block": with_block})
     seconds = block_seconds(experiment)
     step_seconds = args.batch_size / with_block[0]["images_per_second"]
     share = seconds / step_seconds

@@ -10,6 +10,7 @@ from torchvision.models import efficientnet_v2_s
 import problem2_flowers as p2
 from common import data, summary
 from common.cli import UserError
+from common.experiment import count_parameters, over_seeds
 
 TINY = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
@@ -38,7 +39,7 @@ def tiny_run(run, tmp_path):
 def test_parameters_with_102_and_with_1000_classes():
     for classes, parameters in ((102, 20_308_150), (1000, 21_458_488)):
         bare = summary.without_weights(lambda n=classes: efficientnet_v2_s(num_classes=n))
-        assert p2.count_parameters(bare) == parameters
+        assert count_parameters(bare) == parameters
 
 
 def test_scratch_is_torchvisions_initialisation_by_seed(state):
@@ -102,13 +103,13 @@ def test_top_resolutions_are_ordered_by_count_then_size():
 
 def test_means_over_seeds_and_the_interval_of_one_test_set():
     runs = [{"val_top1": v, "test_top1": t, "seconds": 2.0} for v, t in ((40, 30), (50, 34))]
-    found = p2.over_seeds(runs, 100)
+    found = over_seeds(runs, 100)
     assert found["test_top1"] == 32
     assert found["test_top1_std"] == pytest.approx(np.std([30, 34], ddof=1))
     # Wilson 1927 for 32 of 100.
     assert found["test_top1_low"] == pytest.approx(23.67, abs=0.01)
     assert found["test_top1_high"] == pytest.approx(41.66, abs=0.01)
-    assert p2.over_seeds(runs[:1], 100)["test_top1_std"] is None
+    assert over_seeds(runs[:1], 100)["test_top1_std"] is None
 
 
 def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):

@@ -6,6 +6,7 @@ from torchvision.models import efficientnet_v2_s
 import problem2_flowers as p2
 from common import summary
 from common.cli import UserError
+from common.experiment import count_parameters
 
 WIDE_CHANNELS = [26, 26, 53, 70, 141, 176, 282, 1408]
 
@@ -67,7 +68,7 @@ def test_the_wide_network_has_the_same_layers_in_the_same_places():
     wide = summary.without_weights(lambda: p2.wide_efficientnet(102, 1.1, 1))
     stock = summary.without_weights(lambda: efficientnet_v2_s(num_classes=102))
     assert list(wide.state_dict()) == list(stock.state_dict())
-    ratio = p2.count_parameters(wide) / p2.count_parameters(stock)
+    ratio = count_parameters(wide) / count_parameters(stock)
     assert 1.19 < ratio < 1.22  # weights grow as the square of the width
 
 
@@ -81,7 +82,7 @@ def test_what_the_report_did_changes_nothing():
             block = network.features[k][0]
             block.out_channels = int(block.out_channels * 1.1)
         assert torch.equal(network(images), before)
-    assert p2.count_parameters(network) == 21_458_488
+    assert count_parameters(network) == 21_458_488
     assert [p2._out_channels(network.features[k]) for k in (2, 3, 4, 5)] == [48, 64, 128, 160]
 
 
