@@ -190,20 +190,32 @@ def make_network(classes: int, init: str, seed: int) -> nn.Module:
 
     `init` is "scratch" (torchvision's initialisation, seeded), "imagenet" (its IMAGENET1K_V1
     weights) or the path of a state dict; of the last two the head is left out where its number of
-    classes differs.
+    classes differs. A new head starts at zero.
 
     Raises:
         UserError: the weights can't be had, or are another network's.
     """
     torch.manual_seed(seed)
     network = efficientnet_v2_s(num_classes=classes)
+    left_out = list(network.state_dict())
     if init != "scratch":
         published = EfficientNet_V2_S_Weights.IMAGENET1K_V1.url
         path = published_file(published) if init == "imagenet" else Path(init)
         left_out = load_backbone(network, read_state_dict(path), path)
         loaded = len(network.state_dict()) - len(left_out)
         print(f"{path}: {loaded} tensors loaded; new: {', '.join(left_out) or 'none'}")
+    if "classifier.1.weight" in left_out:
+        zero_head(network)
     return Normalized(network)
+
+
+def zero_head(network: EfficientNet) -> None:
+    """Let training start from equal logits, as big_vision's `head_zeroinit` does.
+
+    torchvision draws the head's weights from +-1 / sqrt(classes), whatever its 1,280 inputs: with
+    few classes the first loss is far above that of equal logits, and epochs go to undoing it.
+    """
+    nn.init.zeros_(network.classifier[1].weight)
 
 
 def load_backbone(network: nn.Module, state: dict[str, Tensor], path: Path) -> list[str]:
@@ -290,10 +302,12 @@ def wide_channels(channels: int, width: float, divisor: int) -> int:
 def make_wide(classes: int, width: float, divisor: int, seed: int) -> nn.Module:
     """EfficientNetV2-S with every stage, the stem and the head `width` times as wide.
 
-    For images in [0, 1]; initialised as torchvision's, seeded.
+    For images in [0, 1]; initialised as the narrow one, seeded.
     """
     torch.manual_seed(seed)
-    return Normalized(wide_efficientnet(classes, width, divisor))
+    network = wide_efficientnet(classes, width, divisor)
+    zero_head(network)
+    return Normalized(network)
 
 
 def wide_efficientnet(classes: int, width: float, divisor: int) -> EfficientNet:
@@ -922,8 +936,10 @@ def play_pointing_game(
     """
     args, test = experiment.args, experiment.packed["test"]
     masks = torch.stack([flower_mask(test, int(row), args.image_size) for row in rows])
-    random = make_network(experiment.classes, "scratch", args.seed).to(experiment.device)
-    untrained = look(random, args.layer, images, labels.to(experiment.device))
+    torch.manual_seed(args.seed)
+    # With torchvision's head: from one of zeros no gradient comes back.
+    random = Normalized(efficientnet_v2_s(num_classes=experiment.classes))
+    untrained = look(random.to(experiment.device), args.layer, images, labels.to(experiment.device))
     middle = args.image_size // 2
     game = {
         "model": pointing_game(seen["plain"].predicted_maps, masks),

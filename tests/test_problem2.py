@@ -42,10 +42,13 @@ def test_parameters_with_102_and_with_1000_classes():
         assert count_parameters(bare) == parameters
 
 
-def test_scratch_is_torchvisions_initialisation_by_seed(state):
+def test_scratch_is_torchvisions_initialisation_by_seed_with_equal_logits(state):
     network = p2.make_network(4, "scratch", 7)
     found = network.network.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    head = found.pop("classifier.1.weight")
+    assert not head.any()
+    assert not found["classifier.1.bias"].any()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
     other = p2.make_network(4, "scratch", 8).network.state_dict()
     assert not torch.equal(other["features.0.0.weight"], state["features.0.0.weight"])
 
