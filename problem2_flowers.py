@@ -827,15 +827,17 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """(row, column) of each map's largest value, (N, 2); of a plateau the middle.
+    """(row, column) of each map's largest value, (N, 2); of a plateau the pixel nearest the middle.
 
-    A coarse map scaled up is flat at the border, where the first pixel would be a corner.
+    A coarse map scaled up is flat from the border to its outer cells' centres: those are meant.
     """
+    height, width = maps.shape[1:]
+    from_middle = torch.cartesian_prod(
+        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    ).norm(dim=1)
     highest = maps == maps.amax(dim=(1, 2), keepdim=True)
-    count = highest.sum(dim=(1, 2))
-    row = (highest.sum(2) * torch.arange(maps.shape[1])).sum(1) / count
-    column = (highest.sum(1) * torch.arange(maps.shape[2])).sum(1) / count
-    return torch.stack([row, column], dim=1).round().long()
+    nearest = from_middle.where(highest.flatten(1), torch.inf).argmin(1)
+    return torch.stack([nearest // width, nearest % width], dim=1)
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> float:
