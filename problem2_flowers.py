@@ -19,6 +19,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ class Experiment(TrainingExperiment):
 
     def __init__(self, args: argparse.Namespace):
         super().__init__(args)
-        self.init = args.init
+        self.init = args.init + (", head at zero" if args.zero_head else "")
         self.sources = read_sources(args)
         sizes = ", ".join(f"{len(one.labels):,} {split}" for split, one in self.sources.items())
         print(f"{self.data}: {sizes} images")
@@ -185,12 +186,12 @@ def _show_samples(folder: Path, experiment: Experiment) -> list[str]:
 # -------------------------------------------------------------------------------------- 2.2 train
 
 
-def make_network(classes: int, init: str, seed: int) -> nn.Module:
+def make_network(classes: int, init: str, seed: int, head_at_zero: bool = False) -> nn.Module:
     """torchvision's EfficientNetV2-S (Tan & Le 2021) for images in [0, 1].
 
     `init` is "scratch" (torchvision's initialisation, seeded), "imagenet" (its IMAGENET1K_V1
     weights) or the path of a state dict; of the last two the head is left out where its number of
-    classes differs. A new head starts at zero.
+    classes differs. `head_at_zero` is said of a new head.
 
     Raises:
         UserError: the weights can't be had, or are another network's.
@@ -204,7 +205,7 @@ def make_network(classes: int, init: str, seed: int) -> nn.Module:
         left_out = load_backbone(network, read_state_dict(path), path)
         loaded = len(network.state_dict()) - len(left_out)
         print(f"{path}: {loaded} tensors loaded; new: {', '.join(left_out) or 'none'}")
-    if "classifier.1.weight" in left_out:
+    if head_at_zero and "classifier.1.weight" in left_out:
         zero_head(network)
     return Normalized(network)
 
@@ -239,9 +240,15 @@ def load_backbone(network: nn.Module, state: dict[str, Tensor], path: Path) -> l
     return left_out
 
 
+def narrow_builder(experiment: Experiment) -> Callable[[int], nn.Module]:
+    """torchvision's network as the flags start it, by its seed."""
+    args = experiment.args
+    return partial(make_network, experiment.classes, args.init, head_at_zero=args.zero_head)
+
+
 def train_narrow(experiment: Experiment, folder: Path, **changes) -> list[dict]:
     """The runs of torchvision's network as it is."""
-    build = partial(make_network, experiment.classes, experiment.args.init)
+    build = narrow_builder(experiment)
     return train_runs(experiment, NARROW, build, folder, **changes)
 
 
@@ -263,7 +270,7 @@ def part_2_2(experiment: Experiment, folder: Path) -> dict:
     return {
         "parameters": count_parameters(bare),
         "epochs": args.epochs,
-        "init": args.init,
+        "init": experiment.init,
         "recipe": experiment.recipe.as_dict(),
         **over_seeds(runs, len(experiment.packed["test"])),
         "chance": 100 / classes,
@@ -299,14 +306,17 @@ def wide_channels(channels: int, width: float, divisor: int) -> int:
     return math.ceil(round(width * channels) / divisor) * divisor
 
 
-def make_wide(classes: int, width: float, divisor: int, seed: int) -> nn.Module:
+def make_wide(
+    classes: int, width: float, divisor: int, seed: int, head_at_zero: bool = False
+) -> nn.Module:
     """EfficientNetV2-S with every stage, the stem and the head `width` times as wide.
 
     For images in [0, 1]; initialised as the narrow one, seeded.
     """
     torch.manual_seed(seed)
     network = wide_efficientnet(classes, width, divisor)
-    zero_head(network)
+    if head_at_zero:
+        zero_head(network)
     return Normalized(network)
 
 
@@ -468,7 +478,13 @@ def make_wide_from_narrow(experiment: Experiment, path: Path, seed: int) -> nn.M
 def train_wide(experiment: Experiment, folder: Path, **changes) -> list[dict]:
     """The runs of the wide network from scratch."""
     args = experiment.args
-    build = partial(make_wide, experiment.classes, args.width, args.width_divisor)
+    build = partial(
+        make_wide,
+        experiment.classes,
+        args.width,
+        args.width_divisor,
+        head_at_zero=args.zero_head,
+    )
     return train_runs(experiment, wide_name(args), build, folder, **changes)
 
 
@@ -726,7 +742,7 @@ def train_with_block(experiment: Experiment, folder: Path) -> list[dict]:
     """The narrow network's runs with the noise block, all else equal."""
     block = experiment.noise_block
     augmentation = replace(experiment.recipe.augmentation, block=block)
-    build = partial(make_network, experiment.classes, experiment.args.init)
+    build = narrow_builder(experiment)
     return train_runs(experiment, "noise_block", build, folder, augmentation=augmentation)
 
 
@@ -938,10 +954,9 @@ def play_pointing_game(
     """
     args, test = experiment.args, experiment.packed["test"]
     masks = torch.stack([flower_mask(test, int(row), args.image_size) for row in rows])
-    torch.manual_seed(args.seed)
     # With torchvision's head: from one of zeros no gradient comes back.
-    random = Normalized(efficientnet_v2_s(num_classes=experiment.classes))
-    untrained = look(random.to(experiment.device), args.layer, images, labels.to(experiment.device))
+    random = make_network(experiment.classes, "scratch", args.seed).to(experiment.device)
+    untrained = look(random, args.layer, images, labels.to(experiment.device))
     middle = args.image_size // 2
     game = {
         "model": pointing_game(seen["plain"].predicted_maps, masks),
@@ -1059,6 +1074,11 @@ def make_parser() -> cli.ProblemParser:
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
     add("--image-size", type=cli.positive, default=224, help="side of the network's input in px")
     add("--init", default="scratch", help="scratch, imagenet or a file of weights")
+    add(
+        "--zero-head",
+        action="store_true",
+        help="a new head starts at zero (default: torchvision's)",
+    )
     parallel.add_flag(parser)
     add("--width", type=cli.non_negative, default=1.1, help="of the wide network, in narrow ones")
     add("--width-divisor", type=cli.positive, default=1, help="channels rounded up to multiples")

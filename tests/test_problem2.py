@@ -42,15 +42,20 @@ def test_parameters_with_102_and_with_1000_classes():
         assert count_parameters(bare) == parameters
 
 
-def test_scratch_is_torchvisions_initialisation_by_seed_with_equal_logits(state):
+def test_scratch_is_torchvisions_initialisation_by_seed(state):
     network = p2.make_network(4, "scratch", 7)
     found = network.network.state_dict()
-    head = found.pop("classifier.1.weight")
-    assert not head.any()
-    assert not found["classifier.1.bias"].any()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
     other = p2.make_network(4, "scratch", 8).network.state_dict()
     assert not torch.equal(other["features.0.0.weight"], state["features.0.0.weight"])
+
+
+def test_a_head_at_zero_gives_equal_logits_and_changes_nothing_else(state):
+    found = p2.make_network(4, "scratch", 7, head_at_zero=True).network.state_dict()
+    assert not found.pop("classifier.1.weight").any()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+    wide = p2.make_wide(4, 1.1, 1, 7, head_at_zero=True)
+    assert wide.eval()(torch.rand(2, 3, 32, 32)).unique().numel() == 1
 
 
 @pytest.mark.parametrize("prefix", ["", "network."])
