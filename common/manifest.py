@@ -84,12 +84,9 @@ class Manifest:
         Where two classes share a name, their ids are appended to it.
         """
         names = {row.class_id: row.class_name for row in self.rows}
-        label = {class_id: number for number, class_id in enumerate(_sorted(names))}
-        times = Counter(names.values())
-        shown = [
-            name if times[name] == 1 else f"{name} ({class_id})"
-            for class_id, name in sorted(names.items(), key=lambda item: label[item[0]])
-        ]
+        ids, times = _sorted(names), Counter(names.values())
+        shown = [names[one] if times[names[one]] == 1 else f"{names[one]} ({one})" for one in ids]
+        label = {class_id: number for number, class_id in enumerate(ids)}
         found = {}
         for split in SPLITS:
             rows = [row for row in self.rows if row.split == split]
