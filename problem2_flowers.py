@@ -537,7 +537,8 @@ def check_function_kept(experiment: Experiment, path: Path) -> float:
     narrow = load_narrow(experiment, path)
     wide = make_wide(experiment.classes, args.width, args.width_divisor, args.seed)
     widen_from(narrow.network, wide.network, args.seed)
-    images, _ = experiment.packed["val"].batch(torch.arange(8), torch.device("cpu"))
+    val = experiment.packed["val"]
+    images, _ = val.batch(torch.arange(min(8, len(val))), torch.device("cpu"))
     noise = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(args.seed))
     inputs = torch.cat([centre_square(images, size), noise])
     difference = max_logit_difference(narrow, wide, inputs)
