@@ -126,6 +126,7 @@ def launch(processes: int, function, *args) -> dict[int, object]:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        run_id="one",  # torch warns where it has to draw one
         start_method="spawn",
         max_restarts=0,
     )

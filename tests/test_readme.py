@@ -24,6 +24,11 @@ PUBLISHED = cli.ROOT / "outputs" / "published"
         "benchmarks/synthetic.txt",
         "problem2/2.1_splits.txt",
         "problem2/2.2_training.txt",
+        "problem2/2.3_stages.txt",
+        "problem2/2.3_training.txt",
+        "problem2/2.4_parallel.txt",
+        "problem2/2.5_training.txt",
+        "embedded/problem2/2.6_pointing_game.txt",
     ],
 )
 def test_tables_are_the_published_ones_to_the_letter(table):
@@ -57,9 +62,11 @@ def test_findings_of_problem_2_are_the_published_numbers():
     shown = [f"{found[key]:.2f}" for key in ("test_top1", "test_top1_low", "test_top1_high")]
     assert "a test accuracy of {} % (95 % interval {} - {})".format(*shown) in README
     assert f"{found['parameters']:,} parameters" in README
+    share = 100 * published("problem2")["2.5"]["step_cost_share"]
+    assert f"It takes {share:.2f} % of a step" in README
 
 
-@pytest.mark.parametrize("problem", ["problem1", "problem2"])
+@pytest.mark.parametrize("problem", ["problem1", "problem2", "embedded/problem2"])
 def test_published_results_come_from_committed_code(problem):
     for number, part in published(problem).items():
         assert re.fullmatch(r"[0-9a-f]{40}", part["git_commit"]), number
