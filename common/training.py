@@ -7,6 +7,7 @@ as cuDNN's kernels are deterministic).
 """
 
 import contextlib
+import itertools
 import json
 import math
 import resource
@@ -221,21 +222,9 @@ def train_one_epoch(
     run: Run, train: Packed, save: "Saver", stopped: Callable[[], bool] = lambda: False
 ) -> None:
     """The rest of the run's epoch: every image once, in steps of nearly equal size."""
-    recipe = run.recipe
-    order = torch.randperm(
-        len(train),
-        generator=torch.Generator().manual_seed(mixed_seed(recipe.seed, ORDER, run.epoch)),
-    )
-    steps = order.tensor_split(math.ceil(len(train) / recipe.batch_size))
-    run.network.train()
-    name = f"epoch {run.epoch + 1}/{recipe.epochs}"
-    bar = cli.progress(total=len(steps), initial=run.step, desc=name, leave=False)
-    with bar:
-        while run.step < len(steps):
-            start = time.perf_counter()
-            train_step(run, train, steps[run.step], run.epoch + run.step / len(steps))
-            run.step += 1
-            run.sums["seconds"] += time.perf_counter() - start
+    name, total = f"epoch {run.epoch + 1}/{run.recipe.epochs}", steps_per_epoch(train, run.recipe)
+    with cli.progress(total=total, initial=run.step, desc=name, leave=False) as bar:
+        for _ in _steps_of_epoch(run, train):
             bar.update()
             if parallel.total([stopped()], run.device)[0]:
                 save.now()
@@ -243,11 +232,61 @@ def train_one_epoch(
             save.if_due()
 
 
-def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> None:
-    """One step of gradient descent on the images `indexes`.
+def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
+    """How many steps see every image once."""
+    return math.ceil(len(train) / recipe.batch_size)
+
+
+def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
+    """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
+    recipe = run.recipe
+    order = torch.randperm(
+        len(train),
+        generator=torch.Generator().manual_seed(mixed_seed(recipe.seed, ORDER, run.epoch)),
+    )
+    steps = order.tensor_split(steps_per_epoch(train, recipe))
+    run.network.train()
+    while run.step < len(steps):
+        start = time.perf_counter()
+        loss = train_step(run, train, steps[run.step], run.epoch + run.step / len(steps))
+        run.step += 1
+        run.sums["seconds"] += time.perf_counter() - start
+        yield loss
+
+
+def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
+    """Take so many steps, one each time that it is asked, as `fit` does; yields their losses.
+
+    Nothing is evaluated between epochs, and nothing saved.
 
     Raises:
-        UserError: the loss or a gradient is not finite; the weights are as before the step.
+        NotFinite: as `train_step`.
+    """
+    return itertools.islice(_endless_steps(run, train), steps)
+
+
+def _endless_steps(run: Run, train: Packed) -> Iterator[float]:
+    while True:
+        yield from _steps_of_epoch(run, train)
+        run.epoch, run.step, run.sums = run.epoch + 1, 0, _no_sums()
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is not finite: it began with the `direction` of `module`.
+
+    `direction` is "output" or "gradient", as in `first_non_finite`.
+    """
+
+    def __init__(self, message: str, module: str, direction: str):
+        super().__init__(message)
+        self.module, self.direction = module, direction
+
+
+def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
+    """One step of gradient descent on the images `indexes`; returns their mean loss.
+
+    Raises:
+        NotFinite: the loss or a gradient is not finite; the weights are as before the step.
     """
     recipe = run.recipe
     key = (recipe.seed, STEP, run.epoch, run.step)
@@ -272,7 +311,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> None:
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
     if not _may_step(run, mean_loss, norm):
         torch.manual_seed(mixed_seed(*key) + cli.rank())
-        raise UserError(_not_finite(run, images, targets, mean_loss, norm.item()))
+        raise _not_finite(run, images, targets, mean_loss, norm.item())
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average:
@@ -280,6 +319,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> None:
     run.sums["loss"] += mean_loss * len(indexes)
     run.sums["top1"] += hits
     run.sums["images"] += len(indexes)
+    return mean_loss
 
 
 def _loss(
@@ -433,53 +473,69 @@ def _resume(run: Run, path: Path, identity: dict) -> None:
 # ------------------------------------------------------------------------------- non-finite values
 
 
-def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> str:
+def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
     """Where it begins, found by running the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     module, direction = first_non_finite(
         run.network, lambda: _loss(run.network, images, targets, len(images), run)[1]
     )
     rate = run.optimizer.param_groups[0]["lr"]
-    return (
+    message = (
         f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
         f" non-finite {direction} is that of {module}; nothing of this step is kept; try a smaller"
         " --lr, --clip-norm 1 or --precision fp32"
     )
+    return NotFinite(message, module, direction)
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:
     """(module, "output" or "gradient") where a step's first non-finite value appears.
 
-    `compute_loss` runs the network once. Outputs are looked at in the order of execution,
-    gradients with respect to outputs in the order of the backward pass.
+    `compute_loss` runs the network once.
     """
     found: list[tuple[str, str]] = []
 
-    def watch(name: str):
-        def hook(_module, _inputs, output):
-            if not isinstance(output, Tensor):
-                return
-            if not torch.isfinite(output).all():
-                found.append((name, "output"))
-            if output.requires_grad:
-                output.register_hook(
-                    lambda gradient: (
-                        found.append((name, "gradient"))
-                        if not torch.isfinite(gradient).all()
-                        else None
-                    )
-                )
+    def look(module: str, direction: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            found.append((module, direction))
 
-        return hook
-
-    leaves = [(n, m) for n, m in network.named_modules() if not list(m.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    try:
+    with watched(network, look):
         loss = compute_loss()
         if not found and not torch.isfinite(loss):
             found.append(("the loss", "output"))
         loss.backward()
+    return found[0] if found else ("a parameter", "gradient")
+
+
+@contextlib.contextmanager
+def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Iterator[None]:
+    """Call `look(module, direction, values)` for the output of every module, and its gradient.
+
+    Outputs come in the order of execution (a block's after those of its parts, so that what a block
+    computes outside modules is seen too), gradients of the loss with respect to outputs in that of
+    the backward pass. `direction` is "output" or "gradient".
+    """
+    handles = []
+
+    def hook_of(name: str):
+        def hook(_module, _inputs, output):
+            if not isinstance(output, Tensor):
+                return
+            look(name, "output", output.detach())
+            if output.requires_grad:
+                handles.append(
+                    output.register_hook(lambda gradient: look(name, "gradient", gradient))
+                )
+
+        return hook
+
+    handles += [
+        module.register_forward_hook(hook_of(name))
+        for name, module in network.named_modules()
+        if name  # the network's own output is that of its last module
+    ]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else ("a parameter", "gradient")
