@@ -217,7 +217,8 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
         for row, cells in zip(axes, rows, strict=True):
             for axis, cell in zip(row, cells, strict=False):
                 axis.imshow(cell.image)
-                caption = "\n".join(textwrap.wrap(cell.caption, 26))
+                # textwrap breaks at spaces alone: a number keeps its percent sign.
+                caption = "\n".join(textwrap.wrap(cell.caption.replace(" %", "\u00a0%"), 26))
                 if cell.map is not None:
                     highest = float(cell.map.max())
                     caption += "" if highest > 0 else "\n(all-zero map)"
@@ -227,4 +228,16 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
         scale = ScalarMappable(Normalize(0, 1), "inferno")
         label = "share of the map's largest value"
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
+        save(figure, path)
+
+
+def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Functions and their derivatives over x; `curves[name]` is (values, slopes)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        for axis, which, label in zip(axes, (0, 1), ("value", "derivative"), strict=True):
+            for name, pair in curves.items():
+                axis.plot(x, pair[which], label=name)
+            axis.set(title=label, xlabel="x", ylabel=label)
+        axes[0].legend(loc="upper left")
         save(figure, path)
