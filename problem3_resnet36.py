@@ -294,12 +294,9 @@ def moments_in_closed_form(deviation: float) -> dict[str, dict[str, float]]:
     E[f^k] = E[x^2k; x > 0] + (-0.2)^k E[x^k; x > 0], by the symmetry of x; kurtosis is
     E[(f - mean)^4] / variance^2, which is 3 for a normal value.
     """
-    f = [
-        half_moment(2 * k, deviation) + (-0.2) ** k * half_moment(k, deviation)
-        for k in (1, 2, 3, 4)
-    ]
-    relu = [half_moment(k, deviation) for k in (1, 2, 3, 4)]
-    return {"f": _central(*f), "ReLU": _central(*relu)}
+    half = {power: half_moment(power, deviation) for power in range(1, 9)}
+    f = [half[2 * k] + (-0.2) ** k * half[k] for k in (1, 2, 3, 4)]
+    return {"f": _central(*f), "ReLU": _central(*(half[k] for k in (1, 2, 3, 4)))}
 
 
 def _central(first: float, second: float, third: float, fourth: float) -> dict[str, float]:

@@ -211,7 +211,7 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
         figure, axes = plt.subplots(
             len(rows), columns, figsize=size, squeeze=False, layout="constrained"
         )
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle("\n".join(textwrap.wrap(title, round(12 * size[0]))), fontsize=11)
         for axis in axes.flat:
             axis.set_axis_off()
         for row, cells in zip(axes, rows, strict=True):
