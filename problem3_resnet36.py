@@ -1,66 +1,156 @@
 """Problem 3: does a 36-layer ResNet learn with the activation x^2 / 0.2x; why did it diverge?
 
 Method: a class-balanced subset is drawn from class folders, verified and kept as a manifest; the
-network has the report's layers, with the activation inside each block's branch or, as in the
-report, after the sum. Its training is still to come.
+report's network with the activation inside each block's branch is trained beside ResNet-34 and
+beside itself with ReLU; the report's own form, with the activation after the sum, is watched module
+by module until its loss is non-finite, and changed one thing at a time.
 
-    python problem3_resnet36.py 3.1 --data DIR      draw a data set from class folders
-    python problem3_resnet36.py 3.2 3.3             the network and its activation
+    python problem3_resnet36.py --data DIR             all parts, DIR holds class folders
+    python problem3_resnet36.py --data synthetic       all parts, embedded data
+    python problem3_resnet36.py 3.4 --data DIR --diagnose     the doctor alone, no training
 
-Hardware: any CPU. Minutes and findings: README.
+Hardware: any CPU or GPU. Minutes and findings: README, outputs/published/problem3.
 """
 
 import argparse
-import functools
+import contextlib
+import csv
+import hashlib
+import io
 import math
+import shutil
 import sys
+import tempfile
 import textwrap
+import time
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import resnet34
+from torchvision.models.resnet import BasicBlock
 
-from common import cli, data, manifest, plotting, summary
+from common import cli, data, manifest, parallel, plotting, summary, synthetic, training
+from common.augment import Normalized, centre_square
 from common.cli import UserError
-from common.experiment import count_parameters
+from common.data import FileSet
+from common.experiment import (
+    TrainingExperiment,
+    count_parameters,
+    over_seeds,
+    show_runs,
+    train_runs,
+)
+from common.recipe import PRECISIONS, Recipe, add_flags
 
 RESIDUALS = ("branch", "sum")
-IMAGE_SIZE_PX = 224  # of the report's tables
+SYNTHETIC_CLASSES = 10
+REPORT_SIZE_PX = 224  # of the report's tables
+IMAGE_SIZE_MIN_PX = 32  # below, the stem leaves nothing
 SAMPLE_CLASSES = 5
 DEVIATIONS = (0.5, 1.0, 2.0)  # of the normal input of part 3.3
 SAMPLES = 4_000_000
 STAGE_BLOCKS = (3, 3, 3, 2)
 STAGE_CHANNELS = (128, 256, 512, 1024)
+REPORT = "resnet36_sum"  # the report's network, activation after the sum
+# He et al. 2016's, as the report does not print its own; the learning rate is held, not annealed.
+REPORT_WORDS = "SGD with momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+REPORT_RECIPE = {
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 1e-4,
+    "warmup_epochs": 0,
+    "label_smoothing": 0,
+    "ema_decay": 0,
+    "clip_norm": 0,
+    "precision": "fp32",
+    "epochs": 10**6,
+}
+CLAMP = 6  # as ReLU6
+LAST_STEPS = 10  # that a loss reached is averaged over
+RANGES = {name: torch.finfo(dtype).max for name, dtype in reversed(PRECISIONS.items())}
+NOT_FOUND = {"step": None, "module": None, "direction": None}
 
 
-class Experiment:
-    """The flags, and the data set that part 3.1 draws."""
+class Experiment(TrainingExperiment):
+    """The flags, the data set that part 3.1 draws, and the runs of part 3.4."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
+        super().__init__(args)
         manifest.check_split(args.split)
-        if "3.1" in args.parts and not args.data:
+        wanting = [part for part in args.parts if part in ("3.1", "3.4")]
+        if wanting and not args.data:
             raise UserError(
-                "part 3.1 needs --data DIR, a folder of class folders, or name other parts: 3.2 3.3"
+                f"part {wanting[0]} needs --data DIR, a folder of class folders, or --data"
+                " synthetic, the embedded data; or name other parts: 3.2 3.3"
             )
+        if args.image_size < IMAGE_SIZE_MIN_PX:
+            raise UserError(
+                f"--image-size {args.image_size}: ResNet-36 needs {IMAGE_SIZE_MIN_PX} px or more"
+            )
+        if args.diagnose and "3.4" not in args.parts:
+            raise UserError("--diagnose is of part 3.4; name it too, or leave the parts out")
+        parallel.start(self.device)
+
+    @property
+    def data(self) -> str:
+        """What tables and figures say of the data."""
+        if self.args.data == "synthetic":
+            return f"EMBEDDED DRAWN FLOWERS, {self.args.classes or SYNTHETIC_CLASSES} classes"
+        return Path(self.args.data).name if self.args.data else "no data"
 
     @cached_property
     def drawn(self) -> manifest.Manifest:
-        """The data set, every image of it decoded once."""
+        """The data set, every image of it decoded once. Each process of a job draws the same."""
         args = self.args
+        root = embedded_folders(args) if args.data == "synthetic" else Path(args.data)
         if args.manifest:
-            return manifest.read(args.manifest, args.data)
+            return manifest.read(args.manifest, root)
         return manifest.draw(
-            args.data, args.classes, args.per_class, args.split, args.seed, args.allow_fewer
+            root, args.classes, args.per_class, args.split, args.seed, args.allow_fewer
         )
 
-    def provenance(self) -> dict:
-        """The data, for results.json."""
-        return {"data": str(self.args.data), "device": "cpu"}
+    @cached_property
+    def sources(self) -> dict[str, FileSet]:
+        """Train, val and test of the data set."""
+        sets = self.drawn.sets()
+        parallel.check_images(min(len(one.labels) for one in sets.values()))
+        return sets
+
+    def tag(self) -> str:
+        """What every table and figure of a training says of its origin."""
+        width = self.args.width
+        return super().tag() + ("" if width == 1 else f", ResNet-36 {width:g} TIMES AS WIDE")
+
+
+def embedded_folders(args: argparse.Namespace) -> Path:
+    """The drawn flowers as class folders in the cache, which the first use writes.
+
+    Raises:
+        UserError: a full disk, or more classes than there are.
+    """
+    classes = args.classes or SYNTHETIC_CLASSES
+    side_px = round(args.image_size * 8 / 7)
+    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:16]
+    name = f"flowers-{classes}x{args.per_class}-{side_px}px-seed{args.seed}-{code}"
+    folder = cli.make_folder(args.cache, flag="--cache") / name
+    with FileLock(args.cache / ".lock"):  # of several processes one draws, the others wait
+        if not folder.exists():
+            partial_folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=args.cache))
+            try:
+                synthetic.write_folders(
+                    partial_folder, classes, args.per_class, side_px, args.seed, ("train",)
+                )
+                partial_folder.rename(folder)
+            finally:
+                shutil.rmtree(partial_folder, ignore_errors=True)
+    return folder / "train"
 
 
 # -------------------------------------------------------------------------- 3.1 the data set
@@ -86,7 +176,7 @@ def _show_catalogue(folder: Path, experiment: Experiment, catalogue: dict) -> No
         *([split, f"{catalogue[split]:,}"] for split in manifest.SPLITS),
         ["quarantined", f"{len(experiment.drawn.quarantined):,}"],
     ]
-    caption = f"Drawn from {experiment.args.data.name}, counted from the manifest."
+    caption = f"Drawn from {experiment.data}, counted from the manifest."
     cli.show_table(folder / "3.1_catalogue.txt", caption, ["", "number"], rows)
     for line in experiment.drawn.quarantined:
         print(f"quarantined: {line}")
@@ -104,7 +194,7 @@ def _show_samples(folder: Path, experiment: Experiment) -> None:
         pictures = [source.picture(int(rng.choice(indexes))) for indexes in of_class]
         rows[split] = [data.fit_to(picture, 300, 300) for picture in pictures]
     headers = ["\n".join(textwrap.wrap(names[label].split(",")[0], 18)) for label in chosen]
-    title = f"{experiment.args.data.name}: {len(chosen)} random classes"
+    title = f"{experiment.data}: {len(chosen)} random classes"
     plotting.image_grid(folder / "3.1_samples.png", title, headers, rows)
 
 
@@ -171,7 +261,7 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.activation, self.residual = activation, residual
-        conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
         self.conv1, self.bn1 = conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
         self.conv3, self.bn3 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
@@ -193,6 +283,7 @@ class ResNet36(nn.Module):
     """The report's network: 36 weighted layers on the main path, `width` times as wide.
 
     `activation` is a function, so that torchsummary lists the rows that the report does.
+    `zero_init_residual`: each branch's last batch norm starts at gamma 0, as torchvision's does.
     """
 
     def __init__(
@@ -201,6 +292,7 @@ class ResNet36(nn.Module):
         activation: Callable[[Tensor], Tensor] = square_leaky,
         residual: str = "branch",
         width: float = 1,
+        zero_init_residual: bool = False,
     ):
         super().__init__()
         if residual not in RESIDUALS:
@@ -225,6 +317,8 @@ class ResNet36(nn.Module):
         for module in self.modules():  # as torchvision's ResNets
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if zero_init_residual and isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, 3, H, W)."""
@@ -239,9 +333,9 @@ def part_3_2(experiment: Experiment, folder: Path) -> dict:
     """ResNet-36: tables and counts."""
     args = experiment.args
     classes = args.classes or manifest.CLASSES
-    build = functools.partial(ResNet36, classes, residual=args.residual, width=args.width)
+    build = partial(ResNet36, classes, residual=args.residual, width=args.width)
     network = summary.without_weights(build)
-    table = summary.summary_table(network, (3, IMAGE_SIZE_PX, IMAGE_SIZE_PX))
+    table = summary.summary_table(network, (3, REPORT_SIZE_PX, REPORT_SIZE_PX))
     width = "" if args.width == 1 else f", {args.width:g} TIMES AS WIDE AS THE REPORT'S"
     caption = f"ResNet-36, {classes} classes, activation: {args.residual}{width}."
     cli.show_text(folder / "3.2_summary.txt", f"{caption}\n{table}")
@@ -335,15 +429,375 @@ def _show_moments(folder: Path, moments: list[dict]) -> None:
     cli.show_table(folder / "3.3_moments.txt", caption, headers, rows)
 
 
-PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3}
+# -------------------------------------------------------------------------------- 3.4 training
+
+
+def networks_of(experiment: Experiment) -> dict[str, Callable[[int], nn.Module]]:
+    """The three networks compared, each by its seed, for images in [0, 1]."""
+    classes, args = experiment.classes, experiment.args
+    start = {"zero_init_residual": args.zero_init_residual}
+    ours = partial(ResNet36, classes, residual=args.residual, width=args.width, **start)
+    return {
+        "resnet34": partial(seeded, partial(resnet34, num_classes=classes, **start)),
+        "resnet36": partial(seeded, ours),
+        "resnet36_relu": partial(seeded, partial(ours, activation=functional.relu)),
+    }
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:
+    """A network whose initial weights depend on the seed alone."""
+    torch.manual_seed(seed)
+    return Normalized(build())
+
+
+def train_networks(experiment: Experiment, folder: Path) -> dict:
+    """Train the three in lock step, test each once; returns what `3.4` says of them.
+
+    With the seed all of them see the same images in the same order, augmented alike: that is all
+    that order and augmentation depend on.
+    """
+    place = "" if experiment.args.residual == "branch" else "_sum"
+    runs = {
+        name: train_runs(experiment, name + place, build, folder)
+        for name, build in networks_of(experiment).items()
+    }
+    show_runs(folder, experiment, "3.4", runs)
+    images = len(experiment.packed["test"])
+    return {
+        name: {"epochs": of[0]["history"], **over_seeds(of, images), "runs": of}
+        for name, of in runs.items()
+    }
+
+
+# ------------------------------------------------------------------------ 3.4 the overflow forecast
+
+
+def block_names(network: nn.Module) -> list[str]:
+    """What a value passes through on its way down: stem, residual blocks, logits."""
+    kinds = (ResidualBlock, BasicBlock)
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, kinds) or name.endswith(("maxpool", "fc"))
+    ]
+
+
+@torch.no_grad()
+def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
+    """Peak and standard deviation of each block's output for one batch, by a probing pass in fp32.
+
+    `images` are float (N, 3, H, W) in [0, 1]. In training mode batch norm would keep the batch:
+    its averages are put back.
+    """
+    found, blocks = {}, set(block_names(network))
+    before = {name: one.clone() for name, one in network.named_buffers()}
+
+    def look(module: str, _direction: str, values: Tensor) -> None:
+        if module in blocks:
+            about = statistics(values)
+            found[short(module)] = {"peak": about["peak"], "std": math.sqrt(about["variance"])}
+
+    with training.watched(network.train(), look):
+        network(images)
+    for name, one in network.named_buffers():
+        one.copy_(before[name])
+    return found
+
+
+def forecast_all(experiment: Experiment, folder: Path) -> dict:
+    """Forecast the networks compared and the report's; warns of those that leave fp16's range."""
+    args, device = experiment.args, experiment.device
+    indexes = torch.arange(min(args.batch_size, len(experiment.packed["train"])))
+    packed, _ = experiment.packed["train"].batch(indexes, device)
+    images = centre_square(packed, args.image_size)
+    builders = networks_of(experiment) | {REPORT: partial(report_network, experiment)}
+    found, rows = {}, []
+    for name, build in builders.items():
+        found[name] = forecast(build(args.seed).to(device), images)
+        peak, block = max((one["peak"], block) for block, one in found[name].items())
+        beyond = [block for block, one in found[name].items() if not one["peak"] <= RANGES["fp16"]]
+        verdict = f"beyond fp16 from {beyond[0]} on" if beyond else "within fp16"
+        stem = next(iter(found[name].values()))["peak"]
+        logits = found[name]["fc"]["peak"]
+        rows.append([name, f"{stem:.3g}", f"{peak:.3g}", block, f"{logits:.3g}", verdict])
+        if beyond and name != REPORT and cli.rank() == 0:
+            print(
+                f"warning: overflow forecast: {name} starts with values up to {peak:.2g} in"
+                f" {block}, {verdict}: expect non-finite values; try --residual branch, or"
+                " --diagnose to see where they begin",
+                file=sys.stderr,
+            )
+    caption = (
+        f"Overflow forecast, before the first step: largest |output| of the blocks of new networks"
+        f"\nfor one batch; {experiment.tag()}, seed {args.seed}; the pass itself in fp32."
+    )
+    headers = ["network", "stem", "largest", "in", "logits", "forecast"]
+    cli.show_table(folder / "3.4_forecast.txt", caption, headers, rows)
+    return found
+
+
+# -------------------------------------------------------------------------------- 3.4 the doctor
+
+
+def statistics(values: Tensor) -> dict[str, float]:
+    """Largest |value|, mean, variance, share of non-finite values, and Euclidean norm.
+
+    In float64 whatever the dtype, so that the squares of large values do not overflow; NaN where a
+    value is NaN, the peak excepted.
+    """
+    peak = max(-values.min().item(), values.max().item())
+    non_finite = 1 - values.isfinite().double().mean().item()
+    if math.isnan(peak):
+        peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
+    mean = values.mean(dtype=torch.float64).item()
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
+    variance = max(0.0, norm**2 / values.numel() - mean**2) if math.isfinite(norm) else math.nan
+    return {
+        "peak": peak,
+        "mean": mean,
+        "variance": variance,
+        "non_finite": non_finite,
+        "norm": norm,
+    }
+
+
+class Doctor:
+    """Watches what every module puts out and the gradient that it gets back, step by step.
+
+    `beyond[precision]` is where a value first left its range; `kept` are the rows of steps 1, 2,
+    4, 8, ... and of the last one.
+    """
+
+    def __init__(self):
+        self.step, self.now, self.kept = 1, {}, []
+        self.beyond: dict[str, dict] = {}
+
+    def look(self, module: str, direction: str, values: Tensor) -> None:
+        """For `training.watched`."""
+        where = {"step": self.step, "module": short(module), "direction": direction}
+        row = {**where, **statistics(values)}
+        self.now[module, direction] = row  # the step that diverges is run, and seen, twice
+        for precision, limit in RANGES.items():
+            if row["non_finite"] or row["peak"] > limit:
+                self.beyond.setdefault(precision, where)
+
+    def end_step(self, last: bool) -> None:
+        """Keep the step's rows where they are wanted."""
+        if last or self.step.bit_count() == 1:
+            self.kept += self.now.values()
+        self.step, self.now = self.step + 1, {}
+
+    def peaks(self, step: int, modules: list[str]) -> list[float]:
+        """Largest |output| of some modules in a step that was kept; inf where not all is finite."""
+        rows = {
+            row["module"]: math.inf if row["non_finite"] else row["peak"]
+            for row in self.kept
+            if row["step"] == step and row["direction"] == "output"
+        }
+        return [rows[module] for module in modules]
+
+    def write(self, path: Path) -> None:
+        """The kept rows as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.kept[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in self.kept:
+            floats = {key: f"{one:.5g}" for key, one in row.items() if isinstance(one, float)}
+            writer.writerow(row | floats)
+        with cli.atomic(path) as temporary:
+            temporary.write_text(text.getvalue())
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The first steps of a training: their losses, and where it stopped being finite, if it did.
+
+    `divergence` is {"step", "module", "direction"}, the step from 1.
+    """
+
+    losses: list[float]
+    divergence: dict | None
+    doctor: Doctor
+    seconds: float
+
+
+def follow(
+    experiment: Experiment, network: nn.Module, recipe: Recipe, steps: int, watch: bool
+) -> Followed:
+    """Train for `steps` steps or until a value that counts is not finite."""
+    run = training.Run(network, recipe, experiment.device)
+    doctor, losses, divergence = Doctor(), [], None
+    start = time.perf_counter()
+    look = training.watched(run.network, doctor.look) if watch else contextlib.nullcontext()
+    taken = training.first_steps(run, experiment.packed["train"], steps)
+    with look:
+        try:
+            for loss in cli.progress(taken, total=steps, leave=False):
+                losses.append(loss)
+                doctor.end_step(last=len(losses) == steps)
+        except training.NotFinite as error:
+            doctor.end_step(last=True)
+            where = {"module": short(error.module), "direction": error.direction}
+            divergence = {"step": len(losses) + 1, **where}
+    return Followed(losses, divergence, doctor, time.perf_counter() - start)
+
+
+def short(module: str) -> str:
+    """A module's name in the bare network."""
+    return module.removeprefix("network.")
+
+
+# ---------------------------------------------------------------------- 3.4 one change at a time
+
+
+def clamped(x: Tensor) -> Tensor:
+    """f, at most `CLAMP`."""
+    return square_leaky(x).clamp(max=CLAMP)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs from the report's network or from its recipe."""
+
+    name: str
+    network: dict = field(default_factory=dict)
+    recipe: dict = field(default_factory=dict)
+
+
+BRANCH = Change("f inside the branch alone", network={"residual": "branch"})
+CHANGES = (
+    Change("none"),
+    BRANCH,
+    Change(f"f clamped at {CLAMP}", network={"activation": clamped}),
+    Change("last BN's gamma starts at 0", network={"zero_init_residual": True}),
+    Change("gradients clipped to norm 1", recipe={"clip_norm": 1.0}),
+    Change("learning rate 10 times smaller", recipe={"learning_rate": 0.01}),
+    Change("warm-up over an epoch", recipe={"warmup_epochs": 1.0}),
+    Change("bf16 for fp32", recipe={"precision": "bf16"}),
+    Change("AdamW, 0.001, for SGD", recipe={"optimizer": "adamw", "learning_rate": 1e-3}),
+)
+
+
+def report_network(experiment: Experiment, seed: int, **changes) -> Normalized:
+    """ResNet-36 with f after the sum, or with `changes` of the constructor's arguments."""
+    arguments = {"residual": "sum", "width": experiment.args.width, **changes}
+    return seeded(partial(ResNet36, experiment.classes, **arguments), seed)
+
+
+def try_changes(experiment: Experiment) -> dict[str, Followed]:
+    """Follow the report's training, and with each single change; the first two are watched.
+
+    All start from the same seed and see the same images.
+    """
+    args, found = experiment.args, {}
+    for change in CHANGES:
+        network = report_network(experiment, args.seed, **change.network)
+        recipe = replace(experiment.recipe, **{**REPORT_RECIPE, **change.recipe})
+        watch = change in (CHANGES[0], BRANCH)
+        found[change.name] = one = follow(experiment, network, recipe, args.steps, watch)
+        told = f"diverges in step {one.divergence['step']}" if one.divergence else "finite"
+        print(f"{change.name}: {told}, {one.seconds:.0f} s", flush=True)
+    return found
+
+
+# ------------------------------------------------------------------------------- 3.4 the part
+
+
+def part_3_4(experiment: Experiment, folder: Path) -> dict:
+    """Training beside ResNet-34, and why the report's network diverged."""
+    args = experiment.args
+    forecasts = forecast_all(experiment, folder)
+    networks = {} if args.diagnose else train_networks(experiment, folder)
+    followed = try_changes(experiment)
+    watched = {"sum": followed[CHANGES[0].name], "branch": followed[BRANCH.name]}
+    _show_doctor(folder, experiment, watched)
+    _show_changes(folder, experiment, followed)
+    return {
+        "networks": networks,
+        "forecast": forecasts,
+        "divergence": {"network": REPORT, **(watched["sum"].divergence or NOT_FOUND)},
+        "beyond_range": {name: one.doctor.beyond for name, one in watched.items()},
+        "single_changes": [_change_row(name, one) for name, one in followed.items()],
+        "steps": args.steps,
+        "chance_loss": math.log(experiment.classes),
+    }
+
+
+def _change_row(name: str, followed: Followed) -> dict:
+    last = followed.losses[-LAST_STEPS:]
+    return {
+        "change": name,
+        "diverged_at_step": followed.divergence and followed.divergence["step"],
+        "divergence": followed.divergence,
+        "first_loss": followed.losses[0] if followed.losses else None,
+        "last_loss": sum(last) / len(last) if last else None,
+        "steps": len(followed.losses),
+        "seconds": followed.seconds,
+    }
+
+
+def _show_changes(folder: Path, experiment: Experiment, followed: dict[str, Followed]) -> None:
+    rows = []
+    for name, one in followed.items():
+        row, where = _change_row(name, one), one.divergence
+        losses = [row[key] and f"{row[key]:.4g}" for key in ("first_loss", "last_loss")]
+        end = f"step {where['step']}: {where['direction']} of {where['module']}" if where else "-"
+        rows.append([name, *losses, str(row["steps"]), end])
+    args = experiment.args
+    caption = (
+        f"One change at a time to the report's network and recipe ({REPORT_WORDS},\nbatch"
+        f" {args.batch_size}): {args.steps} steps, or until a value is not finite; same seed, same"
+        f" images; loss: mean of the last {LAST_STEPS} steps,\nof equal logits"
+        f" {math.log(experiment.classes):.3f}. {experiment.data}, {args.image_size} px,"
+        f" {experiment.device.type}{_width_words(args)}."
+    )
+    headers = ["change", "first loss", "loss", "finite steps", "diverges in"]
+    cli.show_table(folder / "3.4_single_changes.txt", caption, headers, rows)
+
+
+def _show_doctor(folder: Path, experiment: Experiment, watched: dict[str, Followed]) -> None:
+    """Where values leave the ranges, all rows that were kept, and the peaks by depth."""
+    args, rows, curves = experiment.args, [], {}
+    network = report_network(experiment, args.seed)
+    blocks = [short(name) for name in block_names(network)]
+    for name, one in watched.items():
+        one.doctor.write(folder / f"3.4_doctor_{name}.csv")
+        for precision, limit in RANGES.items():
+            where = one.doctor.beyond.get(precision)
+            cells = [str(where[key]) for key in ("step", "module", "direction")] if where else []
+            rows.append([name, precision, f"{limit:.3g}", *(cells or [None] * 3)])
+        steps = sorted({1, one.doctor.step - 1})
+        curves[name] = {step: one.doctor.peaks(step, blocks) for step in steps}
+    about = f"{experiment.data}, {args.image_size} px, fp32{_width_words(args)}"
+    caption = (
+        "The first value beyond the range of a precision, in the report's network: activation after"
+        f"\nthe sum, and inside the branch alone; {args.steps} steps or until the loss is"
+        f" non-finite.\n{about}, {REPORT_WORDS}."
+    )
+    headers = ["activation", "range of", "largest", "step", "module", "direction"]
+    cli.show_table(folder / "3.4_doctor.txt", caption, headers, rows)
+    limits = {"fp16": RANGES["fp16"], "bf16 and fp32": RANGES["bf16"]}
+    title = f"Activation after the sum, or in the branch: {about}"
+    plotting.peaks(folder / "3.4_doctor.png", title, blocks, curves, limits)
+
+
+def _width_words(args: argparse.Namespace) -> str:
+    return "" if args.width == 1 else f", {args.width:g} TIMES AS WIDE"
+
+
+PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
 
 
 def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
     parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
-    add("--data", type=Path, metavar="DIR", help="folder of class folders, for part 3.1")
-    add("--classes", type=cli.at_least(2), help="classes drawn (default: 500, or all where fewer)")
+    add("--data", metavar="DIR", help="folder of class folders; synthetic: embedded drawn flowers")
+    add(
+        "--classes",
+        type=cli.at_least(2),
+        help="classes drawn (default: 500, or all where fewer; synthetic: 10)",
+    )
     add("--per-class", type=cli.positive, default=600, help="images drawn of each class")
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
     add(
@@ -355,8 +809,21 @@ def make_parser() -> cli.ProblemParser:
         help="shares of each class",
     )
     add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")
+    add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
+    add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
+    add("--image-size", type=cli.positive, default=224, help="side of the networks' input in px")
     add("--width", type=positive_number, default=1.0, help="of ResNet-36, in the report's widths")
     add("--residual", choices=RESIDUALS, default="branch", help="where a block's activation is")
+    add(
+        "--zero-init-residual",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of the networks trained: gamma of each block's last batch norm starts at 0",
+    )
+    add("--diagnose", action="store_true", help="3.4: the doctor alone, no training (default: no)")
+    add("--steps", type=cli.positive, default=200, help="3.4: steps of the doctor and each change")
+    parallel.add_flag(parser)
+    add_flags(parser, epochs=10, batch_size=64, learning_rate=1e-3, warmup_epochs=1, cutmix=0)
     return parser
 
 
@@ -371,6 +838,7 @@ def positive_number(text: str) -> float:
 def main() -> None:
     args = make_parser().parse_args()
     cli.run_parts(PARTS, args, "problem3", Experiment)
+    parallel.stop()
 
 
 if __name__ == "__main__":

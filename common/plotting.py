@@ -241,3 +241,31 @@ def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.
             axis.set(title=label, xlabel="x", ylabel=label)
         axes[0].legend(loc="upper left")
         save(figure, path)
+
+
+def peaks(
+    path: Path,
+    title: str,
+    modules: list[str],
+    curves: dict[str, dict[int, list[float]]],
+    limits: dict[str, float],
+) -> None:
+    """Largest magnitudes by depth, log scale: `curves[name][step]`, the first step solid.
+
+    What is not finite lies at the top.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
+        for number, (name, of_steps) in enumerate(curves.items()):
+            for style, (step, values) in zip(("o-", "s--"), of_steps.items(), strict=False):
+                shown = np.minimum(values, 10 * max(limits.values()))
+                label = f"{name}, step {step}"
+                axis.plot(modules, shown, style, color=f"C{number}", ms=4, label=label)
+        for name, limit in limits.items():
+            axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
+            place = {"xytext": (0, -11), "textcoords": "offset points"}
+            axis.annotate(f"largest {name}", (0, limit), **place, fontsize=8, color="grey")
+        axis.set(title=title, ylabel="largest |output|", yscale="log")
+        axis.tick_params(axis="x", rotation=45)
+        figure.legend(loc="outside right center")
+        save(figure, path)

@@ -46,7 +46,14 @@ class Recipe:
         return self.learning_rate * (1 + math.cos(math.pi * min(1.0, left))) / 2
 
 
-def add_flags(parser: cli.Parser, epochs: int, batch_size: int, learning_rate: float) -> None:
+def add_flags(
+    parser: cli.Parser,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_epochs: float = 5,
+    cutmix: float = 0.5,
+) -> None:
     """The loop's flags, with a problem's own defaults."""
     add = parser.add
     add("--epochs", type=cli.positive, default=epochs, help="passes over the training images")
@@ -54,13 +61,18 @@ def add_flags(parser: cli.Parser, epochs: int, batch_size: int, learning_rate: f
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
     add("--lr", type=cli.non_negative, default=learning_rate, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
-    add("--warmup-epochs", type=cli.non_negative, default=5.0, help="linear warm-up in epochs")
+    add(
+        "--warmup-epochs",
+        type=cli.non_negative,
+        default=warmup_epochs,
+        help="linear warm-up in epochs",
+    )
     add("--label-smoothing", type=cli.share, default=0.1, help="share of the target, 0 to 1")
     add("--ema", type=cli.share, default=0.99, help="decay of the averaged weights, 0: none")
     add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
     add("--crop-area", type=cli.share, default=0.25, help="least share that a random crop keeps")
     add("--jitter", type=cli.share, default=0.3, help="brightness, contrast, saturation: 1 +- this")
-    add("--cutmix", type=cli.share, default=0.5, help="probability of cutmix")
+    add("--cutmix", type=cli.share, default=cutmix, help="probability of cutmix")
     add(
         "--precision",
         choices=("auto", *PRECISIONS),

@@ -14,6 +14,7 @@ import itertools
 import math
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -604,7 +605,12 @@ def _photograph(rng: np.random.Generator, image: Image.Image) -> np.ndarray:
 
 
 def write_folders(
-    folder: Path, num_classes: int, images_per_class: int, short_side_px: int | None, seed: int
+    folder: Path,
+    num_classes: int,
+    images_per_class: int,
+    short_side_px: int | None,
+    seed: int,
+    splits: Sequence[str] = SPLITS,
 ) -> None:
     """Write SPLIT/CLASS/00000.png and masks/SPLIT/CLASS/00000.png, each split in full.
 
@@ -620,7 +626,7 @@ def write_folders(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise cli.UserError(f"{folder}: not an empty folder; choose another --out")
     cli.make_folder(folder)
-    jobs = list(itertools.product(SPLITS, range(num_classes * images_per_class)))
+    jobs = list(itertools.product(splits, range(num_classes * images_per_class)))
     for split, index in tqdm(jobs, desc="pictures", disable=None):
         flower = draw_flower(seed, split, index, num_classes, short_side_px)
         place = Path(split, names[flower.label], f"{index // num_classes:05d}.png")
