@@ -23,16 +23,20 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from weakref import WeakSet, finalize
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor, is_tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.models import resnet34
 from torchvision.models.resnet import BasicBlock
 
@@ -56,6 +60,7 @@ IMAGE_SIZE_MIN_PX = 32  # below, the stem leaves nothing
 SAMPLE_CLASSES = 5
 DEVIATIONS = (0.5, 1.0, 2.0)  # of the normal input of part 3.3
 SAMPLES = 4_000_000
+TIMED_IMAGES, REPEATS = 4, 9  # of the activation's timing
 STAGE_BLOCKS = (3, 3, 3, 2)
 STAGE_CHANNELS = (128, 256, 512, 1024)
 REPORT = "resnet36_sum"  # the report's network, activation after the sum
@@ -103,7 +108,11 @@ class Experiment(TrainingExperiment):
         """What tables and figures say of the data."""
         if self.args.data == "synthetic":
             return f"EMBEDDED DRAWN FLOWERS, {self.args.classes or SYNTHETIC_CLASSES} classes"
-        return Path(self.args.data).name if self.args.data else "no data"
+        if not self.args.data:
+            return "no data"
+        folder = Path(self.args.data).absolute()
+        named = folder.name not in manifest.SPLITS  # "train" alone says nothing
+        return folder.name if named else f"{folder.parent.name}/{folder.name}"
 
     @cached_property
     def drawn(self) -> manifest.Manifest:
@@ -367,7 +376,9 @@ def part_3_3(experiment: Experiment, folder: Path) -> dict:
     plotting.functions(folder / "3.3_activation.png", x, curves)
     moments = normal_moments(experiment.args.seed)
     _show_moments(folder, moments)
-    return {"moments": moments}
+    costs = activation_costs(experiment.device)
+    _show_costs(folder, experiment, costs)
+    return {**cost_ratios(costs), "moments": moments, "costs": costs}
 
 
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -427,6 +438,113 @@ def _show_moments(folder: Path, moments: list[dict]) -> None:
         "the kurtosis of a normal value is 3."
     )
     cli.show_table(folder / "3.3_moments.txt", caption, headers, rows)
+
+
+def where_form(x: Tensor) -> Tensor:
+    """f as it is usually written, which `square_leaky` is measured against."""
+    return torch.where(x > 0, x * x, 0.2 * x)
+
+
+FORMS = {"f": square_leaky, "where": where_form, "ReLU": functional.relu}
+
+
+def activation_shapes() -> Counter:
+    """(channels, height, width) of what ResNet-36's activations see at 224 px, and how often."""
+    shapes = Counter()
+
+    def record(x: Tensor) -> Tensor:
+        shapes[tuple(x.shape[1:])] += 1
+        return x
+
+    with torch.device("meta"):
+        ResNet36(activation=record)(torch.empty(1, 3, REPORT_SIZE_PX, REPORT_SIZE_PX))
+    return shapes
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside it held at once, whatever the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = self.peak = 0
+        self.seen = WeakSet()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        """Run an operation, and follow the storages that it made until they are freed."""
+        made = operation(*args, **(kwargs or {}))
+        old = {one.untyped_storage() for one in tree_leaves((args, kwargs)) if is_tensor(one)}
+        for one in tree_leaves(made):
+            if is_tensor(one) and (storage := one.untyped_storage()) not in self.seen | old:
+                self.seen.add(storage)
+                self.held += storage.nbytes()
+                finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self.held)
+        return made
+
+    def _free(self, count: int) -> None:
+        self.held -= count
+
+
+def activation_costs(device: torch.device) -> list[dict]:
+    """Seconds and peak bytes of forward + backward of each of `FORMS`, fp32, channels_last.
+
+    A row a shape: "shape", "times" (that the network has it), "seconds" and "bytes" by form; the
+    median of `REPEATS` in turn, after a warm-up.
+    """
+    rows = []
+    for shape, times in activation_shapes().items():
+        x = torch.randn(TIMED_IMAGES, *shape, device=device)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        gradient = torch.ones_like(x)
+        seconds, peaks = {name: [] for name in FORMS}, {}
+        for _ in range(REPEATS + 2):
+            for name, form in FORMS.items():
+                seconds[name].append(_seconds(form, x, gradient))
+        for name, form in FORMS.items():
+            with PeakMemory() as memory:
+                torch.autograd.grad(form(x), x, gradient)
+            peaks[name] = memory.peak
+        medians = {name: float(np.median(of[2:])) for name, of in seconds.items()}
+        rows.append({"shape": shape, "times": times, "seconds": medians, "bytes": peaks})
+    return rows
+
+
+def _seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
+    start = time.perf_counter()
+    torch.autograd.grad(form(x), x, gradient)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start
+
+
+def cost_ratios(costs: list[dict]) -> dict[str, float]:
+    """Of all activations of the network together."""
+
+    def total(key: str, form: str) -> float:
+        return sum(row["times"] * row[key][form] for row in costs)
+
+    return {
+        "time_vs_where": total("seconds", "f") / total("seconds", "where"),
+        "memory_vs_where": total("bytes", "f") / total("bytes", "where"),
+        "time_vs_relu": total("seconds", "f") / total("seconds", "ReLU"),
+    }
+
+
+def _show_costs(folder: Path, experiment: Experiment, costs: list[dict]) -> None:
+    rows = []
+    for row in costs:
+        milliseconds = [f"{1e3 * row['seconds'][form]:.2f}" for form in FORMS]
+        rows.append(["x".join(map(str, row["shape"])), str(row["times"]), *milliseconds])
+        rows[-1] += [f"{one:.2f}" for one in cost_ratios([row]).values()]
+    ratios = [f"{one:.2f}" for one in cost_ratios(costs).values()]
+    rows.append(["all", str(sum(row["times"] for row in costs)), None, None, None, *ratios])
+    caption = (
+        f"Forward + backward in ms, {TIMED_IMAGES} images of {REPORT_SIZE_PX} px, fp32,"
+        f" channels_last, {experiment.device.type};\nmedian of {REPEATS}. where: f as"
+        " torch.where(x > 0, x * x, 0.2 * x). memory: peak, ours over where's."
+    )
+    headers = ["shape", "times", *FORMS, "f / where", "memory", "f / ReLU"]
+    cli.show_table(folder / "3.3_cost.txt", caption, headers, rows)
 
 
 # -------------------------------------------------------------------------------- 3.4 training

@@ -263,9 +263,11 @@ def peaks(
                 axis.plot(modules, shown, style, color=f"C{number}", ms=4, label=label)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
-            place = {"xytext": (0, -11), "textcoords": "offset points"}
-            axis.annotate(f"largest {name}", (0, limit), **place, fontsize=8, color="grey")
-        axis.set(title=title, ylabel="largest |output|", yscale="log")
+            place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+            last = (len(modules) - 1, limit)
+            axis.annotate(f"largest {name}", last, **place, fontsize=8, color="grey")
+        axis.set(ylabel="largest |output|", yscale="log")
+        figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=11)
         axis.tick_params(axis="x", rotation=45)
         figure.legend(loc="outside right center")
         save(figure, path)
