@@ -65,7 +65,7 @@ STAGE_BLOCKS = (3, 3, 3, 2)
 STAGE_CHANNELS = (128, 256, 512, 1024)
 REPORT = "resnet36_sum"  # the report's network, activation after the sum
 # He et al. 2016's, as the report does not print its own; the learning rate is held, not annealed.
-REPORT_WORDS = "SGD with momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+REPORT_WORDS = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
 REPORT_RECIPE = {
     "optimizer": "sgd",
     "learning_rate": 0.1,
@@ -131,6 +131,11 @@ class Experiment(TrainingExperiment):
         sets = self.drawn.sets()
         parallel.check_images(min(len(one.labels) for one in sets.values()))
         return sets
+
+    @property
+    def init(self) -> str:
+        """How the networks compared start, which a run that goes on must share."""
+        return "scratch" + (", last gammas at 0" if self.args.zero_init_residual else "")
 
     def tag(self) -> str:
         """What every table and figure of a training says of its origin."""
@@ -344,10 +349,10 @@ def part_3_2(experiment: Experiment, folder: Path) -> dict:
     classes = args.classes or manifest.CLASSES
     build = partial(ResNet36, classes, residual=args.residual, width=args.width)
     network = summary.without_weights(build)
-    table = summary.summary_table(network, (3, REPORT_SIZE_PX, REPORT_SIZE_PX))
     width = "" if args.width == 1 else f", {args.width:g} TIMES AS WIDE AS THE REPORT'S"
     caption = f"ResNet-36, {classes} classes, activation: {args.residual}{width}."
-    cli.show_text(folder / "3.2_summary.txt", f"{caption}\n{table}")
+    tables = [f"{name}\n{table}" for name, table in summary_tables(network).items()]
+    cli.show_text(folder / "3.2_summary.txt", "\n".join([caption, *tables]))
     layers = len(weighted_layers(network))
     print(f"{layers} weighted layers on the main path, {count_parameters(network):,} parameters")
     return {
@@ -357,6 +362,20 @@ def part_3_2(experiment: Experiment, folder: Path) -> dict:
         "residual": args.residual,
         "width": args.width,
     }
+
+
+def summary_tables(network: ResNet36) -> dict[str, str]:
+    """torchsummary's tables at 224 px, of the stem, of each stage on its own, and of the whole."""
+    stem = (network.conv1, network.bn1, network.conv2, network.bn2, network.maxpool)
+    parts = {"stem": nn.Sequential(*stem)}
+    parts |= {f"layer{stage}": network.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)}
+    image = size = (3, REPORT_SIZE_PX, REPORT_SIZE_PX)
+    tables = {}
+    for name, part in parts.items():
+        tables[name] = summary.summary_table(part, size)
+        _, (_, *shape), _ = summary.layer_rows(tables[name])[-1]
+        size = tuple(shape)
+    return {**tables, "whole network": summary.summary_table(network, image)}
 
 
 def weighted_layers(network: ResNet36) -> list[str]:
@@ -370,15 +389,19 @@ def weighted_layers(network: ResNet36) -> list[str]:
 
 def part_3_3(experiment: Experiment, folder: Path) -> dict:
     """The activation: its curve, and what it does to a normal input."""
-    x = torch.linspace(-3, 3, 601, dtype=torch.float64)
-    functions = {"f(x) = x^2, 0.2x": square_leaky, "ReLU": functional.relu}
-    curves = {name: (of(x), derivative(of, x)) for name, of in functions.items()}
-    plotting.functions(folder / "3.3_activation.png", x, curves)
+    _show_curves(folder)
     moments = normal_moments(experiment.args.seed)
     _show_moments(folder, moments)
     costs = activation_costs(experiment.device)
     _show_costs(folder, experiment, costs)
     return {**cost_ratios(costs), "moments": moments, "costs": costs}
+
+
+def _show_curves(folder: Path) -> None:
+    x = torch.linspace(-3, 3, 601, dtype=torch.float64)
+    functions = {"f(x) = x^2, 0.2x": square_leaky, "ReLU": functional.relu}
+    curves = {name: (of(x), derivative(of, x)) for name, of in functions.items()}
+    plotting.functions(folder / "3.3_activation.png", x, curves)
 
 
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -574,9 +597,9 @@ def train_networks(experiment: Experiment, folder: Path) -> dict:
     With the seed all of them see the same images in the same order, augmented alike: that is all
     that order and augmentation depend on.
     """
-    place = "" if experiment.args.residual == "branch" else "_sum"
+    place = {"branch": "", "sum": "_sum"}[experiment.args.residual]
     runs = {
-        name: train_runs(experiment, name + place, build, folder)
+        name: train_runs(experiment, name + place * name.startswith("resnet36"), build, folder)
         for name, build in networks_of(experiment).items()
     }
     show_runs(folder, experiment, "3.4", runs)
@@ -622,15 +645,28 @@ def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
     return found
 
 
+def resnet34_with_f(classes: int) -> nn.Module:
+    """torchvision's ResNet-34 with f for each of its ReLUs: after every sum too."""
+    network = resnet34(num_classes=classes)
+    for module in network.modules():
+        if hasattr(module, "relu"):
+            module.relu = SquareLeaky()
+    return network
+
+
 def forecast_all(experiment: Experiment, folder: Path) -> dict:
-    """Forecast the networks compared and the report's; warns of those that leave fp16's range."""
+    """Forecast the networks compared, of which it warns if need be, and the report's."""
     args, device = experiment.args, experiment.device
     indexes = torch.arange(min(args.batch_size, len(experiment.packed["train"])))
     packed, _ = experiment.packed["train"].batch(indexes, device)
     images = centre_square(packed, args.image_size)
-    builders = networks_of(experiment) | {REPORT: partial(report_network, experiment)}
+    compared = networks_of(experiment)
+    of_the_report = {
+        REPORT: partial(report_network, experiment),
+        "resnet34_f": partial(seeded, partial(resnet34_with_f, experiment.classes)),
+    }
     found, rows = {}, []
-    for name, build in builders.items():
+    for name, build in (compared | of_the_report).items():
         found[name] = forecast(build(args.seed).to(device), images)
         peak, block = max((one["peak"], block) for block, one in found[name].items())
         beyond = [block for block, one in found[name].items() if not one["peak"] <= RANGES["fp16"]]
@@ -638,7 +674,7 @@ def forecast_all(experiment: Experiment, folder: Path) -> dict:
         stem = next(iter(found[name].values()))["peak"]
         logits = found[name]["fc"]["peak"]
         rows.append([name, f"{stem:.3g}", f"{peak:.3g}", block, f"{logits:.3g}", verdict])
-        if beyond and name != REPORT and cli.rank() == 0:
+        if beyond and name in compared and cli.rank() == 0:
             print(
                 f"warning: overflow forecast: {name} starts with values up to {peak:.2g} in"
                 f" {block}, {verdict}: expect non-finite values; try --residual branch, or"
@@ -646,8 +682,9 @@ def forecast_all(experiment: Experiment, folder: Path) -> dict:
                 file=sys.stderr,
             )
     caption = (
-        f"Overflow forecast, before the first step: largest |output| of the blocks of new networks"
-        f"\nfor one batch; {experiment.tag()}, seed {args.seed}; the pass itself in fp32."
+        "Overflow forecast, before the first step: largest |output| of the blocks of new networks"
+        f"\nfor one batch; {experiment.tag()}, seed {args.seed}; the pass itself in fp32.\n"
+        f"{REPORT}: the report's, f after the sum. resnet34_f: ResNet-34 with f for its ReLUs."
     )
     headers = ["network", "stem", "largest", "in", "logits", "forecast"]
     cli.show_table(folder / "3.4_forecast.txt", caption, headers, rows)
@@ -894,7 +931,7 @@ def _show_doctor(folder: Path, experiment: Experiment, watched: dict[str, Follow
     )
     headers = ["activation", "range of", "largest", "step", "module", "direction"]
     cli.show_table(folder / "3.4_doctor.txt", caption, headers, rows)
-    limits = {"fp16": RANGES["fp16"], "bf16 and fp32": RANGES["bf16"]}
+    limits = {"largest\nof fp16": RANGES["fp16"], "largest of\nbf16, fp32": RANGES["bf16"]}
     title = f"Activation after the sum, or in the branch: {about}"
     plotting.peaks(folder / "3.4_doctor.png", title, blocks, curves, limits)
 

@@ -162,9 +162,5 @@ def show_runs(folder: Path, experiment: TrainingExperiment, part: str, networks:
         f" {100 / experiment.classes:.2f} %."
     )
     cli.show_table(folder / f"{part}_training.txt", caption, headers, rows)
-    curves = {
-        f"{name}, seed {run['seed']}": run["history"]
-        for name, runs in networks.items()
-        for run in runs
-    }
+    curves = {name: [run["history"] for run in runs] for name, runs in networks.items()}
     plotting.training_curves(folder / f"{part}_curves.png", experiment.tag(), curves)

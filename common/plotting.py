@@ -185,18 +185,30 @@ def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
         save(figure, path)
 
 
-def training_curves(path: Path, title: str, histories: dict[str, list[dict]]) -> None:
-    """Loss and top-1 over the epochs: train dashed (augmented images), val solid."""
+def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]]]) -> None:
+    """Loss and top-1 over the epochs: train dashed (augmented images), val solid.
+
+    `histories[name]` has one list of epochs a seed: the lines are their means, the bands span val's
+    lowest to highest.
+    """
+    seeds = max(map(len, histories.values()))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-        figure.suptitle(title, fontsize=11)
+        over = f"; mean and range of {seeds} seeds" if seeds > 1 else ""
+        figure.suptitle(title + over, fontsize=11)
         labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
         for axis, (key, label) in zip(axes, labels.items(), strict=True):
-            for name, history in histories.items():
-                epochs = [row["epoch"] for row in history]
-                (line,) = axis.plot(epochs, [row[f"val_{key}"] for row in history], label=name)
-                train = [row[f"train_{key}"] for row in history]
-                axis.plot(epochs, train, "--", color=line.get_color(), alpha=0.6, linewidth=1.2)
+            for name, runs in histories.items():
+                epochs = [row["epoch"] for row in runs[0]]
+                train, val = (
+                    np.array([[row[f"{split}_{key}"] for row in history] for history in runs])
+                    for split in ("train", "val")
+                )
+                (line,) = axis.plot(epochs, val.mean(0), label=name)
+                colour = line.get_color()
+                if seeds > 1:
+                    axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
+                axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[1].legend(loc="upper left")
@@ -252,10 +264,10 @@ def peaks(
 ) -> None:
     """Largest magnitudes by depth, log scale: `curves[name][step]`, the first step solid.
 
-    What is not finite lies at the top.
+    What is not finite lies at the top. `limits` are drawn as lines, named at the right.
     """
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
+        figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
         for number, (name, of_steps) in enumerate(curves.items()):
             for style, (step, values) in zip(("o-", "s--"), of_steps.items(), strict=False):
                 shown = np.minimum(values, 10 * max(limits.values()))
@@ -263,11 +275,9 @@ def peaks(
                 axis.plot(modules, shown, style, color=f"C{number}", ms=4, label=label)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
-            place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-            last = (len(modules) - 1, limit)
-            axis.annotate(f"largest {name}", last, **place, fontsize=8, color="grey")
-        axis.set(ylabel="largest |output|", yscale="log")
-        figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=11)
+            axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
+        axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
+        figure.suptitle("\n".join(textwrap.wrap(title, 80)), fontsize=11)
         axis.tick_params(axis="x", rotation=45)
-        figure.legend(loc="outside right center")
+        figure.legend(loc="outside lower center", ncols=4)
         save(figure, path)

@@ -10,14 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 import problem3_resnet36 as p3
-from common import summary
+from common import manifest, summary, training
 from common.experiment import count_parameters
 from tests.conftest import picture
-
-
-def where_form(x):
-    return torch.where(x > 0, x * x, 0.2 * x)
-
 
 # ------------------------------------------------------------------------------- 3.1 the data set
 
@@ -69,6 +64,9 @@ def test_a_manifest_gives_the_same_data_set_and_finds_a_changed_file(
     ("flags", "told"),
     [
         ((), "part 3.1 needs --data DIR"),
+        (("--data", ".", "--image-size", 16), "--image-size 16: ResNet-36 needs 32 px or more"),
+        (("--data", ".", "--diagnose"), "--diagnose is of part 3.4"),
+        (("--data", "synthetic", "--classes", 103), "103"),
         (("--data", "nowhere"), "nowhere"),
         (("--data", ".", "--split", 0.7, 0.2, 0.2), "sum to 1"),
     ],
@@ -77,13 +75,35 @@ def test_bad_input_ends_in_one_line(fails, tmp_path, flags, told):
     assert told in fails(p3, "3.1", *flags, "--out", tmp_path)
 
 
+def test_the_catalogue_of_the_reports_figure_20():
+    """312 classes of 600 images, not 500, make its total; its splits are 70, 15 and 15 %."""
+    sizes = manifest.split_sizes(600, (0.7, 0.15, 0.15))
+    assert sizes == [420, 90, 90]
+    assert 312 * sum(sizes) == 187_200 == 131_039 + 28_080 + 28_081
+    assert [312 * size for size in sizes] == [131_039 + 1, 28_080, 28_081 - 1]
+    assert 500 * sum(sizes) == 300_000
+
+
+def test_the_embedded_data_is_drawn_once_and_said_to_be_embedded(run, tmp_path, monkeypatch):
+    flags = ("3.1", "--data", "synthetic", "--classes", 3, "--per-class", 4, "--image-size", 32)
+    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    code, out, err = run(p3, *flags, *folders)
+    assert code == 0, err
+    assert "EMBEDDED DRAWN FLOWERS, 3 classes" in out
+    found = json.loads((tmp_path / "out" / "problem3" / "results.json").read_text())["parts"]["3.1"]
+    assert [found[key] for key in ("classes", "total", "train", "val", "test")] == [3, 12, 6, 3, 3]
+    assert found["data"] == "EMBEDDED DRAWN FLOWERS, 3 classes"
+    monkeypatch.setattr(p3.synthetic, "write_folders", None)
+    assert run(p3, *flags, *folders)[0] == 0
+
+
 # -------------------------------------------------------------------------------- 3.2 the network
 
 
 @pytest.fixture(scope="module")
 def rows():
-    network = summary.without_weights(p3.ResNet36)
-    return summary.layer_rows(summary.summary_table(network, (3, 224, 224)))
+    tables = p3.summary_tables(summary.without_weights(p3.ResNet36))
+    return {name: summary.layer_rows(table) for name, table in tables.items()}
 
 
 def test_36_weighted_layers_and_the_reports_parameters():
@@ -94,31 +114,27 @@ def test_36_weighted_layers_and_the_reports_parameters():
 
 
 def test_the_stem_is_the_reports_figure_22_row_by_row(rows):
-    assert rows[:5] == [
+    wanted = [
         ("Conv2d-1", [-1, 64, 220, 220], 9_408),
         ("BatchNorm2d-2", [-1, 64, 220, 220], 128),
         ("Conv2d-3", [-1, 128, 108, 108], 401_408),
         ("BatchNorm2d-4", [-1, 128, 108, 108], 256),
         ("MaxPool2d-5", [-1, 128, 54, 54], 0),
     ]
+    assert rows["stem"] == rows["whole network"][:5] == wanted
 
 
-def stage_rows(stage, *size):
-    return summary.layer_rows(summary.summary_table(stage, size))
-
-
-def test_the_first_stage_is_the_reports_figure_23_row_by_row():
+def test_the_first_stage_is_the_reports_figure_23_row_by_row(rows):
     wanted, shape = [], [-1, 128, 54, 54]
     for _ in range(3):
         for _ in range(3):
             wanted.append((f"Conv2d-{len(wanted) + 1}", shape, 147_456))
             wanted.append((f"BatchNorm2d-{len(wanted) + 1}", shape, 256))
         wanted.append((f"ResidualBlock-{len(wanted) + 1}", shape, 0))
-    network = summary.without_weights(p3.ResNet36)
-    assert stage_rows(network.layer1, 128, 54, 54) == wanted
+    assert rows["layer1"] == wanted
 
 
-def test_the_last_stage_is_the_reports_figure_24_row_by_row():
+def test_the_last_stage_is_the_reports_figure_24_row_by_row(rows):
     wanted, shape = [], [-1, 1024, 7, 7]
     blocks = [[4_718_592, 9_437_184, 9_437_184, 524_288], [9_437_184] * 3]
     for convolutions in blocks:
@@ -126,8 +142,15 @@ def test_the_last_stage_is_the_reports_figure_24_row_by_row():
             wanted.append((f"Conv2d-{len(wanted) + 1}", shape, parameters))
             wanted.append((f"BatchNorm2d-{len(wanted) + 1}", shape, 2_048))
         wanted.append((f"ResidualBlock-{len(wanted) + 1}", shape, 0))
-    network = summary.without_weights(p3.ResNet36)
-    assert stage_rows(network.layer4, 512, 14, 14) == wanted
+    assert rows["layer4"] == wanted
+
+
+def test_the_whole_is_the_stages_in_order(rows):
+    whole = [(shape, count) for _, shape, count in rows["whole network"]]
+    parts = [(shape, count) for name in rows for _, shape, count in rows[name]][: -len(whole)]
+    assert whole[:-2] == parts
+    assert whole[-2:] == [([-1, 1024, 1, 1], 0), ([-1, 500], 512_500)]
+    assert sum(count for _, count in whole) == 79_942_964
 
 
 def test_the_branch_leaves_the_sum_alone_and_the_reports_form_does_not():
@@ -136,8 +159,15 @@ def test_the_branch_leaves_the_sum_alone_and_the_reports_form_does_not():
     for residual in p3.RESIDUALS:
         block = p3.ResidualBlock(4, 4, 1, p3.square_leaky, residual).eval()
         nn.init.zeros_(block.bn3.weight)
-        wanted = x if residual == "branch" else where_form(x)
+        wanted = x if residual == "branch" else p3.where_form(x)
         torch.testing.assert_close(block(x), wanted)
+
+
+def test_zero_init_residual_starts_every_branch_at_zero():
+    network = p3.ResNet36(classes=3, width=1 / 16, zero_init_residual=True)
+    gammas = [block.bn3.weight for block in network.modules() if hasattr(block, "bn3")]
+    assert len(gammas) == 11
+    assert not any(gamma.any() for gamma in gammas)
 
 
 def test_width_scales_every_stage():
@@ -158,7 +188,7 @@ def test_value_and_gradient_equal_the_where_form(dtype):
     x = (3 * torch.randn(2, 5, 7, 3, generator=generator)).to(dtype)
     x[0, 0, 0] = torch.tensor([0.0, -0.0, 1.0])
     x = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(p3.square_leaky(x), where_form(x))
+    assert torch.equal(p3.square_leaky(x), p3.where_form(x))
     assert p3.square_leaky(x).is_contiguous(memory_format=torch.channels_last)
     away = x != 0
     slopes = torch.where(x > 0, 2 * x, torch.tensor(0.2, dtype=dtype))
@@ -191,10 +221,237 @@ def test_one_tensor_of_the_inputs_size_is_kept_for_the_backward_pass():
 def test_moments_in_closed_form_equal_numerical_integrals(deviation):
     x = torch.linspace(-12, 12, 480_001, dtype=torch.float64) * deviation
     density = torch.exp(-((x / deviation) ** 2) / 2) / (deviation * math.sqrt(2 * math.pi))
-    for name, function in (("f", where_form), ("ReLU", functional.relu)):
+    for name, function in (("f", p3.where_form), ("ReLU", functional.relu)):
         y = function(x)
         mean = torch.trapezoid(y * density, x)
         variance = torch.trapezoid((y - mean) ** 2 * density, x)
         kurtosis = torch.trapezoid((y - mean) ** 4 * density, x) / variance**2
         wanted = {"mean": mean.item(), "variance": variance.item(), "kurtosis": kurtosis.item()}
         assert p3.moments_in_closed_form(deviation)[name] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_curves_are_the_reports_figure_25(monkeypatch, tmp_path):
+    drawn = {}
+
+    def keep(_path, x, curves):
+        drawn.update(x=x, **curves)
+
+    monkeypatch.setattr(p3.plotting, "functions", keep)
+    p3._show_curves(tmp_path)
+    x, (values, slopes) = drawn["x"], drawn["f(x) = x^2, 0.2x"]
+    torch.testing.assert_close(values, p3.where_form(x))
+    torch.testing.assert_close(slopes, torch.where(x > 0, 2 * x, 0.2 * (x < 0)))
+    torch.testing.assert_close(drawn["ReLU"], (x.relu(), (x > 0).double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_it_keeps_the_dtype_that_it_gets(dtype):
+    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(p3.square_leaky(x), p3.where_form(x))
+        assert p3.square_leaky(x).dtype == p3.derivative(p3.square_leaky, x).dtype == dtype
+
+
+def test_under_compile_value_and_gradient_are_the_same():
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(p3.square_leaky, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), p3.square_leaky(x))
+    assert torch.equal(p3.derivative(compiled, x), p3.derivative(p3.square_leaky, x))
+
+
+def test_the_networks_activations_are_timed_at_their_own_shapes():
+    assert p3.activation_shapes() == {
+        (64, 220, 220): 1,
+        (128, 108, 108): 1,
+        (128, 54, 54): 6,
+        (256, 27, 27): 6,
+        (512, 14, 14): 6,
+        (1024, 7, 7): 4,
+    }
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    x = torch.zeros(1000)
+    with p3.PeakMemory() as memory:
+        a = x + 1  # held
+        for _ in range(3):
+            b = a * 2
+            del b
+        a.add_(1)  # nothing new
+    assert memory.peak == 8000
+    del a
+    assert memory.held == 0
+
+
+def test_f_holds_three_fifths_of_the_where_form():
+    peaks = {}
+    for name, form in p3.FORMS.items():
+        x, gradient = torch.randn(8, 512, requires_grad=True), torch.ones(8, 512)
+        with p3.PeakMemory() as memory:
+            torch.autograd.grad(form(x), x, gradient)
+        peaks[name] = memory.peak / (4 * x.numel())
+    assert peaks == {"f": 3, "where": 5, "ReLU": 2}
+
+
+# -------------------------------------------------------------------------------- 3.4 training
+
+TINY = (
+    *("--image-size", 32, "--width", 1 / 16, "--batch-size", 4, "--epochs", 2),
+    *("--precision", "fp32", "--steps", 6, "--per-class", 7),
+)
+
+
+@pytest.fixture
+def tiny_run(run, class_folders, tmp_path):
+    def run_tiny(*argv, out="out", code=0):
+        folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
+        found, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
+        assert found == code, err
+        path = tmp_path / out / "problem3" / "results.json"
+        part = json.loads(path.read_text())["parts"].get("3.4") if path.exists() else None
+        return part, printed, err
+
+    return run_tiny
+
+
+def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkeypatch):
+    seen, tested = {}, []
+    step, test = training._loss, training.evaluate
+
+    def keep(forward, images, targets, batch_size, run):
+        seen.setdefault(id(run), []).append((images.clone(), targets.clone()))
+        runs.append(run)  # a run that is alive keeps its id
+        return step(forward, images, targets, batch_size, run)
+
+    def count(network, split, *others):
+        tested.append(split.source.name)
+        return test(network, split, *others)
+
+    runs = []
+    monkeypatch.setattr(training, "_loss", keep)
+    monkeypatch.setattr(training, "evaluate", count)
+    part, printed, _ = tiny_run()
+    assert set(part["networks"]) == {"resnet34", "resnet36", "resnet36_relu"}
+    for network in part["networks"].values():
+        assert [row["epoch"] for row in network["epochs"]] == [1, 2]
+        assert all(math.isfinite(row["train_loss"]) for row in network["epochs"])
+        assert network["test_top1_low"] <= network["test_top1"] <= network["test_top1_high"]
+    assert tested.count("prototype test") == 3
+    first, *others = [batches[:8] for batches in seen.values()][:3]  # 15 images: 4 steps an epoch
+    assert len(first) == 8
+    for other in others:
+        for (a, b), (c, d) in zip(first, other, strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+    assert "ResNet-36 0.0625 TIMES AS WIDE" in printed
+    error = tiny_run("--no-zero-init-residual", code=2)[2]
+    assert "resnet34-2epochs-seed0/last.pt is of another run: init scratch, last gammas" in error
+
+
+def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
+    part, _, err = tiny_run("--diagnose")
+    assert part["networks"] == {}
+    assert err == ""
+    where = part["divergence"]
+    assert where["network"] == "resnet36_sum"
+    changes = {row["change"]: row for row in part["single_changes"]}
+    assert next(iter(changes)) == "none"
+    assert changes["none"]["diverged_at_step"] == where["step"] == changes["none"]["steps"] + 1
+    assert changes["f inside the branch alone"]["diverged_at_step"] is None
+    assert changes["f inside the branch alone"]["steps"] == 6
+    assert len(changes) == 9
+    beyond = part["beyond_range"]["sum"]
+    assert beyond["fp16"]["step"] <= beyond["bf16"]["step"] <= beyond["fp32"]["step"]
+    assert beyond["fp32"] == {key: where[key] for key in ("step", "module", "direction")}
+    assert "fp32" not in part["beyond_range"]["branch"]
+    with (tmp_path / "out" / "problem3" / "3.4_doctor_sum.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first = [row for row in rows if row["step"] == "1" and row["direction"] == "output"]
+    assert {"conv1", "layer1.0.bn2", "layer4.1", "fc"} <= {row["module"] for row in first}
+    assert max(int(row["step"]) for row in rows) == where["step"]
+
+
+def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
+    part, _, err = tiny_run("--residual", "sum", "--optimizer", "sgd", "--lr", 1, code=2)
+    assert part is None
+    warning, error = err.splitlines()
+    assert warning.startswith("warning: overflow forecast: resnet36 starts with values up to")
+    assert "non-finite" in error
+
+
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(p3, "try_changes", stop)
+    tiny_run(out="whole", code=130)
+    step, taken = training.train_step, []
+
+    def interrupted(*args):
+        taken.append(args)
+        if len(taken) == 14:  # in the second epoch of the second network
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_step", interrupted)
+        tiny_run("--checkpoint-seconds", 0, out="stopped", code=130)
+    tiny_run(out="stopped", code=130)
+    runs = "problem3/runs/*/*.pt"
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob(runs))
+    assert len(files) == 6
+    for file in files:
+        a, b = (
+            training.load_checkpoint(tmp_path / run / file, torch.device("cpu"))["network"]
+            for run in ("whole", "stopped")
+        )
+        assert all(torch.equal(a[name], b[name]) for name in a), file
+
+
+def stop(_experiment):
+    raise KeyboardInterrupt
+
+
+def test_the_forecast_is_what_the_first_step_puts_out_and_leaves_no_trace():
+    network = p3.seeded(lambda: p3.ResNet36(3, residual="sum", width=1 / 16), 0)
+    before = {name: one.clone() for name, one in network.state_dict().items()}
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = p3.forecast(network, images)
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    logits = network(images)
+    assert found["fc"]["peak"] == logits.abs().max().item()
+    assert found["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
+    assert [*found][:2] == ["maxpool", "layer1.0"]
+    assert len(found) == 13
+
+
+def test_statistics_equal_torchs_also_where_squares_overflow():
+    values = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 1e30
+    found = p3.statistics(values)
+    exact = values.double()
+    assert found["peak"] == exact.abs().max().item()
+    assert found["mean"] == pytest.approx(exact.mean().item(), rel=1e-9)
+    assert found["variance"] == pytest.approx(exact.var(correction=0).item(), rel=1e-9)
+    assert found["norm"] == pytest.approx(exact.norm().item(), rel=1e-9)
+    assert found["non_finite"] == 0
+
+
+def test_statistics_of_values_that_are_not_finite():
+    found = p3.statistics(torch.tensor([1.0, -3.0, math.nan, 2.0]))
+    assert (found["peak"], found["non_finite"]) == (3, 0.25)
+    assert p3.statistics(torch.tensor([1.0, -math.inf]))["peak"] == math.inf
+
+
+def test_the_doctor_finds_the_first_value_beyond_each_range_and_keeps_powers_of_two():
+    doctor = p3.Doctor()
+    for step in range(1, 8):
+        doctor.look("network.a", "output", torch.tensor([10.0**step]))
+        doctor.look("network.b", "gradient", torch.tensor([math.inf if step == 6 else 1.0]))
+        doctor.end_step(last=step == 7)
+    first = {"step": 5, "module": "a", "direction": "output"}
+    overflow = {"step": 6, "module": "b", "direction": "gradient"}
+    assert doctor.beyond == {"fp16": first, "bf16": overflow, "fp32": overflow}
+    assert sorted({row["step"] for row in doctor.kept}) == [1, 2, 4, 7]
+    assert doctor.peaks(4, ["a"]) == [10_000]
+
+
+def test_the_clamp_bounds_f():
+    assert p3.clamped(torch.tensor([-5.0, 2.0, 100.0])).tolist() == [-1, 4, p3.CLAMP]
