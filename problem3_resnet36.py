@@ -57,6 +57,12 @@ RESIDUALS = ("branch", "sum")
 SYNTHETIC_CLASSES = 10
 REPORT_SIZE_PX = 224  # of the report's tables
 IMAGE_SIZE_MIN_PX = 32  # below, the stem leaves nothing
+DRAW_DEFAULTS = {
+    "classes": None,
+    "per_class": 600,
+    "allow_fewer": False,
+    "split": [0.7, 0.15, 0.15],
+}
 SAMPLE_CLASSES = 5
 DEVIATIONS = (0.5, 1.0, 2.0)  # of the normal input of part 3.3
 SAMPLES = 4_000_000
@@ -75,9 +81,11 @@ REPORT_RECIPE = {
     "ema_decay": 0,
     "clip_norm": 0,
     "precision": "fp32",
+    "compile": False,
     "epochs": 10**6,
 }
 CLAMP = 6  # as ReLU6
+RESNET34_F = "(ResNet-34 with f for its ReLUs)"
 LAST_STEPS = 10  # that a loss reached is averaged over
 RANGES = {name: torch.finfo(dtype).max for name, dtype in reversed(PRECISIONS.items())}
 NOT_FOUND = {"step": None, "module": None, "direction": None}
@@ -95,6 +103,11 @@ class Experiment(TrainingExperiment):
                 f"part {wanting[0]} needs --data DIR, a folder of class folders, or --data"
                 " synthetic, the embedded data; or name other parts: 3.2 3.3"
             )
+        if args.manifest and args.data != "synthetic":
+            for name, default in DRAW_DEFAULTS.items():
+                if getattr(args, name) != default:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(f"{flag}: --manifest says what was drawn; leave one out")
         if args.image_size < IMAGE_SIZE_MIN_PX:
             raise UserError(
                 f"--image-size {args.image_size}: ResNet-36 needs {IMAGE_SIZE_MIN_PX} px or more"
@@ -139,8 +152,8 @@ class Experiment(TrainingExperiment):
 
     def tag(self) -> str:
         """What every table and figure of a training says of its origin."""
-        width = self.args.width
-        return super().tag() + ("" if width == 1 else f", ResNet-36 {width:g} TIMES AS WIDE")
+        place = ", f AFTER THE SUM" if self.args.residual == "sum" else ""
+        return super().tag() + place + _width_words(self.args, of="ResNet-36 ")
 
 
 def embedded_folders(args: argparse.Namespace) -> Path:
@@ -274,7 +287,8 @@ class ResidualBlock(nn.Module):
         residual: str,
     ):
         super().__init__()
-        self.activation, self.residual = activation, residual
+        self.activation1 = self.activation2 = activation
+        self.activation3 = activation if residual == "sum" else None
         conv = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
         self.conv1, self.bn1 = conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
@@ -287,10 +301,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        branch = self.activation(self.bn1(self.conv1(x)))
-        branch = self.activation(self.bn2(self.conv2(branch)))
+        branch = self.activation1(self.bn1(self.conv1(x)))
+        branch = self.activation2(self.bn2(self.conv2(branch)))
         total = self.bn3(self.conv3(branch)) + self.shortcut(x)
-        return self.activation(total) if self.residual == "sum" else total
+        return self.activation3(total) if self.activation3 else total
 
 
 class ResNet36(nn.Module):
@@ -311,7 +325,7 @@ class ResNet36(nn.Module):
         super().__init__()
         if residual not in RESIDUALS:
             raise ValueError(f"residual {residual!r} is not one of {', '.join(RESIDUALS)}")
-        self.activation = activation
+        self.activation1 = self.activation2 = activation
         half, *channels = (max(1, round(width * c)) for c in (64, *STAGE_CHANNELS))
         self.conv1 = nn.Conv2d(3, half, 7, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(half)
@@ -336,8 +350,8 @@ class ResNet36(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, 3, H, W)."""
-        x = self.activation(self.bn1(self.conv1(images)))
-        x = self.maxpool(self.activation(self.bn2(self.conv2(x))))
+        x = self.activation1(self.bn1(self.conv1(images)))
+        x = self.maxpool(self.activation2(self.bn2(self.conv2(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
         return self.fc(self.avgpool(x).flatten(1))
@@ -585,10 +599,32 @@ def networks_of(experiment: Experiment) -> dict[str, Callable[[int], nn.Module]]
     }
 
 
+class Elementwise(nn.Module):
+    """A function as a module, so that what it puts out can be watched."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function makes of x."""
+        return self.function(x)
+
+
+def with_watched_activations(network: nn.Module) -> nn.Module:
+    """The network, each place of a ResNet-36's activation now a module with a name."""
+    for module in list(network.modules()):
+        if isinstance(module, (ResNet36, ResidualBlock)):
+            for name in ("activation1", "activation2", "activation3"):
+                if function := getattr(module, name, None):
+                    setattr(module, name, Elementwise(function))
+    return network
+
+
 def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:
-    """A network whose initial weights depend on the seed alone."""
+    """A network for images in [0, 1] whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
-    return Normalized(build())
+    return Normalized(with_watched_activations(build()))
 
 
 def train_networks(experiment: Experiment, folder: Path) -> dict:
@@ -625,18 +661,18 @@ def block_names(network: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
-    """Peak and standard deviation of each block's output for one batch, by a probing pass in fp32.
+    """Peak and standard deviation of each module's output for one batch, by a probing pass in fp32.
 
-    `images` are float (N, 3, H, W) in [0, 1]. In training mode batch norm would keep the batch:
-    its averages are put back.
+    `images` are float (N, 3, H, W) in [0, 1]. The peak is infinite where not all is finite. In
+    training mode batch norm would keep the batch: its averages are put back.
     """
-    found, blocks = {}, set(block_names(network))
+    found = {}
     before = {name: one.clone() for name, one in network.named_buffers()}
 
     def look(module: str, _direction: str, values: Tensor) -> None:
-        if module in blocks:
-            about = statistics(values)
-            found[short(module)] = {"peak": about["peak"], "std": math.sqrt(about["variance"])}
+        about = statistics(values)
+        peak = math.inf if about["non_finite"] else about["peak"]
+        found[short(module)] = {"peak": peak, "std": math.sqrt(about["variance"])}
 
     with training.watched(network.train(), look):
         network(images)
@@ -656,33 +692,39 @@ def resnet34_with_f(classes: int) -> nn.Module:
 
 def forecast_all(experiment: Experiment, folder: Path) -> dict:
     """Forecast the networks compared, of which it warns if need be, and the report's."""
-    args, device = experiment.args, experiment.device
-    indexes = torch.arange(min(args.batch_size, len(experiment.packed["train"])))
-    packed, _ = experiment.packed["train"].batch(indexes, device)
+    args, device, train = experiment.args, experiment.device, experiment.packed["train"]
+    generator = torch.Generator().manual_seed(args.seed)
+    packed, _ = train.batch(
+        torch.randperm(len(train), generator=generator)[: args.batch_size], device
+    )
     images = centre_square(packed, args.image_size)
     compared = networks_of(experiment)
     of_the_report = {
         REPORT: partial(report_network, experiment),
         "resnet34_f": partial(seeded, partial(resnet34_with_f, experiment.classes)),
     }
-    found, rows = {}, []
+    found, rows, limit = {}, [], RANGES["fp16"]
     for name, build in (compared | of_the_report).items():
-        found[name] = forecast(build(args.seed).to(device), images)
-        peak, block = max((one["peak"], block) for block, one in found[name].items())
-        beyond = [block for block, one in found[name].items() if not one["peak"] <= RANGES["fp16"]]
-        verdict = f"beyond fp16 from {beyond[0]} on" if beyond else "within fp16"
-        stem = next(iter(found[name].values()))["peak"]
-        logits = found[name]["fc"]["peak"]
-        rows.append([name, f"{stem:.3g}", f"{peak:.3g}", block, f"{logits:.3g}", verdict])
+        network = build(args.seed).to(device)
+        values = forecast(network, images)
+        largest = max(values, key=lambda module: values[module]["peak"])
+        peak = values[largest]["peak"]
+        beyond = next((module for module, one in values.items() if one["peak"] > limit), None)
+        blocks = {short(block): values[short(block)] for block in block_names(network)}
+        found[name] = {"peak": peak, "module": largest, "beyond_fp16": beyond, "blocks": blocks}
+        verdict = f"beyond fp16 from {beyond} on" if beyond else "within fp16"
+        stem, logits = blocks["maxpool"]["peak"], blocks["fc"]["peak"]
+        rows.append([name, f"{stem:.3g}", f"{peak:.3g}", largest, f"{logits:.3g}", verdict])
         if beyond and name in compared and cli.rank() == 0:
             print(
                 f"warning: overflow forecast: {name} starts with values up to {peak:.2g} in"
-                f" {block}, {verdict}: expect non-finite values; try --residual branch, or"
-                " --diagnose to see where they begin",
+                f" {largest}, beyond fp16's largest {limit:.3g} from {beyond} on: within a few"
+                " steps they may leave bf16 and fp32 too; try --residual branch, or --diagnose to"
+                " see where",
                 file=sys.stderr,
             )
     caption = (
-        "Overflow forecast, before the first step: largest |output| of the blocks of new networks"
+        "Overflow forecast, before the first step: largest |output| of any module of new networks"
         f"\nfor one batch; {experiment.tag()}, seed {args.seed}; the pass itself in fp32.\n"
         f"{REPORT}: the report's, f after the sum. resnet34_f: ResNet-34 with f for its ReLUs."
     )
@@ -700,7 +742,7 @@ def statistics(values: Tensor) -> dict[str, float]:
     In float64 whatever the dtype, so that the squares of large values do not overflow; NaN where a
     value is NaN, the peak excepted.
     """
-    peak = max(-values.min().item(), values.max().item())
+    peak = max(-values.min().item(), values.max().item(), 0.0)
     non_finite = 1 - values.isfinite().double().mean().item()
     if math.isnan(peak):
         peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
@@ -717,7 +759,7 @@ def statistics(values: Tensor) -> dict[str, float]:
 
 
 class Doctor:
-    """Watches what every module puts out and the gradient that it gets back, step by step.
+    """Watches what every module puts out and the gradients of that and of parameters, by step.
 
     `beyond[precision]` is where a value first left its range; `kept` are the rows of steps 1, 2,
     4, 8, ... and of the last one.
@@ -736,8 +778,11 @@ class Doctor:
             if row["non_finite"] or row["peak"] > limit:
                 self.beyond.setdefault(precision, where)
 
-    def end_step(self, last: bool) -> None:
-        """Keep the step's rows where they are wanted."""
+    def end_step(self, network: nn.Module, last: bool) -> None:
+        """Look at the gradients of the parameters; keep the step's rows where they are wanted."""
+        if self.now:
+            for name, one in network.named_parameters():
+                self.look(name, "gradient", one.grad)
         if last or self.step.bit_count() == 1:
             self.kept += self.now.values()
         self.step, self.now = self.step + 1, {}
@@ -789,9 +834,9 @@ def follow(
         try:
             for loss in cli.progress(taken, total=steps, leave=False):
                 losses.append(loss)
-                doctor.end_step(last=len(losses) == steps)
+                doctor.end_step(run.network, last=len(losses) == steps)
         except training.NotFinite as error:
-            doctor.end_step(last=True)
+            doctor.end_step(run.network, last=True)
             where = {"module": short(error.module), "direction": error.direction}
             divergence = {"step": len(losses) + 1, **where}
     return Followed(losses, divergence, doctor, time.perf_counter() - start)
@@ -819,18 +864,22 @@ class Change:
     recipe: dict = field(default_factory=dict)
 
 
-BRANCH = Change("f inside the branch alone", network={"residual": "branch"})
-CHANGES = (
-    Change("none"),
-    BRANCH,
-    Change(f"f clamped at {CLAMP}", network={"activation": clamped}),
-    Change("last BN's gamma starts at 0", network={"zero_init_residual": True}),
-    Change("gradients clipped to norm 1", recipe={"clip_norm": 1.0}),
-    Change("learning rate 10 times smaller", recipe={"learning_rate": 0.01}),
-    Change("warm-up over an epoch", recipe={"warmup_epochs": 1.0}),
-    Change("bf16 for fp32", recipe={"precision": "bf16"}),
-    Change("AdamW, 0.001, for SGD", recipe={"optimizer": "adamw", "learning_rate": 1e-3}),
-)
+NONE, BRANCH = Change("none"), Change("f inside the branch alone", network={"residual": "branch"})
+
+
+def single_changes(half_epochs: float) -> tuple[Change, ...]:
+    """What is tried; half of the steps take so many epochs."""
+    return (
+        NONE,
+        BRANCH,
+        Change(f"f clamped at {CLAMP}", network={"activation": clamped}),
+        Change("last BN's gamma starts at 0", network={"zero_init_residual": True}),
+        Change("gradients clipped to norm 1", recipe={"clip_norm": 1.0}),
+        Change("learning rate 10 times smaller", recipe={"learning_rate": 0.01}),
+        Change("warm-up over half of the steps", recipe={"warmup_epochs": half_epochs}),
+        Change("bf16 for fp32", recipe={"precision": "bf16"}),
+        Change("AdamW, 0.001, for SGD", recipe={"optimizer": "adamw", "learning_rate": 1e-3}),
+    )
 
 
 def report_network(experiment: Experiment, seed: int, **changes) -> Normalized:
@@ -845,14 +894,23 @@ def try_changes(experiment: Experiment) -> dict[str, Followed]:
     All start from the same seed and see the same images.
     """
     args, found = experiment.args, {}
-    for change in CHANGES:
+    steps_per_epoch = training.steps_per_epoch(experiment.packed["train"], experiment.recipe)
+    for change in single_changes(args.steps / 2 / steps_per_epoch):
         network = report_network(experiment, args.seed, **change.network)
         recipe = replace(experiment.recipe, **{**REPORT_RECIPE, **change.recipe})
-        watch = change in (CHANGES[0], BRANCH)
-        found[change.name] = one = follow(experiment, network, recipe, args.steps, watch)
-        told = f"diverges in step {one.divergence['step']}" if one.divergence else "finite"
-        print(f"{change.name}: {told}, {one.seconds:.0f} s", flush=True)
+        watch = change in (NONE, BRANCH)
+        found[change.name] = followed(experiment, change.name, network, recipe, watch)
     return found
+
+
+def followed(
+    experiment: Experiment, name: str, network: nn.Module, recipe: Recipe, watch: bool
+) -> Followed:
+    """`follow` for --steps, with a line that says how it went."""
+    one = follow(experiment, network, recipe, experiment.args.steps, watch)
+    told = f"diverges in step {one.divergence['step']}" if one.divergence else "finite"
+    print(f"{name}: {told}, {one.seconds:.0f} s", flush=True)
+    return one
 
 
 # ------------------------------------------------------------------------------- 3.4 the part
@@ -863,18 +921,32 @@ def part_3_4(experiment: Experiment, folder: Path) -> dict:
     args = experiment.args
     forecasts = forecast_all(experiment, folder)
     networks = {} if args.diagnose else train_networks(experiment, folder)
-    followed = try_changes(experiment)
-    watched = {"sum": followed[CHANGES[0].name], "branch": followed[BRANCH.name]}
+    changed = try_changes(experiment)
+    report, as_given = replace(experiment.recipe, **REPORT_RECIPE), experiment.recipe
+    ours = networks_of(experiment)["resnet36"](args.seed)
+    watched = {
+        "sum": changed[NONE.name],
+        "branch": changed[BRANCH.name],
+        "as trained": followed(experiment, "resnet36, as trained", ours, as_given, watch=True),
+    }
+    resnet34_f = seeded(partial(resnet34_with_f, experiment.classes), args.seed)
+    changed[RESNET34_F] = followed(experiment, RESNET34_F, resnet34_f, report, watch=False)
     _show_doctor(folder, experiment, watched)
-    _show_changes(folder, experiment, followed)
+    _show_changes(folder, experiment, changed)
+    rows = {name: _change_row(name, one) for name, one in changed.items()}
     return {
         "networks": networks,
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched["sum"].divergence or NOT_FOUND)},
         "beyond_range": {name: one.doctor.beyond for name, one in watched.items()},
-        "single_changes": [_change_row(name, one) for name, one in followed.items()],
+        "resnet34_f": rows.pop(RESNET34_F),
+        "single_changes": list(rows.values()),
         "steps": args.steps,
         "chance_loss": math.log(experiment.classes),
+        "residual": args.residual,
+        "width": args.width,
+        "init": experiment.init,
+        "recipe": experiment.recipe.as_dict(),
     }
 
 
@@ -900,8 +972,9 @@ def _show_changes(folder: Path, experiment: Experiment, followed: dict[str, Foll
         rows.append([name, *losses, str(row["steps"]), end])
     args = experiment.args
     caption = (
-        f"One change at a time to the report's network and recipe ({REPORT_WORDS},\nbatch"
-        f" {args.batch_size}): {args.steps} steps, or until a value is not finite; same seed, same"
+        "One change at a time to the report's network and recipe; in brackets, not a change to it,"
+        f" the report's other network.\n{REPORT_WORDS}, batch"
+        f" {args.batch_size}.\n{args.steps} steps, or until a value is not finite; same seed, same"
         f" images; loss: mean of the last {LAST_STEPS} steps,\nof equal logits"
         f" {math.log(experiment.classes):.3f}. {experiment.data}, {args.image_size} px,"
         f" {experiment.device.type}{_width_words(args)}."
@@ -916,28 +989,31 @@ def _show_doctor(folder: Path, experiment: Experiment, watched: dict[str, Follow
     network = report_network(experiment, args.seed)
     blocks = [short(name) for name in block_names(network)]
     for name, one in watched.items():
-        one.doctor.write(folder / f"3.4_doctor_{name}.csv")
+        one.doctor.write(folder / f"3.4_doctor_{name.replace(' ', '_')}.csv")
         for precision, limit in RANGES.items():
             where = one.doctor.beyond.get(precision)
             cells = [str(where[key]) for key in ("step", "module", "direction")] if where else []
             rows.append([name, precision, f"{limit:.3g}", *(cells or [None] * 3)])
         steps = sorted({1, one.doctor.step - 1})
         curves[name] = {step: one.doctor.peaks(step, blocks) for step in steps}
-    about = f"{experiment.data}, {args.image_size} px, fp32{_width_words(args)}"
+    about = f"{experiment.data}, {args.image_size} px{_width_words(args)}"
     caption = (
-        "The first value beyond the range of a precision, in the report's network: activation after"
-        f"\nthe sum, and inside the branch alone; {args.steps} steps or until the loss is"
-        f" non-finite.\n{about}, {REPORT_WORDS}."
+        "The first value, output or gradient, beyond the range of a precision, in"
+        f" {args.steps} steps or until\nthe loss is not finite. sum: the report's network; branch:"
+        " the same with f inside the branch alone;\n"
+        f"{REPORT_WORDS}.\nas trained: resnet36 as the flags have it,"
+        f" f: {args.residual}, {experiment.recipe.optimizer} {experiment.recipe.learning_rate:g},"
+        f" {experiment.recipe.precision}. {about}."
     )
     headers = ["activation", "range of", "largest", "step", "module", "direction"]
     cli.show_table(folder / "3.4_doctor.txt", caption, headers, rows)
     limits = {"largest\nof fp16": RANGES["fp16"], "largest of\nbf16, fp32": RANGES["bf16"]}
-    title = f"Activation after the sum, or in the branch: {about}"
+    title = f"f after the sum, in the branch alone, and resnet36 as trained: {about}"
     plotting.peaks(folder / "3.4_doctor.png", title, blocks, curves, limits)
 
 
-def _width_words(args: argparse.Namespace) -> str:
-    return "" if args.width == 1 else f", {args.width:g} TIMES AS WIDE"
+def _width_words(args: argparse.Namespace, of: str = "") -> str:
+    return "" if args.width == 1 else f", {of}{args.width:g} TIMES AS WIDE"
 
 
 PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
@@ -953,14 +1029,19 @@ def make_parser() -> cli.ProblemParser:
         type=cli.at_least(2),
         help="classes drawn (default: 500, or all where fewer; synthetic: 10)",
     )
-    add("--per-class", type=cli.positive, default=600, help="images drawn of each class")
+    add(
+        "--per-class",
+        type=cli.positive,
+        default=DRAW_DEFAULTS["per_class"],
+        help="images drawn of each class",
+    )
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
     add(
         "--split",
         type=cli.share,
         nargs=3,
         metavar=("TRAIN", "VAL", "TEST"),
-        default=(0.7, 0.15, 0.15),
+        default=DRAW_DEFAULTS["split"],
         help="shares of each class",
     )
     add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")
@@ -975,7 +1056,11 @@ def make_parser() -> cli.ProblemParser:
         default=True,
         help="of the networks trained: gamma of each block's last batch norm starts at 0",
     )
-    add("--diagnose", action="store_true", help="3.4: the doctor alone, no training (default: no)")
+    add(
+        "--diagnose",
+        action="store_true",
+        help="3.4: the doctor alone, into a folder of its own (default: no)",
+    )
     add("--steps", type=cli.positive, default=200, help="3.4: steps of the doctor and each change")
     parallel.add_flag(parser)
     add_flags(parser, epochs=10, batch_size=64, learning_rate=1e-3, warmup_epochs=1, cutmix=0)
@@ -992,7 +1077,8 @@ def positive_number(text: str) -> float:
 
 def main() -> None:
     args = make_parser().parse_args()
-    cli.run_parts(PARTS, args, "problem3", Experiment)
+    # Of its own, so that the networks trained before are kept.
+    cli.run_parts(PARTS, args, "problem3/diagnose" if args.diagnose else "problem3", Experiment)
     parallel.stop()
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
             f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, refused as a decompression bomb;"
             " scale it down first"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for damaged files
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # Pillow's, for damaged files
         raise UserError(f"{path}: damaged image ({error})") from None
 
 
@@ -155,11 +155,20 @@ def centre_crop(image: Tensor, width: int, height: int) -> Tensor:
 class FileSet:
     """Labelled image files of one split.
 
-    `labels` is int64 (n,), 0-based; `class_names[label]` names a label.
+    `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files,
+    where they are known, tell two sets apart whose files have the same names and sizes.
     """
 
-    def __init__(self, name: str, files: list[Path], labels: list[int], class_names: list[str]):
+    def __init__(
+        self,
+        name: str,
+        files: list[Path],
+        labels: list[int],
+        class_names: list[str],
+        sha256: Sequence[str] = (),
+    ):
         self.name, self.files, self.class_names = name, files, class_names
+        self.sha256 = sha256
         self.labels = np.array(labels, dtype=np.int64)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -176,7 +185,7 @@ class FileSet:
         return load_image(self.files[index], short_side_px)
 
     def fingerprint(self) -> str:
-        """Changes with the file list and with any file's size.
+        """Changes with the file list, and with any file's size, or its SHA-256 where known.
 
         Raises:
             UserError: a file is missing.
@@ -186,6 +195,7 @@ class FileSet:
             with _one_line_errors(path):
                 about = path.stat()
             digest.update(f"{path.parent.name}/{path.name} {about.st_size}\n".encode())
+        digest.update("".join(self.sha256).encode())
         return digest.hexdigest()
 
 

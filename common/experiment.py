@@ -163,4 +163,7 @@ def show_runs(folder: Path, experiment: TrainingExperiment, part: str, networks:
     )
     cli.show_table(folder / f"{part}_training.txt", caption, headers, rows)
     curves = {name: [run["history"] for run in runs] for name, runs in networks.items()}
-    plotting.training_curves(folder / f"{part}_curves.png", experiment.tag(), curves)
+    title, smoothing = experiment.tag(), experiment.recipe.label_smoothing
+    if smoothing:
+        title += f"; labels smoothed by {smoothing:g} in training alone"
+    plotting.training_curves(folder / f"{part}_curves.png", title, curves)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,8 @@ class Manifest:
             rows = [row for row in self.rows if row.split == split]
             files = [self.root / row.path for row in rows]
             labels = [label[row.class_id] for row in rows]
-            found[split] = FileSet(f"prototype {split}", files, labels, shown)
+            digests = [row.sha256 for row in rows]
+            found[split] = FileSet(f"prototype {split}", files, labels, shown, digests)
         return found
 
     def write(self, path: Path) -> str:
@@ -474,15 +475,24 @@ def _parse(path: Path) -> list[Row]:
         for line in reader:
             rows.append(_row(line))
             _check_new(rows[-1], seen)
-        for split in SPLITS:
-            if not any(row.split == split for row in rows):
-                raise ValueError(f"no {split} images")
+        _check_splits(rows)
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not a manifest of this project: line {reader.line_num}: {error}; restore it,"
             " or draw the data set anew"
         ) from None
     return rows
+
+
+def _check_splits(rows: list[Row]) -> None:
+    """Raise where there are fewer than two classes, or one has no image in a split."""
+    places = {(row.class_id, row.split) for row in rows}
+    classes = sorted({class_id for class_id, _ in places})
+    if len(classes) < 2:
+        raise ValueError(f"{len(classes)} class(es), not two or more")
+    for class_id, split in product(classes, SPLITS):
+        if (class_id, split) not in places:
+            raise ValueError(f"no {split} images of {class_id}")
 
 
 def _row(line: list[str]) -> Row:

@@ -195,7 +195,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
         over = f"; mean and range of {seeds} seeds" if seeds > 1 else ""
-        figure.suptitle(title + over, fontsize=11)
+        figure.suptitle("\n".join(textwrap.wrap(title + over, 110)), fontsize=11)
         labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
         for axis, (key, label) in zip(axes, labels.items(), strict=True):
             for name, runs in histories.items():
@@ -279,5 +279,5 @@ def peaks(
         axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
         figure.suptitle("\n".join(textwrap.wrap(title, 80)), fontsize=11)
         axis.tick_params(axis="x", rotation=45)
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=3)
         save(figure, path)

@@ -203,6 +203,7 @@ def fit(
     """
     cli.make_folder(folder)
     parallel.check_images(min(len(train), recipe.batch_size))
+    check_steps(train, recipe)
     run = Run(network, recipe, device, gpus)
     identity = {**recipe.as_dict(), **about}
     if not fresh:
@@ -237,6 +238,19 @@ def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
     return math.ceil(len(train) / recipe.batch_size)
 
 
+def check_steps(train: Packed, recipe: Recipe) -> None:
+    """Refuse steps of a single image, which batch norm can't train on.
+
+    Raises:
+        UserError: an epoch's images do not make steps of two or more.
+    """
+    if len(train) // steps_per_epoch(train, recipe) < 2:
+        raise UserError(
+            f"--batch-size {recipe.batch_size}: {len(train)} training images make a step of one,"
+            " batch norm needs 2 or more; take a larger --batch-size or more images"
+        )
+
+
 def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
     recipe = run.recipe
@@ -261,7 +275,9 @@ def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
 
     Raises:
         NotFinite: as `train_step`.
+        UserError: as `check_steps`.
     """
+    check_steps(train, run.recipe)
     return itertools.islice(_endless_steps(run, train), steps)
 
 
@@ -304,7 +320,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     run.scaler.scale(loss * parallel.size()).backward()
     run.scaler.unscale_(run.optimizer)
     parameters = [one for one in run.network.parameters() if one.grad is not None]
-    norm = nn.utils.get_total_norm([one.grad for one in parameters])
+    norm = gradient_norm([one.grad for one in parameters])
     if recipe.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
     hits = int((logits.argmax(1) == targets.argmax(1)).sum())
@@ -320,6 +336,16 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     run.sums["top1"] += hits
     run.sums["images"] += len(indexes)
     return mean_loss
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together; infinite only where one of them is."""
+    norm = nn.utils.get_total_norm(gradients)
+    if torch.isfinite(norm):
+        return norm
+    # Squares of fp32 values above 1.8e19 overflow: such gradients can still be clipped.
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _loss(
@@ -504,7 +530,14 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
         if not found and not torch.isfinite(loss):
             found.append(("the loss", "output"))
         loss.backward()
-    return found[0] if found else ("a parameter", "gradient")
+    return found[0] if found else (_non_finite_parameter(network), "gradient")
+
+
+def _non_finite_parameter(network: nn.Module) -> str:
+    for name, one in network.named_parameters():
+        if one.grad is not None and not torch.isfinite(one.grad).all():
+            return name
+    return "all parameters together"
 
 
 @contextlib.contextmanager

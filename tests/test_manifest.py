@@ -13,6 +13,7 @@ from common import cli, data, manifest
 from common.cli import UserError
 
 SHARED = cli.ROOT.parent / "shared" / "data"
+FOLDER_100 = SHARED / "imagenet-100x32"
 SPLIT = (0.7, 0.15, 0.15)
 
 
@@ -374,7 +375,9 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
     [
         (lambda lines: ["path,split", *lines[1:]], "line 1: its columns are not path,class_id"),
         (lambda _: [], "line 0: its columns are not"),
-        (lambda lines: lines[:1], "line 1: no train images"),
+        (lambda lines: lines[:1], r"line 1: 0 class\(es\), not two or more"),
+        (lambda lines: [line for line in lines if line[:2] in "paa/"], r"1 class\(es\), not two"),
+        (lambda lines: [line for line in lines if ",val," not in line or line[0] != "b"], "no val"),
         (lambda lines: [line for line in lines if "test" not in line], "no test images"),
         (lambda lines: [lines[0], lines[1].replace(",train,", ",dev,")], "2: unknown split 'dev'"),
         (lambda lines: [lines[0], lines[1].rsplit(",", 1)[0]], "line 2: 7 columns, not 8"),
@@ -397,9 +400,29 @@ def test_what_is_no_manifest_is_refused(root, tmp_path, change, reason):
     assert "\n" not in str(error.value)
 
 
+def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root, tmp_path):
+    drawn, _, _ = written(root, tmp_path)
+    rows = [replace(row, sha256="0") for row in drawn.rows]
+    for split, one in drawn.sets().items():
+        assert one.fingerprint() == drawn.sets()[split].fingerprint()
+        assert one.fingerprint() != replace(drawn, rows=rows).sets()[split].fingerprint()
+
+
 def test_a_missing_manifest_is_named(root, tmp_path):
     with pytest.raises(UserError, match=r"none.csv: cannot be read \(No such file"):
         manifest.read(tmp_path / "none.csv", root)
+
+
+@pytest.mark.skipif(not FOLDER_100.is_dir(), reason="no ../shared/data/imagenet-100x32")
+def test_the_catalogue_of_100_classes_of_60_images_is_exact():
+    root = FOLDER_100
+    drawn = draw(root, classes=None, per_class=60)
+    wanted = {"classes": 100, "images_per_class": 60, "total": 6000}
+    assert drawn.catalogue() == {**wanted, "train": 4200, "val": 900, "test": 900}
+    assert drawn.quarantined == []
+    files = {str(path.relative_to(root)) for path in root.glob("*/*.*")}
+    assert {row.path for row in drawn.rows} == files
+    assert all(row.class_name != row.class_id for row in drawn.rows)
 
 
 @pytest.mark.skipif(not (SHARED / "imagenet-10").is_dir(), reason="no ../shared/data/imagenet-10")

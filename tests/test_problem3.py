@@ -48,10 +48,12 @@ def test_the_catalogue_and_the_manifest_are_the_files(run, class_folders, tmp_pa
 def test_a_manifest_gives_the_same_data_set_and_finds_a_changed_file(
     run, fails, class_folders, tmp_path
 ):
-    draw = ("3.1", "--data", class_folders, "--per-class", 6)
-    assert run(p3, *draw, "--out", tmp_path / "a")[0] == 0
+    draw = ("3.1", "--data", class_folders)
+    assert run(p3, *draw, "--per-class", 6, "--out", tmp_path / "a")[0] == 0
     first = tmp_path / "a" / "problem3" / "3.1_manifest.csv"
     again = (*draw, "--manifest", first, "--out", tmp_path / "b")
+    told = fails(p3, *again, "--split", 0.6, 0.2, 0.2)
+    assert "--split: --manifest says what was drawn" in told
     assert run(p3, *again)[0] == 0
     assert (tmp_path / "b" / "problem3" / "3.1_manifest.csv").read_bytes() == first.read_bytes()
     with first.open() as file:
@@ -295,6 +297,25 @@ def test_f_holds_three_fifths_of_the_where_form():
 
 # -------------------------------------------------------------------------------- 3.4 training
 
+
+def test_activations_that_can_be_watched_change_nothing():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for residual, places in (("branch", 24), ("sum", 35)):
+        torch.manual_seed(0)
+        network = p3.ResNet36(3, residual=residual, width=1 / 16)
+        before, weights = network(x), [*network.state_dict()]
+        p3.with_watched_activations(network)
+        assert torch.equal(network(x), before)
+        assert [*network.state_dict()] == weights
+        watched = [one for one in network.modules() if isinstance(one, p3.Elementwise)]
+        assert len(watched) == places
+
+
+def test_resnet_34_with_f_has_no_relu_left():
+    kinds = Counter(type(module) for module in p3.resnet34_with_f(3).modules())
+    assert (kinds[p3.SquareLeaky], kinds[nn.ReLU]) == (17, 0)
+
+
 TINY = (
     *("--image-size", 32, "--width", 1 / 16, "--batch-size", 4, "--epochs", 2),
     *("--precision", "fp32", "--steps", 6, "--per-class", 7),
@@ -303,11 +324,11 @@ TINY = (
 
 @pytest.fixture
 def tiny_run(run, class_folders, tmp_path):
-    def run_tiny(*argv, out="out", code=0):
+    def run_tiny(*argv, out="out", code=0, folder="problem3"):
         folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
         found, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
         assert found == code, err
-        path = tmp_path / out / "problem3" / "results.json"
+        path = tmp_path / out / folder / "results.json"
         part = json.loads(path.read_text())["parts"].get("3.4") if path.exists() else None
         return part, printed, err
 
@@ -349,9 +370,10 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
 
 
 def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
-    part, _, err = tiny_run("--diagnose")
+    part, _, err = tiny_run("--diagnose", folder="problem3/diagnose")
     assert part["networks"] == {}
     assert err == ""
+    assert not (tmp_path / "out" / "problem3" / "results.json").exists()
     where = part["divergence"]
     assert where["network"] == "resnet36_sum"
     changes = {row["change"]: row for row in part["single_changes"]}
@@ -364,16 +386,20 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
     assert beyond["fp16"]["step"] <= beyond["bf16"]["step"] <= beyond["fp32"]["step"]
     assert beyond["fp32"] == {key: where[key] for key in ("step", "module", "direction")}
     assert "fp32" not in part["beyond_range"]["branch"]
-    with (tmp_path / "out" / "problem3" / "3.4_doctor_sum.csv").open() as file:
+    with (tmp_path / "out" / "problem3" / "diagnose" / "3.4_doctor_sum.csv").open() as file:
         rows = list(csv.DictReader(file))
     first = [row for row in rows if row["step"] == "1" and row["direction"] == "output"]
-    assert {"conv1", "layer1.0.bn2", "layer4.1", "fc"} <= {row["module"] for row in first}
+    assert {"conv1", "layer1.0.activation1", "layer4.1", "fc"} <= {row["module"] for row in first}
+    gradients = {row["module"] for row in rows if row["direction"] == "gradient"}
+    assert {"fc", "fc.weight", "layer1.0.activation1", "layer1.0.bn1.bias"} <= gradients
     assert max(int(row["step"]) for row in rows) == where["step"]
 
 
 def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
-    part, _, err = tiny_run("--residual", "sum", "--optimizer", "sgd", "--lr", 1, code=2)
+    flags = ("--residual", "sum", "--optimizer", "sgd", "--lr", 1)
+    part, printed, err = tiny_run(*flags, code=2)
     assert part is None
+    assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
     warning, error = err.splitlines()
     assert warning.startswith("warning: overflow forecast: resnet36 starts with values up to")
     assert "non-finite" in error
@@ -414,13 +440,15 @@ def test_the_forecast_is_what_the_first_step_puts_out_and_leaves_no_trace():
     before = {name: one.clone() for name, one in network.state_dict().items()}
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = p3.forecast(network, images)
+    blocks = [p3.short(name) for name in p3.block_names(network)]
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     logits = network(images)
     assert found["fc"]["peak"] == logits.abs().max().item()
     assert found["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
-    assert [*found][:2] == ["maxpool", "layer1.0"]
-    assert len(found) == 13
+    assert (blocks[:2], blocks[-1], len(blocks)) == (["maxpool", "layer1.0"], "fc", 13)
+    assert [*found][:4] == ["conv1", "bn1", "activation1", "conv2"]
+    assert found["layer1.0"] == found["layer1.0.activation3"]
 
 
 def test_statistics_equal_torchs_also_where_squares_overflow():
@@ -437,6 +465,7 @@ def test_statistics_equal_torchs_also_where_squares_overflow():
 def test_statistics_of_values_that_are_not_finite():
     found = p3.statistics(torch.tensor([1.0, -3.0, math.nan, 2.0]))
     assert (found["peak"], found["non_finite"]) == (3, 0.25)
+    assert str(p3.statistics(-torch.zeros(3))["peak"]) == "0.0"
     assert p3.statistics(torch.tensor([1.0, -math.inf]))["peak"] == math.inf
 
 
@@ -445,7 +474,7 @@ def test_the_doctor_finds_the_first_value_beyond_each_range_and_keeps_powers_of_
     for step in range(1, 8):
         doctor.look("network.a", "output", torch.tensor([10.0**step]))
         doctor.look("network.b", "gradient", torch.tensor([math.inf if step == 6 else 1.0]))
-        doctor.end_step(last=step == 7)
+        doctor.end_step(nn.Module(), last=step == 7)
     first = {"step": 5, "module": "a", "direction": "output"}
     overflow = {"step": 6, "module": "b", "direction": "gradient"}
     assert doctor.beyond == {"fp16": first, "bf16": overflow, "fp32": overflow}

@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -193,6 +194,20 @@ def test_clipping_bounds_the_gradient():
     training.train_step(run, packed(), torch.arange(4), epoch=1)
     norm = torch.cat([p.grad.flatten() for p in run.network.parameters()]).norm()
     assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_norm_of_large_gradients_does_not_overflow():
+    gradients = [torch.full((2,), 3e20), torch.full((2,), -4e20)]
+    assert not torch.nn.utils.get_total_norm(gradients).isfinite()
+    assert training.gradient_norm(gradients).item() == pytest.approx(5e20 * 2**0.5, rel=1e-6)
+    assert training.gradient_norm([torch.tensor([math.inf]), *gradients]).isinf()
+    small = [torch.tensor([3.0]), torch.tensor([4.0])]
+    assert torch.equal(training.gradient_norm(small), torch.nn.utils.get_total_norm(small))
+
+
+def test_a_step_of_one_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--batch-size 2: 11 training images make a step of one"):
+        train(tmp_path, replace(RECIPE, batch_size=2))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path):
