@@ -874,7 +874,7 @@ NONE, BRANCH = Change("none"), Change("f inside the branch alone", network={"res
 
 
 def single_changes(half_epochs: float) -> tuple[Change, ...]:
-    """What is tried; half of the steps take so many epochs."""
+    """What is tried, in brackets what is two changes; half of the steps take so many epochs."""
     return (
         NONE,
         BRANCH,
@@ -885,6 +885,12 @@ def single_changes(half_epochs: float) -> tuple[Change, ...]:
         Change("warm-up over half of the steps", recipe={"warmup_epochs": half_epochs}),
         Change("bf16 for fp32", recipe={"precision": "bf16"}),
         Change("AdamW, 0.001, for SGD", recipe={"optimizer": "adamw", "learning_rate": 1e-3}),
+        Change("ReLU for f, the control", network={"activation": functional.relu}),
+        Change(
+            "(f inside the branch, rate 0.01)",
+            network={"residual": "branch"},
+            recipe={"learning_rate": 0.01},
+        ),
     )
 
 
@@ -939,14 +945,14 @@ def part_3_4(experiment: Experiment, folder: Path) -> dict:
     changed[RESNET34_F] = followed(experiment, RESNET34_F, resnet34_f, report, watch=False)
     _show_doctor(folder, experiment, watched)
     _show_changes(folder, experiment, changed)
-    rows = {name: _change_row(name, one) for name, one in changed.items()}
+    rows = [_change_row(name, one) for name, one in changed.items()]
     return {
         "networks": networks,
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched["sum"].divergence or NOT_FOUND)},
         "beyond_range": {name: one.doctor.beyond for name, one in watched.items()},
-        "resnet34_f": rows.pop(RESNET34_F),
-        "single_changes": list(rows.values()),
+        "single_changes": [row for row in rows if not row["change"].startswith("(")],
+        "not_single_changes": [row for row in rows if row["change"].startswith("(")],
         "steps": args.steps,
         "chance_loss": math.log(experiment.classes),
         "residual": args.residual,
@@ -978,8 +984,8 @@ def _show_changes(folder: Path, experiment: Experiment, followed: dict[str, Foll
         rows.append([name, *losses, str(row["steps"]), end])
     args = experiment.args
     caption = (
-        "One change at a time to the report's network and recipe; in brackets, not a change to it,"
-        f" the report's other network.\n{REPORT_WORDS}, batch"
+        "One change at a time to the report's network and recipe; in brackets, two changes to it,"
+        f" and the report's other network.\n{REPORT_WORDS}, batch"
         f" {args.batch_size}.\n{args.steps} steps, or until a value is not finite; same seed, same"
         f" images; loss: mean of the last {LAST_STEPS} steps,\nof equal logits"
         f" {math.log(experiment.classes):.3f}. {experiment.data}, {args.image_size} px,"

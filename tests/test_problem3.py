@@ -386,7 +386,8 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
     assert changes["none"]["diverged_at_step"] == where["step"] == changes["none"]["steps"] + 1
     assert changes["f inside the branch alone"]["diverged_at_step"] is None
     assert changes["f inside the branch alone"]["steps"] == 6
-    assert len(changes) == 9
+    assert len(changes) == 10
+    assert len(part["not_single_changes"]) == 2
     beyond = part["beyond_range"]["sum"]
     assert beyond["fp16"]["step"] <= beyond["bf16"]["step"] <= beyond["fp32"]["step"]
     assert beyond["fp32"] == {key: where[key] for key in ("step", "module", "direction")}
