@@ -748,7 +748,7 @@ def statistics(values: Tensor) -> dict[str, float]:
     In float64 whatever the dtype, so that the squares of large values do not overflow; NaN where a
     value is NaN, the peak excepted.
     """
-    peak = max(-values.min().item(), values.max().item(), 0.0)
+    peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
     non_finite = 1 - values.isfinite().double().mean().item()
     if math.isnan(peak):
         peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
