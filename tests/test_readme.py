@@ -6,6 +6,7 @@ import pytest
 
 import problem1_perceptual as p1
 import problem2_flowers as p2
+import problem3_resnet36 as p3
 from common import cli, weights
 
 README = (cli.ROOT / "README.md").read_text()
@@ -29,6 +30,13 @@ PUBLISHED = cli.ROOT / "outputs" / "published"
         "problem2/2.4_parallel.txt",
         "problem2/2.5_training.txt",
         "embedded/problem2/2.6_pointing_game.txt",
+        "problem3/3.1_catalogue.txt",
+        "problem3/3.3_cost.txt",
+        "problem3/3.3_moments.txt",
+        "problem3/3.4_forecast.txt",
+        "problem3/3.4_single_changes.txt",
+        "problem3/3.4_training.txt",
+        "benchmarks/manifest.txt",
     ],
 )
 def test_tables_are_the_published_ones_to_the_letter(table):
@@ -66,7 +74,21 @@ def test_findings_of_problem_2_are_the_published_numbers():
     assert f"It takes {share:.2f} % of a step" in README
 
 
-@pytest.mark.parametrize("problem", ["problem1", "problem2", "embedded/problem2"])
+def test_findings_of_problem_3_are_the_published_numbers():
+    parts = published("problem3")
+    for network in parts["3.4"]["networks"].values():
+        shown = [f"{network[key]:.1f}" for key in ("test_top1", "test_top1_std")]
+        assert "{} +- {} %".format(*shown) in README
+    where = parts["3.4"]["divergence"]
+    assert (
+        f"in step {where['step']} it is the {where['direction']} of `{where['module']}`" in README
+    )
+    ratios = [f"{parts['3.3'][key]:.2f}" for key in ("time_vs_where", "memory_vs_where")]
+    assert "{} of the time and {} of the memory".format(*ratios) in README
+    assert f"{parts['3.3']['time_vs_relu']:.2f} times ReLU's" in README
+
+
+@pytest.mark.parametrize("problem", ["problem1", "problem2", "embedded/problem2", "problem3"])
 def test_published_results_come_from_committed_code(problem):
     for number, part in published(problem).items():
         assert re.fullmatch(r"[0-9a-f]{40}", part["git_commit"]), number
@@ -77,7 +99,7 @@ def test_pictures_and_links_exist():
         assert (cli.ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("script", [p1, p2])
+@pytest.mark.parametrize("script", [p1, p2, p3])
 def test_commands_can_be_parsed(script):
     commands = re.findall(rf"({script.__name__}\.py[^`\n]*)`", README)
     assert len(commands) > 4
