@@ -12,7 +12,7 @@ QUICK3 := --data synthetic --per-class 40 --image-size 64 --width 0.25 --epochs 
 .PHONY: demo test lint clean
 
 demo: $(READY)
-	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 160
+	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 200
 	$(BIN)/python problem2_flowers.py $(QUICK)
 	$(BIN)/python problem3_resnet36.py $(QUICK3)
 
