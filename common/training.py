@@ -525,6 +525,7 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
         if not torch.isfinite(values).all():
             found.append((module, direction))
 
+    network.zero_grad()  # of the step that failed: its gradients are not to be added to
     with watched(network, look):
         loss = compute_loss()
         if not found and not torch.isfinite(loss):

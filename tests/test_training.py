@@ -349,6 +349,14 @@ def test_a_non_finite_value_stops_the_run_and_names_where_it_begins(tmp_path, di
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_looking_for_where_it_began_does_not_add_to_the_failed_steps_gradients():
+    net, x = nn.Linear(3, 2), torch.ones(4, 3)
+    net(x).sum().backward()
+    once = {name: one.grad.clone() for name, one in net.named_parameters()}
+    training.first_non_finite(net, lambda: net(x).sum())
+    assert_same({name: one.grad for name, one in net.named_parameters()}, once)
+
+
 def test_a_learning_rate_far_too_high_is_caught(tmp_path):
     recipe = replace(RECIPE, learning_rate=1e38, optimizer="sgd", warmup_epochs=0, epochs=30)
     with pytest.raises(UserError, match=r"first non-finite .* is that of"):
