@@ -61,12 +61,7 @@ RESIDUALS = ("branch", "sum")
 SYNTHETIC_CLASSES = 10
 REPORT_SIZE_PX = 224  # of the report's tables
 IMAGE_SIZE_MIN_PX = 32  # below, the stem leaves nothing
-DRAW_DEFAULTS = {
-    "classes": None,
-    "per_class": 600,
-    "allow_fewer": False,
-    "split": [0.7, 0.15, 0.15],
-}
+DRAW_FLAGS = ("classes", "per_class", "allow_fewer", "split")  # that a manifest answers
 SAMPLE_CLASSES = 5
 DEVIATIONS = (0.5, 1.0, 2.0)  # of the normal input of part 3.3
 SAMPLES = 4_000_000
@@ -108,8 +103,9 @@ class Experiment(TrainingExperiment):
                 " synthetic, the embedded data; or name other parts: 3.2 3.3"
             )
         if args.manifest and args.data != "synthetic":
-            for name, default in DRAW_DEFAULTS.items():
-                if getattr(args, name) != default:
+            parser = make_parser()
+            for name in DRAW_FLAGS:
+                if getattr(args, name) != parser.get_default(name):
                     flag = f"--{name.replace('_', '-')}"
                     raise UserError(f"{flag}: --manifest says what was drawn; leave one out")
         if args.image_size < IMAGE_SIZE_MIN_PX:
@@ -828,12 +824,12 @@ class Followed:
 
 
 def follow(
-    experiment: Experiment, network: nn.Module, recipe: Recipe, steps: int, watch: bool
+    experiment: Experiment, name: str, network: nn.Module, recipe: Recipe, watch: bool = False
 ) -> Followed:
-    """Train for `steps` steps or until a value that counts is not finite."""
+    """Train for --steps or until a value that counts is not finite; a line says how it went."""
     run = training.Run(network, recipe, experiment.device)
     doctor, losses, divergence = Doctor(), [], None
-    start = time.perf_counter()
+    steps, start = experiment.args.steps, time.perf_counter()
     look = training.watched(run.network, doctor.look) if watch else contextlib.nullcontext()
     taken = training.first_steps(run, experiment.packed["train"], steps)
     with look:
@@ -845,7 +841,10 @@ def follow(
             doctor.end_step(run.network, last=True)
             where = {"module": short(error.module), "direction": error.direction}
             divergence = {"step": len(losses) + 1, **where}
-    return Followed(losses, divergence, doctor, time.perf_counter() - start)
+    found = Followed(losses, divergence, doctor, time.perf_counter() - start)
+    told = f"diverges in step {divergence['step']}" if divergence else "finite"
+    print(f"{name}: {told}, {found.seconds:.0f} s", flush=True)
+    return found
 
 
 def short(module: str) -> str:
@@ -871,10 +870,15 @@ class Change:
 
 
 NONE, BRANCH = Change("none"), Change("f inside the branch alone", network={"residual": "branch"})
+TWO_CHANGES = Change(
+    "(f inside the branch, rate 0.01)",
+    network={"residual": "branch"},
+    recipe={"learning_rate": 0.01},
+)
 
 
 def single_changes(half_epochs: float) -> tuple[Change, ...]:
-    """What is tried, in brackets what is two changes; half of the steps take so many epochs."""
+    """What is tried; half of the steps take so many epochs."""
     return (
         NONE,
         BRANCH,
@@ -886,11 +890,6 @@ def single_changes(half_epochs: float) -> tuple[Change, ...]:
         Change("bf16 for fp32", recipe={"precision": "bf16"}),
         Change("AdamW, 0.001, for SGD", recipe={"optimizer": "adamw", "learning_rate": 1e-3}),
         Change("ReLU for f, the control", network={"activation": functional.relu}),
-        Change(
-            "(f inside the branch, rate 0.01)",
-            network={"residual": "branch"},
-            recipe={"learning_rate": 0.01},
-        ),
     )
 
 
@@ -900,29 +899,29 @@ def report_network(experiment: Experiment, seed: int, **changes) -> Normalized:
     return seeded(partial(ResNet36, experiment.classes, **arguments), seed)
 
 
+def report_recipe(experiment: Experiment, **changes) -> Recipe:
+    """`REPORT_RECIPE`, or with `changes`, at the batch and image size of the flags."""
+    return replace(experiment.recipe, **{**REPORT_RECIPE, **changes})
+
+
 def try_changes(experiment: Experiment) -> dict[str, Followed]:
     """Follow the report's training, and with each single change; the first two are watched.
 
     All start from the same seed and see the same images.
     """
-    args, found = experiment.args, {}
     steps_per_epoch = training.steps_per_epoch(experiment.packed["train"], experiment.recipe)
-    for change in single_changes(args.steps / 2 / steps_per_epoch):
-        network = report_network(experiment, args.seed, **change.network)
-        recipe = replace(experiment.recipe, **{**REPORT_RECIPE, **change.recipe})
-        watch = change in (NONE, BRANCH)
-        found[change.name] = followed(experiment, change.name, network, recipe, watch)
-    return found
+    half_epochs = experiment.args.steps / 2 / steps_per_epoch
+    return {
+        change.name: try_change(experiment, change, watch=change in (NONE, BRANCH))
+        for change in single_changes(half_epochs)
+    }
 
 
-def followed(
-    experiment: Experiment, name: str, network: nn.Module, recipe: Recipe, watch: bool
-) -> Followed:
-    """`follow` for --steps, with a line that says how it went."""
-    one = follow(experiment, network, recipe, experiment.args.steps, watch)
-    told = f"diverges in step {one.divergence['step']}" if one.divergence else "finite"
-    print(f"{name}: {told}, {one.seconds:.0f} s", flush=True)
-    return one
+def try_change(experiment: Experiment, change: Change, watch: bool = False) -> Followed:
+    """Follow the report's training with a change."""
+    network = report_network(experiment, experiment.args.seed, **change.network)
+    recipe = report_recipe(experiment, **change.recipe)
+    return follow(experiment, change.name, network, recipe, watch)
 
 
 # ------------------------------------------------------------------------------- 3.4 the part
@@ -934,25 +933,22 @@ def part_3_4(experiment: Experiment, folder: Path) -> dict:
     forecasts = forecast_all(experiment, folder)
     networks = {} if args.diagnose else train_networks(experiment, folder)
     changed = try_changes(experiment)
-    report, as_given = replace(experiment.recipe, **REPORT_RECIPE), experiment.recipe
+    others = {TWO_CHANGES.name: try_change(experiment, TWO_CHANGES)}
     ours = networks_of(experiment)["resnet36"](args.seed)
-    watched = {
-        "sum": changed[NONE.name],
-        "branch": changed[BRANCH.name],
-        "as trained": followed(experiment, "resnet36, as trained", ours, as_given, watch=True),
-    }
+    as_given = follow(experiment, "resnet36, as trained", ours, experiment.recipe, watch=True)
     resnet34_f = seeded(partial(resnet34_with_f, experiment.classes), args.seed)
-    changed[RESNET34_F] = followed(experiment, RESNET34_F, resnet34_f, report, watch=False)
-    _show_doctor(folder, experiment, watched)
-    _show_changes(folder, experiment, changed)
-    rows = [_change_row(name, one) for name, one in changed.items()]
+    report = report_recipe(experiment)
+    others[RESNET34_F] = follow(experiment, RESNET34_F, resnet34_f, report)
+    watched = {"sum": changed[NONE.name], "branch": changed[BRANCH.name], "as trained": as_given}
+    _show_doctor(folder, experiment, watched, list(forecasts[REPORT]["blocks"]))
+    _show_changes(folder, experiment, changed | others)
     return {
         "networks": networks,
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched["sum"].divergence or NOT_FOUND)},
         "beyond_range": {name: one.doctor.beyond for name, one in watched.items()},
-        "single_changes": [row for row in rows if not row["change"].startswith("(")],
-        "not_single_changes": [row for row in rows if row["change"].startswith("(")],
+        "single_changes": [_change_row(name, one) for name, one in changed.items()],
+        "not_single_changes": [_change_row(name, one) for name, one in others.items()],
         "steps": args.steps,
         "chance_loss": math.log(experiment.classes),
         "residual": args.residual,
@@ -995,11 +991,11 @@ def _show_changes(folder: Path, experiment: Experiment, followed: dict[str, Foll
     cli.show_table(folder / "3.4_single_changes.txt", caption, headers, rows)
 
 
-def _show_doctor(folder: Path, experiment: Experiment, watched: dict[str, Followed]) -> None:
-    """Where values leave the ranges, all rows that were kept, and the peaks by depth."""
+def _show_doctor(
+    folder: Path, experiment: Experiment, watched: dict[str, Followed], blocks: list[str]
+) -> None:
+    """Where values leave the ranges, all rows that were kept, and the peaks of `blocks`."""
     args, rows, curves = experiment.args, [], {}
-    network = report_network(experiment, args.seed)
-    blocks = [short(name) for name in block_names(network)]
     for name, one in watched.items():
         one.doctor.write(folder / f"3.4_doctor_{name.replace(' ', '_')}.csv")
         for precision, limit in RANGES.items():
@@ -1041,19 +1037,14 @@ def make_parser() -> cli.ProblemParser:
         type=cli.at_least(2),
         help="classes drawn (default: 500, or all where fewer; synthetic: 10)",
     )
-    add(
-        "--per-class",
-        type=cli.positive,
-        default=DRAW_DEFAULTS["per_class"],
-        help="images drawn of each class",
-    )
+    add("--per-class", type=cli.positive, default=600, help="images drawn of each class")
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
     add(
         "--split",
         type=cli.share,
         nargs=3,
         metavar=("TRAIN", "VAL", "TEST"),
-        default=DRAW_DEFAULTS["split"],
+        default=(0.7, 0.15, 0.15),
         help="shares of each class",
     )
     add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")

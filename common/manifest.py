@@ -487,7 +487,7 @@ def _parse(path: Path) -> list[Row]:
 def _check_splits(rows: list[Row]) -> None:
     """Raise where there are fewer than two classes, or one has no image in a split."""
     places = {(row.class_id, row.split) for row in rows}
-    classes = sorted({class_id for class_id, _ in places})
+    classes = _sorted({class_id for class_id, _ in places})
     if len(classes) < 2:
         raise ValueError(f"{len(classes)} class(es), not two or more")
     for class_id, split in product(classes, SPLITS):

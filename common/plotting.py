@@ -63,6 +63,11 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _suptitle(figure: Figure, title: str, characters: int) -> None:
+    """A title over all axes, broken into lines of so many characters."""
+    figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=11)
+
+
 def image_grid(
     path: Path, title: str, headers: list[str], rows: dict[str, list[np.ndarray | HeatMap]]
 ) -> None:
@@ -195,7 +200,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
         over = f"; mean and range of {seeds} seeds" if seeds > 1 else ""
-        figure.suptitle("\n".join(textwrap.wrap(title + over, 110)), fontsize=11)
+        _suptitle(figure, title + over, 110)
         labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
         for axis, (key, label) in zip(axes, labels.items(), strict=True):
             for name, runs in histories.items():
@@ -223,7 +228,7 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
         figure, axes = plt.subplots(
             len(rows), columns, figsize=size, squeeze=False, layout="constrained"
         )
-        figure.suptitle("\n".join(textwrap.wrap(title, round(12 * size[0]))), fontsize=11)
+        _suptitle(figure, title, round(12 * size[0]))
         for axis in axes.flat:
             axis.set_axis_off()
         for row, cells in zip(axes, rows, strict=True):
@@ -277,7 +282,7 @@ def peaks(
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
             axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
         axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
-        figure.suptitle("\n".join(textwrap.wrap(title, 80)), fontsize=11)
+        _suptitle(figure, title, 80)
         axis.tick_params(axis="x", rotation=45)
         figure.legend(loc="outside lower center", ncols=3)
         save(figure, path)
