@@ -76,6 +76,10 @@ def test_findings_of_problem_2_are_the_published_numbers():
 
 def test_findings_of_problem_3_are_the_published_numbers():
     parts = published("problem3")
+    counts = published("full_width/problem3")["3.2"]
+    shown = "{weighted_layers} weighted layers, {parameters:,} parameters with {classes} classes"
+    assert shown.format(**counts) in README
+    assert f"they are {parts['3.2']['parameters']:,}" in README
     for network in parts["3.4"]["networks"].values():
         shown = [f"{network[key]:.1f}" for key in ("test_top1", "test_top1_std")]
         assert "{} +- {} %".format(*shown) in README
@@ -88,7 +92,9 @@ def test_findings_of_problem_3_are_the_published_numbers():
     assert f"{parts['3.3']['time_vs_relu']:.2f} times ReLU's" in README
 
 
-@pytest.mark.parametrize("problem", ["problem1", "problem2", "embedded/problem2", "problem3"])
+@pytest.mark.parametrize(
+    "problem", ["problem1", "problem2", "embedded/problem2", "problem3", "full_width/problem3"]
+)
 def test_published_results_come_from_committed_code(problem):
     for number, part in published(problem).items():
         assert re.fullmatch(r"[0-9a-f]{40}", part["git_commit"]), number
