@@ -281,29 +281,12 @@ def part_2_2(experiment: Experiment, folder: Path) -> dict:
 # -------------------------------------------------------------------------------------- 2.3 widen
 
 
-class _Channels:
-    """Channel counts of torchvision's blocks without its rounding to multiples of 8.
-
-    Its own would make the 26 channels of the first stage "expand" to 24 through one convolution
-    more: a block of another shape.
-    """
-
-    @staticmethod
-    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
-        return max(min_value or 1, round(channels * width_mult))
 
 
-class WideFusedMBConvConfig(_Channels, FusedMBConvConfig):
-    """A stage of fused blocks with any number of channels."""
 
 
-class WideMBConvConfig(_Channels, MBConvConfig):
-    """A stage of MBConv blocks with any number of channels."""
 
 
-def wide_channels(channels: int, width: float, divisor: int) -> int:
-    """`round(width * channels)`, up to a multiple of `divisor`."""
-    return math.ceil(round(width * channels) / divisor) * divisor
 
 
 def make_wide(
@@ -320,137 +303,22 @@ def make_wide(
     return Normalized(network)
 
 
-def wide_efficientnet(classes: int, width: float, divisor: int) -> EfficientNet:
-    """The bare wide network, of torchvision's own blocks."""
-    stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
-    wider = partial(wide_channels, width=width, divisor=divisor)
-    wide_stages = []
-    for stage in stages:
-        fused = isinstance(stage, FusedMBConvConfig)
-        config = WideFusedMBConvConfig if fused else WideMBConvConfig
-        shape = stage.expand_ratio, stage.kernel, stage.stride
-        wide = config(*shape, stage.input_channels, stage.out_channels, stage.num_layers)
-        wide.input_channels, wide.out_channels = map(
-            wider, (stage.input_channels, stage.out_channels)
-        )
-        wide_stages.append(wide)
-    return EfficientNet(
-        wide_stages,
-        dropout=0.2,
-        num_classes=classes,
-        norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
-        last_channel=wider(last_channels),
-    )
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Which narrow channel each wide channel copies: `index`, int64 (wide,), of `narrow` ones."""
-
-    index: Tensor
-    narrow: int
-
-    @property
-    def share(self) -> Tensor:
-        """One over the number of copies of what each wide channel copies, (wide,)."""
-        return 1 / self.index.bincount(minlength=self.narrow)[self.index].float()
 
 
-def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Copies:
-    """All narrow channels in their order, then random ones again (Chen et al. 2016, eq. 1)."""
-    more = torch.randint(narrow, (wide - narrow,), generator=generator)
-    return Copies(torch.cat([torch.arange(narrow), more]), narrow)
 
 
-@torch.no_grad()
-def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
-    """Give `wide` weights with which it computes the same function as `narrow` in eval mode.
-
-    Net2WiderNet (Chen et al. 2016, section 2.2): a wide channel copies a narrow one, and what reads
-    copies takes of each its share. In a residual sum both terms copy alike; a depthwise convolution
-    keeps the channels of its input.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    stream = Copies(torch.arange(3), 3)
-    pairs = list(zip(narrow.features, wide.features, strict=True))
-    stream = _widen_layer(*pairs[0], stream, None, generator)
-    for narrow_stage, wide_stage in pairs[1:-1]:
-        for narrow_block, wide_block in zip(narrow_stage, wide_stage, strict=True):
-            stream = _widen_block(narrow_block, wide_block, stream, generator)
-    stream = _widen_layer(*pairs[-1], stream, None, generator)
-    head, wide_head = narrow.classifier[1], wide.classifier[1]
-    wide_head.weight.copy_(head.weight[:, stream.index] * stream.share)
-    wide_head.bias.copy_(head.bias)
 
 
-def _widen_block(
-    narrow: nn.Module, wide: nn.Module, stream: Copies, generator: torch.Generator
-) -> Copies:
-    inner, last = stream, len(narrow.block) - 1
-    for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
-        if isinstance(layer, SqueezeExcitation):
-            squeezed = _widen_conv(layer.fc1, wide_layer.fc1, inner, None, generator)
-            _widen_conv(layer.fc2, wide_layer.fc2, squeezed, inner, generator)
-        else:
-            residual = position == last and narrow.use_res_connect
-            outputs = stream if residual else None
-            inner = _widen_layer(layer, wide_layer, inner, outputs, generator)
-    return inner
 
 
-def _widen_layer(
-    narrow: nn.Module,
-    wide: nn.Module,
-    inputs: Copies,
-    outputs: Copies | None,
-    generator: torch.Generator,
-) -> Copies:
-    """A convolution and its batch norm; returns which channels its output copies."""
-    outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
-    for name, values in narrow[1].state_dict().items():
-        target = wide[1].state_dict()[name]
-        target.copy_(values[outputs.index] if values.ndim else values)
-    return outputs
 
 
-def _widen_conv(
-    narrow: nn.Conv2d,
-    wide: nn.Conv2d,
-    inputs: Copies,
-    outputs: Copies | None,
-    generator: torch.Generator,
-) -> Copies:
-    depthwise = narrow.groups > 1
-    if depthwise:
-        outputs = inputs
-    elif outputs is None:
-        outputs = draw_copies(narrow.out_channels, wide.out_channels, generator)
-    weight = narrow.weight[outputs.index]
-    if not depthwise:
-        weight = weight[:, inputs.index] * inputs.share.view(1, -1, 1, 1)
-    wide.weight.copy_(weight)
-    if narrow.bias is not None:
-        wide.bias.copy_(narrow.bias[outputs.index])
-    return outputs
 
 
-@torch.no_grad()
-def break_symmetry(network: nn.Module, noise: float, seed: int) -> None:
-    """Multiply every weight of two or more axes by 1 + `noise` times a normal draw.
-
-    Exact copies get equal gradients and would stay copies but for dropout.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        if noise and parameter.ndim >= 2:
-            draw = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + noise * draw)
 
 
-@torch.inference_mode()
-def max_logit_difference(a: nn.Module, b: nn.Module, images: Tensor) -> float:
-    """Largest absolute difference of two networks' logits in eval mode, fp32."""
-    return (a.eval()(images) - b.eval()(images)).abs().max().item()
 
 
 def load_narrow(experiment: Experiment, path: Path) -> nn.Module:
@@ -805,66 +673,12 @@ def _show_block(folder: Path, experiment: Experiment) -> None:
 # ------------------------------------------------------------------------------------ 2.6 Grad-CAM
 
 
-def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Where a bare network in eval mode sees a class (Selvaraju et al. 2017, equations 1 and 2).
-
-    Args:
-        images: float (N, 3, H, W), what the network takes.
-        classes: int64 (N,), the class that is asked for in each image.
-
-    Returns:
-        Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
-    """
-    kept = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
-        with torch.enable_grad():
-            logits = network(images.requires_grad_())
-            scores = logits.gather(1, classes[:, None]).sum()
-            (gradients,) = torch.autograd.grad(scores, kept[0])
-    finally:
-        handle.remove()
-    weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu().detach()
-    maps = functional.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
-    return maps[:, 0]
 
 
-def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """The module of that name in a bare network, such as features.6.
-
-    Raises:
-        UserError: there is none, or its name is of no feature map.
-    """
-    modules = dict(network.named_modules())
-    if name not in modules or not name.startswith("features."):
-        stages = ", ".join(f"features.{k}" for k in range(len(network.features)))
-        raise UserError(f"--layer {name}: no such feature layer; choose from {stages} or a part")
-    return modules[name]
 
 
-def peaks(maps: Tensor) -> Tensor:
-    """(row, column) of each map's largest value, (N, 2); of a plateau the pixel nearest the middle.
-
-    A coarse map scaled up is flat from the border to its outer cells' centres: those are meant.
-    """
-    height, width = maps.shape[1:]
-    from_middle = torch.cartesian_prod(
-        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
-    ).norm(dim=1)
-    highest = maps == maps.amax(dim=(1, 2), keepdim=True)
-    nearest = from_middle.where(highest.flatten(1), torch.inf).argmin(1)
-    return torch.stack([nearest // width, nearest % width], dim=1)
 
 
-def pointing_game(maps: Tensor, masks: Tensor) -> float:
-    """Per cent of maps (N, H, W) whose peak lies on the mask (Zhang et al. 2018, section 4.2).
-
-    An all-zero map points nowhere, which is a miss.
-    """
-    row, column = peaks(maps).unbind(1)
-    hit = masks[torch.arange(len(masks)), row, column] & (maps.amax(dim=(1, 2)) > 0)
-    return 100 * hit.float().mean().item()
 
 
 @dataclass(frozen=True)

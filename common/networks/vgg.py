@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.cli import UserError
-from common.weights import Weights
+from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.errors import UserError
+from common.networks.weights import Weights
 
 LPIPS_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -77,8 +78,8 @@ class VGG16Features(nn.Module):
         self.segments, self.pools = nn.ModuleList(), nn.ModuleList()
         self._cut(weights.features)
         self.to(dtype=dtype, memory_format=torch.channels_last)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def _cut(self, features: dict[str, Tensor]) -> None:
         layers = make_layers(cfgs["D"])

@@ -4,50 +4,41 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from common.data import streams
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-class Normalized(nn.Module):
-    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of images (N, 3, H, W) in [0, 1]."""
-        return self.network((images - self.mean) / self.std)
-
-
 class Draws:
-    """Random parameters of one step's images, the same whatever the device or number of processes.
+    """Random parameters of one step's images for one purpose, such as `streams.AUGMENT`.
 
-    They are drawn on the CPU for the whole batch of `total` images; a process that holds the images
-    `share` of it gets theirs. `key` (seed, epoch, step) is all that they depend on.
+    They are drawn on the CPU and for the whole batch, so that they are the same on every device and
+    in every process of a job.
     """
 
-    def __init__(self, key: tuple[int, ...], total: int, share: slice, device: torch.device):
-        self.generator = torch.Generator().manual_seed(mixed_seed(*key))
-        self.total, self.share, self.device = total, share, device
+    def __init__(
+        self, seed: int, purpose: int, epoch: int, step: int, images: int, device: torch.device
+    ):
+        self.key, self.images, self.device = (seed, purpose, epoch, step), images, device
+        self.generator = streams.generator(*self.key)
+
+    def another(self, purpose: int) -> "Draws":
+        """The same step's draws for another purpose, from a stream of its own."""
+        seed, _, epoch, step = self.key
+        return Draws(seed, purpose, epoch, step, self.images, self.device)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Float32 (images of this process, *shape), uniform in [low, high)."""
-        drawn = torch.rand(self.total, *shape, generator=self.generator)
-        return drawn.mul_(high - low).add_(low)[self.share].to(self.device, non_blocking=True)
+        """Float32 (images, *shape), uniform in [low, high)."""
+        drawn = torch.rand(self.images, *shape, generator=self.generator)
+        return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
-
-def mixed_seed(*key: int) -> int:
-    """One 63-bit seed for a tuple of integers such as (seed, epoch, step)."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    def on_device(self) -> torch.Generator:
+        """A generator on the images' device, for draws per pixel."""
+        return streams.generator(*self.key, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -140,14 +131,14 @@ def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[
     mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is written to.
     """
     height, width = images.shape[2:]
-    share = draws.uniform(0, 1) * (draws.uniform(0, 1) < prob)
+    area = draws.uniform(0, 1) * (draws.uniform(0, 1) < prob)
     centre = draws.uniform(0, 1, 2)
-    inside_y = _inside(centre[:, 0], share.sqrt(), height)
-    inside_x = _inside(centre[:, 1], share.sqrt(), width)
+    inside_y = _inside(centre[:, 0], area.sqrt(), height)
+    inside_x = _inside(centre[:, 1], area.sqrt(), width)
     inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
     mixed = torch.where(inside, images.roll(1, dims=0), images)
-    area = inside.float().mean(dim=(1, 2, 3)).unsqueeze(1)
-    return mixed, torch.lerp(targets, targets.roll(1, dims=0), area)
+    mixed_area = inside.float().mean(dim=(1, 2, 3)).unsqueeze(1)
+    return mixed, torch.lerp(targets, targets.roll(1, dims=0), mixed_area)
 
 
 def _inside(centre: Tensor, length: Tensor, size_px: int) -> Tensor:

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from common.cli import atomic
+from common.files import atomic
 
 STYLE = {
     "font.size": 10,

@@ -5,19 +5,15 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 """
 
 import os
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from common import cli
-from common.cli import UserError
-
-
-def size() -> int:
-    """Number of processes of this job: 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+from common.errors import UserError
+from common.job import rank, say, size
 
 
 def add_flag(parser: cli.Parser) -> None:
@@ -31,12 +27,13 @@ def add_flag(parser: cli.Parser) -> None:
     )
 
 
-def pick_device(name: str, gpus: int) -> torch.device:
+def pick_device(name: str, gpus: int = 0) -> torch.device:
     """The device of this process, of `--device` and `--gpus`.
 
     Raises:
-        UserError: fewer GPUs than asked for, or both torchrun and `--gpus`.
+        UserError: no GPU or fewer than asked for, or both torchrun and `--gpus`.
     """
+    name = "cuda" if gpus and name == "auto" else name
     seen = torch.cuda.device_count()
     if gpus and size() > 1:
         raise UserError("--gpus is for one process; under torchrun --nproc-per-node says how many")
@@ -44,7 +41,9 @@ def pick_device(name: str, gpus: int) -> torch.device:
         raise UserError(f"--gpus {gpus}: torch sees {seen} here; try --gpus {seen} or --device cpu")
     if gpus and name == "cpu":
         raise UserError(f"--gpus {gpus} and --device cpu contradict each other; leave one out")
-    device = cli.pick_device("cuda" if gpus else name)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; try --device cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and size() > 1:
         local = int(os.environ["LOCAL_RANK"])
         if local >= seen:
@@ -77,14 +76,14 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=ids)
     if gpus > 1:
-        print(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel: torchrun")
+        say(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel: torchrun")
         return nn.DataParallel(network, device_ids=list(range(gpus)))
     return network
 
 
-def share() -> slice:
+def process_share() -> slice:
     """Which of a list of images are this process's."""
-    return slice(cli.rank(), None, size())
+    return slice(rank(), None, size())
 
 
 def check_images(images: int) -> None:
@@ -106,8 +105,16 @@ def total(values: list[float], device: torch.device) -> list[float]:
     return summed.tolist()
 
 
+def broadcast(decide: Callable[[], object]):
+    """What `decide()` returns on the first process, the same on all."""
+    decided = [decide() if rank() == 0 else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(decided)
+    return decided[0]
+
+
 def wait() -> None:
-    """Until all processes are here."""
+    """Return once all processes are here."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -120,6 +127,8 @@ def launch(processes: int, function, *args) -> dict[int, object]:
     Raises:
         ChildFailedError: a process failed; the others are stopped.
     """
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # slow to import
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

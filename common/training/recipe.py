@@ -5,13 +5,11 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-import torch
-
 from common import cli
-from common.augment import Augmentation
-from common.cli import UserError
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from common.data.augment import Augmentation
+from common.errors import UserError
+from common.job import say
+from common.training.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class Recipe:
     def as_dict(self) -> dict:
         """Plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
-        return values | values.pop("augmentation")
+        augmentation = values.pop("augmentation")
+        return {**values, **augmentation}
 
     def learning_rate_at(self, epoch: float) -> float:
         """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017)."""
@@ -67,12 +66,12 @@ def add_flags(
         default=warmup_epochs,
         help="linear warm-up in epochs",
     )
-    add("--label-smoothing", type=cli.share, default=0.1, help="share of the target, 0 to 1")
-    add("--ema", type=cli.share, default=0.99, help="decay of the averaged weights, 0: none")
+    add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
+    add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
     add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
-    add("--crop-area", type=cli.share, default=0.25, help="least share that a random crop keeps")
-    add("--jitter", type=cli.share, default=0.3, help="brightness, contrast, saturation: 1 +- this")
-    add("--cutmix", type=cli.share, default=cutmix, help="probability of cutmix")
+    add("--crop-area", type=cli.fraction, default=0.25, help="least share that a random crop keeps")
+    add("--jitter", type=cli.fraction, default=0.3, help="brightness, contrast, saturation: 1 +- this")
+    add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
     add(
         "--precision",
         choices=("auto", *PRECISIONS),
@@ -90,18 +89,22 @@ def add_flags(
     )
 
 
-def recipe_of(args: argparse.Namespace, device: torch.device) -> Recipe:
-    """The recipe that the flags of `add_flags` and --image-size ask for.
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse a batch of one image, which batch norm can't train on.
 
     Raises:
-        UserError: a batch of one image, which batch norm can't train on, or a warm-up that never
-            ends.
+        UserError: with what to type instead.
     """
     if args.batch_size < 2:
         raise UserError("--batch-size 1: batch norm needs 2 or more images a step")
-    if args.warmup_epochs >= args.epochs:
-        args.warmup_epochs = args.epochs / 5
-        print(f"warm-up shortened to {args.warmup_epochs:g} epochs, a fifth of the {args.epochs}")
+
+
+def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
+    """The recipe that the flags of `add_flags` and --image-size ask for."""
+    warmup_epochs = args.warmup_epochs
+    if warmup_epochs >= args.epochs:
+        warmup_epochs = args.epochs / 5
+        say(f"warm-up shortened to {warmup_epochs:g} epochs, a fifth of the {args.epochs}")
     return Recipe(
         epochs=args.epochs,
         batch_size=args.batch_size,
@@ -109,28 +112,12 @@ def recipe_of(args: argparse.Namespace, device: torch.device) -> Recipe:
         learning_rate=args.lr,
         optimizer=args.optimizer,
         weight_decay=args.weight_decay,
-        warmup_epochs=args.warmup_epochs,
+        warmup_epochs=warmup_epochs,
         label_smoothing=args.label_smoothing,
         ema_decay=args.ema,
         clip_norm=args.clip_norm,
-        precision=pick_precision(args.precision, device),
+        precision=precision,
         compile=args.compile,
         seed=args.seed,
         augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
     )
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """`auto`: bf16 where the device has instructions for it, fp16 on older GPUs, else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        gains = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if gains else "fp16"
-    # On a CPU without them a bf16 convolution is ten times slower than an fp32 one.
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "fp32"
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The autocast of a precision; it does nothing in fp32."""
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")

@@ -20,7 +20,8 @@ from torch import Tensor
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.cli import UserError
+from common.errors import UserError
+from common.files import sha256_of
 
 VGG16_URL = VGG16_Weights.IMAGENET1K_V1.url
 VGG16_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
@@ -162,12 +163,6 @@ def download(path: Path) -> Path:
             f" file (SHA-256 {VGG16_SHA256}) at {path}, or choose --weights random"
         ) from None
     return path
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:

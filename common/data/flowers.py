@@ -4,8 +4,8 @@
 leaves, buds, berries and butterflies in the petal colours of all species, so that the amount of
 a colour does not tell the class. Pose, size, light, blur and leaves in front are random.
 
-    python -m common.synthetic --out data/flowers              10 classes, 20 images a class
-    python -m common.synthetic --out data/flowers --classes 102 --short-side 128
+    python -m common.data.flowers --out data/flowers              10 classes, 20 images a class
+    python -m common.data.flowers --out data/flowers --classes 102 --short-side 128
 """
 
 import argparse
@@ -24,6 +24,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from common import cli
+from common.errors import UserError, guard
+from common.files import make_folder
+from common.job import progress
 
 NUM_CLASSES = 102
 SPLITS = ("train", "val", "test")
@@ -238,7 +241,7 @@ def draw_flower(
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise cli.UserError(f"{name} {value}: choose from {low} to {high}")
+        raise UserError(f"{name} {value}: choose from {low} to {high}")
 
 
 def _check_short_side(short_side_px: int) -> None:
@@ -624,8 +627,8 @@ def write_folders(
         for label, name in enumerate(class_names(num_classes))
     ]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise cli.UserError(f"{folder}: not an empty folder; choose another --out")
-    cli.make_folder(folder)
+        raise UserError(f"{folder}: not an empty folder; choose another --out")
+    make_folder(folder)
     jobs = list(itertools.product(splits, range(num_classes * images_per_class)))
     for split, index in tqdm(jobs, desc="pictures", disable=None):
         flower = draw_flower(seed, split, index, num_classes, short_side_px)
@@ -656,4 +659,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guard(main))
+    sys.exit(guard(main))

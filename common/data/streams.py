@@ -1,0 +1,20 @@
+"""Random streams: every random number is a function of (seed, purpose, epoch, step).
+
+Each purpose has a stream of its own, so that no two uses replay each other, a resumed run draws
+what an uninterrupted one does, and two processes draw what one would.
+"""
+
+import numpy as np
+import torch
+
+ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE = range(5)  # purposes of a training
+
+
+def mixed_seed(*key: int) -> int:
+    """One 63-bit seed for a tuple of integers such as (seed, purpose, epoch, step)."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on a device whose stream depends on the key alone."""
+    return torch.Generator(device).manual_seed(mixed_seed(*key))

@@ -1,0 +1,25 @@
+"""Networks for images in [0, 1]: ImageNet's normalisation is a buffer inside.
+
+    from common.networks.normalized import Normalized
+    network = Normalized(torch.nn.Flatten())
+    network(torch.rand(2, 3, 8, 8))
+"""
+
+import torch
+from torch import Tensor, nn
+
+from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Normalized(nn.Module):
+    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images (N, 3, H, W) in [0, 1]."""
+        return self.network((images - self.mean) / self.std)

@@ -1,0 +1,39 @@
+"""Text tables from results: a column is a format string over a record."""
+
+import string
+from collections.abc import Iterable, Mapping
+
+from tabulate import tabulate
+
+FORMATTER = string.Formatter()
+
+
+def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) -> str:
+    """An aligned text table under its caption, a row a record.
+
+    `columns` maps a header to a format string over the record's keys, such as
+    "{test_top1_low:.2f} - {test_top1_high:.2f}". A cell is "-" where a key that it names is
+    missing or None.
+    """
+    rows = [[cell(template, record) for template in columns.values()] for record in records]
+    return f"{caption}\n{aligned(list(columns), rows)}\n"
+
+
+def cell(template: str, record: Mapping) -> str | None:
+    """A format string filled from a record; None where a value that it names is missing or None."""
+    for _, field, _, _ in FORMATTER.parse(template):
+        if field is None:
+            continue
+        try:
+            value, _ = FORMATTER.get_field(field, (), record)
+        except (KeyError, IndexError):
+            return None
+        if value is None:
+            return None
+    return template.format_map(record)
+
+
+def aligned(headers: list[str], rows: list[list[str | None]]) -> str:
+    """An aligned text table of cells as they shall appear; None is shown as "-"."""
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers, missingval="-", disable_numparse=True, colalign=align)

@@ -1,0 +1,97 @@
+"""Checkpoints: saved in one step, read back as tensors and plain values alone, gone on with."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from common import files
+from common.errors import UserError
+from common.job import is_first, say
+from common.training.run import Run
+
+GO_ON = "the run is saved, the same command goes on with it"
+
+class Saver:
+    """Writes a run's files: last.pt, best.pt and metrics.jsonl, each in one step."""
+
+    def __init__(self, run: Run, folder: Path, identity: dict, every_seconds: float):
+        self.run, self.folder, self.identity = run, folder, identity
+        self.every_seconds, self.saved_at = every_seconds, time.monotonic()
+
+    def now(self) -> None:
+        """Save the whole run."""
+        if is_first():
+            state = {**self.run.state_dict(), "about": self.identity}
+            save_checkpoint(self.folder / "last.pt", state)
+        self.saved_at = time.monotonic()
+
+    def if_due(self) -> None:
+        """Save the whole run where the last time is long enough ago."""
+        if time.monotonic() - self.saved_at >= self.every_seconds:
+            self.now()
+
+    def epoch(self) -> None:
+        """Save after an epoch: the best weights first, so that last.pt never promises lost ones."""
+        run = self.run
+        if is_first() and run.best is run.history[-1]:
+            best = {"network": run.evaluated.state_dict(), "about": self.identity, **run.best}
+            save_checkpoint(self.folder / "best.pt", best)
+        if is_first():
+            lines = [json.dumps(files.finite(row)) + "\n" for row in run.history]
+            files.save(self.folder / "metrics.jsonl", "".join(lines))
+        self.now()
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """`torch.save` in one step: a killed run or a full disk leaves the file before."""
+    with files.atomic(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # PyTorch's writer hides the system's reason
+            raise UserError(f"{path}: cannot be written ({error}); is the disk full?") from None
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict:
+    """A checkpoint of `save_checkpoint`.
+
+    Raises:
+        UserError: the file can't be read as tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+
+
+def resume(run: Run, path: Path, identity: dict) -> None:
+    """Go on with the run that a checkpoint holds, where there is one.
+
+    Raises:
+        UserError: it can't be read, or is of a run with another identity.
+    """
+    if not path.exists():
+        return
+    try:
+        state = load_checkpoint(path, run.device)
+    except UserError as error:
+        raise UserError(f"{error}; --fresh trains anew") from None
+    saved = state["about"]
+    differences = [
+        f"{key} {saved.get(key)} (now {identity.get(key)})"
+        for key in sorted(saved.keys() | identity.keys())
+        if saved.get(key) != identity.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"{path} is of another run: {', '.join(differences)}; give its flags to go on with it,"
+            " another --out, or --fresh to replace it"
+        )
+    run.load_state_dict(state)
+    done = run.epoch >= run.recipe.epochs
+    at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
+    say(f"{path}: {at}; --fresh trains anew")
+
+

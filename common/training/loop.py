@@ -1,0 +1,351 @@
+"""The one training loop: fit, evaluate, checkpoint, resume.
+
+All randomness is a function of (seed, epoch, step): the order of the images, their augmentation,
+dropout and stochastic depth. So a checkpoint holds no generator state, and a run that was stopped
+and went on ends with the same weights, bit for bit, as one that was not (on a CPU; on a GPU as far
+as cuDNN's kernels are deterministic).
+"""
+
+import contextlib
+import itertools
+import math
+import resource
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common import files, job
+from common.data import streams
+from common.data.augment import Draws, centre_square
+from common.data.packed import Packed
+from common.errors import UserError
+from common.training import parallel
+from common.training.checkpoint import GO_ON, Saver, load_checkpoint, resume
+from common.training.precision import autocast
+from common.training.recipe import Recipe
+from common.training.run import Run, no_sums
+from common.training.watch import NotFinite, first_non_finite
+
+FORECAST_STEPS = 10  # that a run's length is told from
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.device) -> dict:
+    """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
+
+    The central square is classified; the processes of a job share the images. Returns {"loss",
+    "top1", "top5", "correct", "images"}.
+    """
+    was_training = network.training
+    network.eval()
+    loss, top1, top5 = 0.0, 0, 0
+    for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
+        images, labels = split.batch(indexes, device)
+        with autocast(recipe.precision, device):
+            logits = network(centre_square(images, recipe.image_size_px))
+        logits = logits.float()
+        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        top1 += int(hits[:, 0].sum())
+        top5 += int(hits.sum())
+    network.train(was_training)
+    count = len(split)
+    loss, top1, top5 = parallel.total([loss, top1, top5], device)
+    return {
+        "loss": loss / count,
+        "top1": 100 * top1 / count,
+        "top5": 100 * top5 / count,
+        "correct": int(top1),
+        "images": count,
+    }
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def fit(
+    network: nn.Module,
+    train: Packed,
+    val: Packed,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    about: dict,
+    fresh: bool = False,
+    checkpoint_seconds: float = 300,
+    gpus: int = 0,
+) -> list[dict]:
+    """Train `network`, or go on where a run in `folder` stopped, and leave the best weights in it.
+
+    `folder` gets last.pt (the whole run), best.pt (the weights with the best val top-1) and
+    metrics.jsonl. `about` says what else makes this run this one (network, data); a run in
+    `folder` that differs in it or in the recipe is not gone on with.
+
+    Returns:
+        One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss, val_top1,
+        val_top5, images_per_second, seconds, peak_memory_mib.
+
+    Raises:
+        UserError: another run's checkpoint, a loss or gradient that is not finite, or more
+            processes than images.
+    """
+    files.make_folder(folder)
+    parallel.check_images(min(len(train), recipe.batch_size))
+    check_steps(train, recipe)
+    run = Run(network, recipe, device, gpus)
+    identity = {**recipe.as_dict(), **about}
+    if not fresh:
+        resume(run, folder / "last.pt", identity)
+    save = Saver(run, folder, identity, checkpoint_seconds)
+    with _stop_between_steps() as stopped:
+        while run.epoch < recipe.epochs:
+            train_one_epoch(run, train, save, stopped)
+            _finish_epoch(run, val)
+            save.epoch()
+    parallel.wait()
+    network.load_state_dict(load_checkpoint(folder / "best.pt", device)["network"])
+    return run.history
+
+
+def train_one_epoch(
+    run: Run, train: Packed, save: Saver, stopped: Callable[[], bool] = lambda: False
+) -> None:
+    """The rest of the run's epoch: every image once, in steps of nearly equal size."""
+    name, total = f"epoch {run.epoch + 1}/{run.recipe.epochs}", steps_per_epoch(train, run.recipe)
+    with job.progress(total=total, initial=run.step, desc=name, leave=False) as bar:
+        for _ in _steps_of_epoch(run, train):
+            bar.update()
+            _forecast(run, total)
+            if parallel.total([stopped()], run.device)[0]:
+                save.now()
+                raise KeyboardInterrupt(GO_ON)
+            save.if_due()
+
+
+def _forecast(run: Run, steps_per_epoch: int) -> None:
+    """Say once, after the call's first steps, how long the rest of the run will take."""
+    if len(run.step_seconds) != FORECAST_STEPS:
+        return
+    steps = (run.recipe.epochs - run.epoch) * steps_per_epoch - run.step
+    minutes = steps * statistics.median(run.step_seconds) / 60
+    if minutes >= 1:
+        job.say(f"about {minutes:.0f} minutes of training left for this run")
+
+
+def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
+    """How many steps see every image once."""
+    return math.ceil(len(train) / recipe.batch_size)
+
+
+def check_steps(train: Packed, recipe: Recipe) -> None:
+    """Refuse steps of a single image, which batch norm can't train on.
+
+    Raises:
+        UserError: an epoch's images do not make steps of two or more.
+    """
+    if len(train) // steps_per_epoch(train, recipe) < 2:
+        raise UserError(
+            f"--batch-size {recipe.batch_size}: {len(train)} training images make a step of one,"
+            " batch norm needs 2 or more; take a larger --batch-size or more images"
+        )
+
+
+def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
+    """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
+    recipe = run.recipe
+    order = torch.randperm(
+        len(train),
+        generator=streams.generator(recipe.seed, streams.ORDER, run.epoch),
+    )
+    steps = order.tensor_split(steps_per_epoch(train, recipe))
+    run.network.train()
+    while run.step < len(steps):
+        start = time.perf_counter()
+        loss = train_step(run, train, steps[run.step], run.epoch + run.step / len(steps))
+        run.step += 1
+        run.step_seconds.append(time.perf_counter() - start)
+        run.sums["seconds"] += run.step_seconds[-1]
+        yield loss
+
+
+def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
+    """Take so many steps, one each time that it is asked, as `fit` does; yields their losses.
+
+    Nothing is evaluated between epochs, and nothing saved.
+
+    Raises:
+        NotFinite: as `train_step`.
+        UserError: as `check_steps`.
+    """
+    check_steps(train, run.recipe)
+    return itertools.islice(_endless_steps(run, train), steps)
+
+
+def _endless_steps(run: Run, train: Packed) -> Iterator[float]:
+    while True:
+        yield from _steps_of_epoch(run, train)
+        run.epoch, run.step, run.sums = run.epoch + 1, 0, no_sums()
+
+
+def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
+    """One step of gradient descent on the images `indexes`; returns their mean loss.
+
+    Raises:
+        NotFinite: the loss or a gradient is not finite; the weights are as before the step.
+    """
+    recipe = run.recipe
+    for group in run.optimizer.param_groups:
+        group["lr"] = recipe.learning_rate_at(epoch)
+    images, targets = _augmented(run, train, indexes)
+    key = (recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
+    # Dropout and stochastic depth draw from the global stream.
+    torch.manual_seed(streams.mixed_seed(*key))
+    logits, loss = _loss(run.forward, images, targets, len(indexes), run)
+    run.optimizer.zero_grad()
+    # DistributedDataParallel takes the mean over processes of what is each one's share of a sum.
+    run.scaler.scale(loss * job.size()).backward()
+    run.scaler.unscale_(run.optimizer)
+    parameters = [one for one in run.network.parameters() if one.grad is not None]
+    norm = gradient_norm([one.grad for one in parameters])
+    if recipe.clip_norm:
+        nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+    hits = int((logits.argmax(1) == targets.argmax(1)).sum())
+    mean_loss, hits = parallel.total([loss.item(), hits], run.device)
+    if not _may_step(run, mean_loss, norm):
+        torch.manual_seed(streams.mixed_seed(*key))
+        raise _not_finite(run, images, targets, mean_loss, norm.item())
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average:
+        run.average.update_parameters(run.network)
+    run.sums["loss"] += mean_loss * len(indexes)
+    run.sums["top1"] += hits
+    run.sums["images"] += len(indexes)
+    return mean_loss
+
+
+def _augmented(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
+    """This process's images and targets of a step.
+
+    The whole batch is varied and mixed in each process, and shared afterwards: an image may be
+    mixed with one of another process's, and augmentation is cheap beside the network.
+    """
+    recipe = run.recipe
+    images, labels = train.batch(indexes, run.device)
+    key = (recipe.seed, streams.AUGMENT, run.epoch, run.step)
+    draws = Draws(*key, len(indexes), run.device)
+    images, targets = recipe.augmentation(
+        images, labels, len(train.class_names), recipe.image_size_px, draws
+    )
+    share = parallel.process_share()
+    return images[share].contiguous(memory_format=torch.channels_last), targets[share]
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together; infinite only where one of them is."""
+    norm = nn.utils.get_total_norm(gradients)
+    if torch.isfinite(norm):
+        return norm
+    # Squares of fp32 values above 1.8e19 overflow: such gradients can still be clipped.
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _loss(
+    forward: nn.Module, images: Tensor, targets: Tensor, batch_size: int, run: Run
+) -> tuple[Tensor, Tensor]:
+    """Logits, and these images' share of the mean loss over a batch of `batch_size`."""
+    with autocast(run.recipe.precision, run.device):
+        logits = forward(images)
+    loss = functional.cross_entropy(
+        logits.float(), targets, label_smoothing=run.recipe.label_smoothing, reduction="sum"
+    )
+    return logits, loss / batch_size
+
+
+def _may_step(run: Run, loss: float, norm: Tensor) -> bool:
+    # With fp16 an infinite gradient is the scaler's business: it skips the step and scales less.
+    scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
+    return math.isfinite(loss) and (scaling or math.isfinite(norm))
+
+
+def _finish_epoch(run: Run, val: Packed) -> None:
+    """Evaluate on val, add a row to the history and print it."""
+    sums, found = run.sums, evaluate(run.evaluated, val, run.recipe, run.device)
+    row = {
+        "epoch": run.epoch + 1,
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "train_loss": sums["loss"] / sums["images"],
+        "train_top1": 100 * sums["top1"] / sums["images"],
+        "val_loss": found["loss"],
+        "val_top1": found["top1"],
+        "val_top5": found["top5"],
+        "images_per_second": sums["images"] / sums["seconds"],
+        "seconds": sums["seconds"],
+        "peak_memory_mib": peak_memory_mib(run.device),
+    }
+    if not run.history:
+        job.say("epoch  train loss  train top-1  val loss  val top-1  val top-5  images/s  seconds")
+    job.say(
+        f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_top1']:9.2f} %"
+        f"  {row['val_loss']:8.4f}  {row['val_top1']:7.2f} %  {row['val_top5']:7.2f} %"
+        f"  {row['images_per_second']:8.1f}  {row['seconds']:7.1f}"
+    )
+    run.history.append(row)
+    run.epoch, run.step, run.sums = run.epoch + 1, 0, no_sums()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory so far in MiB: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+@contextlib.contextmanager
+def _stop_between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks to stop after the step, when the run is whole; a second one stops at once."""
+    asked = []
+
+    def ask(*_):
+        asked.append(True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt(GO_ON)
+
+
+# ------------------------------------------------------------------------------- non-finite values
+
+
+def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
+    """Where it begins, found by running the step again with every module watched."""
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+    module, direction = first_non_finite(
+        run.network, lambda: _loss(run.network, images, targets, len(images), run)[1]
+    )
+    rate = run.optimizer.param_groups[0]["lr"]
+    message = (
+        f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
+        f" non-finite {direction} is that of {module}; nothing of this step is kept; try a smaller"
+        " --lr, --clip-norm 1 or --precision fp32"
+    )
+    return NotFinite(message, module, direction)
+
+

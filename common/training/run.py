@@ -1,0 +1,95 @@
+"""A training under way: the network, what is averaged, the optimiser, and how far it has come."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from common.training import parallel
+from common.training.recipe import Recipe
+
+
+class Run:
+    """A network in training: everything that a step changes, and that a checkpoint holds."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, gpus: int = 0):
+        self.recipe, self.device = recipe, device
+        self.network = network.to(device, memory_format=torch.channels_last)
+        compiled = torch.compile(self.network) if recipe.compile else self.network
+        self.forward = parallel.wrap(compiled, device, gpus)
+        self.average = None
+        if recipe.ema_decay:
+            average = _warm_average(recipe.ema_decay)
+            self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = _make_optimizer(self.network, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.epoch = self.step = 0
+        self.sums = no_sums()
+        self.history: list[dict] = []
+        self.step_seconds: list[float] = []  # of this call
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose accuracy counts: the averaged one where there is one."""
+        return self.average.module if self.average else self.network
+
+    @property
+    def best(self) -> dict | None:
+        """The epoch with the best val top-1, the first of equals."""
+        return max(self.history, key=lambda row: row["val_top1"], default=None)
+
+    def state_dict(self) -> dict:
+        """Tensors and plain values alone."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a `state_dict` of the same recipe and network."""
+        self.network.load_state_dict(state["network"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.sums, self.history = state["sums"], state["history"]
+
+
+def no_sums() -> dict:
+    """What an epoch's steps add up, before the first."""
+    return {"loss": 0.0, "top1": 0, "images": 0, "seconds": 0.0}
+
+
+def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Exponential moving average, its decay growing with the steps n: min(decay, (1+n) / (10+n)).
+
+    A constant decay would keep the initial running variances of batch norm for long, and a deep
+    network multiplies their error layer by layer: its average would be at chance for epochs.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(now)(averaged, current, steps)
+
+    return update
+
+
+def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [one for one in network.parameters() if one.requires_grad]
+    groups = [
+        {"params": [one for one in parameters if one.ndim >= 2]},
+        # Norms and biases: pulling them to zero regularises nothing (He et al. 2019, section 3).
+        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
+    ]
+    common = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
+    return torch.optim.AdamW(groups, **common, fused=True)

@@ -1,0 +1,219 @@
+"""Runs: a network of those compared, trained once a seed, and tested once."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import files, job
+from common.data.packed import Packed, pack
+from common.data.sets import DrawnSet, FileSet
+from common.reporting.statistics import wilson_interval
+from common.training import loop, parallel
+from common.training.checkpoint import load_checkpoint
+from common.training.precision import Precision, choose_precision, with_fp32_convolutions
+from common.training.recipe import Recipe, recipe_of
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What the parts of a problem that trains share.
+
+    data: what tables and figures say of the data. sources: splits train, val and test, not yet
+    decoded. folder: the problem's results folder, where runs are kept. finished: the runs that this
+    call has trained or read, by their folders.
+    """
+
+    args: argparse.Namespace
+    data: str
+    sources: dict[str, FileSet | DrawnSet]
+    device: torch.device
+    precision: Precision
+    recipe: Recipe
+    folder: Path
+    finished: dict[Path, dict] = field(default_factory=dict)
+
+    @cached_property
+    def packed(self) -> dict[str, Packed]:
+        """Every split from its packed cache, decoded where it is first asked for."""
+        args = self.args
+        return {
+            split: pack(source, args.image_size, args.cache, args.skip_bad)
+            for split, source in self.sources.items()
+        }
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.sources["train"].class_names)
+
+    @property
+    def tag(self) -> str:
+        """What every table and figure of a training says of its origin."""
+        recipe = self.recipe
+        return f"{self.data}, {recipe.image_size_px} px, {recipe.precision}, {self.device.type}"
+
+    def provenance(self) -> dict:
+        """Data, device and precision, for results.json."""
+        precision = {
+            "asked": self.args.precision,
+            "chosen": self.precision.name,
+            "why": self.precision.why,
+        }
+        return {"data": self.data, "device": str(self.device), "precision": precision}
+
+
+def set_up(
+    args: argparse.Namespace, data: str, sources: dict[str, FileSet | DrawnSet], folder: Path
+) -> Setup:
+    """Join the job, where there is one, and choose the precision. Flags are checked before.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    device = parallel.pick_device(args.device, args.gpus)
+    parallel.start(device)
+    precision = choose_precision(args.precision, device)
+    recipe = recipe_of(args, precision.name)
+    return Setup(args, data, sources, device, precision, recipe, folder)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One of the networks compared.
+
+    build: a seed to the network, for images in [0, 1], and its identity: plain values, every flag
+    and file that its first weights depend on. recipe_changes: what it is trained with differently.
+    """
+
+    name: str
+    build: Callable[[int], tuple[nn.Module, dict]]
+    recipe_changes: dict = field(default_factory=dict)
+
+
+def train_seeds(
+    setup: Setup, spec: NetworkSpec, seeds: int | None = None, gpus: int | None = None
+) -> list[dict]:
+    """Train a network once a seed and test each run; see `train_and_test`.
+
+    By default the seeds and GPUs of the flags. A run that is complete is read, not trained again.
+    """
+    args = setup.args
+    gpus = args.gpus if gpus is None else gpus
+    count = args.seeds if seeds is None else seeds
+    return [
+        train_and_test(setup, spec, seed, gpus) for seed in range(args.seed, args.seed + count)
+    ]
+
+
+def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dict:
+    """One run: its best epoch on val, and test looked at once with that epoch's weights.
+
+    Returns:
+        seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
+        interval test_top1_low and test_top1_high, test_top5 (all in per cent), training_seconds,
+        images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
+
+    Raises:
+        UserError: as `loop.fit`.
+    """
+    args, device, packed = setup.args, setup.device, setup.packed
+    folder = setup.folder / "runs" / _run_name(spec.name, args.epochs, seed, gpus)
+    if folder in setup.finished:
+        return setup.finished[folder]
+    job.say(f"{folder.name}: {setup.tag}")
+    network, identity = spec.build(seed)
+    recipe = replace(setup.recipe, seed=seed, **spec.recipe_changes)
+    if not args.fresh and args.precision == "auto":
+        recipe = replace(recipe, precision=_begun_with(folder / "last.pt") or recipe.precision)
+    network = with_fp32_convolutions(network, recipe.precision, device)
+    about = {"data": {split: part.source.fingerprint() for split, part in packed.items()}}
+    history = loop.fit(
+        network,
+        packed["train"],
+        packed["val"],
+        recipe,
+        folder,
+        device,
+        {**about, **identity},
+        fresh=args.fresh,
+        checkpoint_seconds=args.checkpoint_seconds,
+        gpus=gpus,
+    )
+    tested = _test_once(network, packed["test"], recipe, folder, device)
+    setup.finished[folder] = _summary(recipe, folder, history, tested)
+    return setup.finished[folder]
+
+
+def _run_name(name: str, epochs: int, seed: int, gpus: int) -> str:
+    mode = ""
+    if gpus > 1:
+        mode = f"-gpus{gpus}"
+    elif job.size() > 1:
+        mode = f"-ddp{job.size()}"
+    return f"{name}{mode}-{epochs}epochs-seed{seed}"
+
+
+def _begun_with(checkpoint: Path) -> str | None:
+    """The precision that a run began with: it goes on in it on whatever machine."""
+    if not checkpoint.exists():
+        return None
+    return load_checkpoint(checkpoint, torch.device("cpu"))["about"].get("precision")
+
+
+def _test_once(
+    network: nn.Module, test: Packed, recipe: Recipe, folder: Path, device: torch.device
+) -> dict:
+    """What `evaluate` says of test, kept in test.json and read there from then on."""
+    path, sha256 = folder / "test.json", files.sha256_of(folder / "best.pt")
+    kept = json.loads(files.load(path)) if path.exists() else {}
+    if kept.get("weights_sha256") == sha256:
+        return kept
+    tested = {**loop.evaluate(network, test, recipe, device), "weights_sha256": sha256}
+    if job.is_first():
+        files.save_json(path, tested)
+    parallel.wait()
+    return tested
+
+
+def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) -> dict:
+    best = max(history, key=lambda row: row["val_top1"])
+    low, high = wilson_interval(tested["correct"], tested["images"])
+    return {
+        "seed": recipe.seed,
+        "weights": str(folder / "best.pt"),
+        "precision": recipe.precision,
+        "best_epoch": best["epoch"],
+        "val_top1": best["val_top1"],
+        "test_top1": tested["top1"],
+        "test_top1_low": 100 * low,
+        "test_top1_high": 100 * high,
+        "test_top5": tested["top5"],
+        "training_seconds": sum(row["seconds"] for row in history),
+        "images_per_second": float(np.median([row["images_per_second"] for row in history])),
+        "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
+        "history": history,
+    }
+
+
+def over_seeds(runs: list[dict], images: int) -> dict:
+    """Means over the seeds, and the spread of test top-1 (sample standard deviation).
+
+    The Wilson interval is of one test set: the same images again are no new evidence.
+    """
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in ("val_top1", "test_top1")}
+    low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
+    spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
+    return {
+        **mean,
+        "test_top1_low": 100 * low,
+        "test_top1_high": 100 * high,
+        "test_top1_std": spread,
+        "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
+    }

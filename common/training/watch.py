@@ -1,0 +1,86 @@
+"""What every module puts out and gets back: hooks, and the search for the first bad value.
+
+    from common.training.watch import watched
+    with watched(network, lambda module, direction, values: print(module, direction)):
+        network(images).sum().backward()
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is not finite: it began with the `direction` of `module`.
+
+    `direction` is "output" or "gradient", as in `first_non_finite`.
+    """
+
+    def __init__(self, message: str, module: str, direction: str):
+        super().__init__(message)
+        self.module, self.direction = module, direction
+
+
+def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:
+    """(module, "output" or "gradient") where a step's first non-finite value appears.
+
+    `compute_loss` runs the network once.
+    """
+    found: list[tuple[str, str]] = []
+
+    def look(module: str, direction: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            found.append((module, direction))
+
+    network.zero_grad()  # of the step that failed: its gradients are not to be added to
+    with watched(network, look):
+        loss = compute_loss()
+        if not found and not torch.isfinite(loss):
+            found.append(("the loss", "output"))
+        loss.backward()
+    return found[0] if found else (_non_finite_parameter(network), "gradient")
+
+
+def _non_finite_parameter(network: nn.Module) -> str:
+    for name, one in network.named_parameters():
+        if one.grad is not None and not torch.isfinite(one.grad).all():
+            return name
+    return "all parameters together"
+
+
+@contextlib.contextmanager
+def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Iterator[None]:
+    """Call `look(module, direction, values)` for the output of every module, and its gradient.
+
+    Outputs come in the order of execution (a block's after those of its parts, so that what a block
+    computes outside modules is seen too), gradients of the loss with respect to outputs in that of
+    the backward pass. `direction` is "output" or "gradient".
+    """
+    handles = []
+
+    def hook_of(name: str):
+        def hook(_module, _inputs, output):
+            if not isinstance(output, Tensor):
+                return
+            look(name, "output", output.detach())
+            if output.requires_grad:
+                handles.append(
+                    output.register_hook(lambda gradient: look(name, "gradient", gradient))
+                )
+
+        return hook
+
+    handles += [
+        module.register_forward_hook(hook_of(name))
+        for name, module in network.named_modules()
+        if name  # the network's own output is that of its last module
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
