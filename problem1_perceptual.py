@@ -7,32 +7,37 @@ loss between unrelated pictures, so that 0 is "the same" and 1 is "another pictu
     python problem1_perceptual.py                      all parts, the embedded photos
     python problem1_perceptual.py 1.1 --image FILE     one part, an image of yours
 
-Hardware: any CPU or GPU; on 2 CPU cores all parts take about four minutes and 2 GiB.
-Finding (numbers: README, outputs/published/problem1): of the report's four layers relu5_3 takes
-the shift and noise of sigma 25 best, as the report has it. Robust it is not: that noise costs it
-six times what it costs l2, and noise of sigma 2 as much as the one-pixel shift.
+Hardware: any CPU or GPU; on 2 CPU cores all parts take two to four minutes and 2 GiB.
+Finding (README, outputs/published/problem1): of the report's four layers relu5_3 takes the shift
+(0.02 of "another picture") and noise of sigma 25 (0.43) best, as the report has it. Robust it is
+not: that noise costs it six times what it costs l2, and noise of sigma 2.2 as much as the shift.
 """
 
 import argparse
 import math
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from torchvision.models import vgg16
-from tqdm import tqdm
 
-from common import cli, data, plotting, summary
-from common.cli import UserError
-from common.statistics import bootstrap_interval
-from common.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name, lock_step
-from common.weights import Weights, load_vgg16, random_vgg16
+from common import cli
+from common.data import images
+from common.data.streams import generator
+from common.errors import UserError, guard
+from common.job import progress, say
+from common.networks import summary
+from common.networks.calibration import Calibrated, References, calibrated_losses, summarise
+from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
+from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name
+from common.networks.weights import Weights, load_vgg16, random_vgg16
+from common.reporting import plotting, problem1, results
+from common.reporting.statistics import bootstrap_interval, bootstrap_nearest
+from common.training.parallel import pick_device
 
 REPORT_LAYERS = ("4", "9", "12", "30")
 SHIFTS_PX = (0, 0.25, 0.5, 1, 2, 4, 8, 16)
@@ -41,20 +46,61 @@ SIGMAS = (0, 1, 2, 5, 10, 15, 25, 50, 100)
 SSIM_WINDOW_PX = 11
 FIGURE_ROWS = 2
 DETAIL_PX = 128
-LOCK_STEP_PIXELS = 2_000_000  # photos of one size whose maps may be alive together
-
-Losses = dict[str, float]
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-# ------------------------------------------------------------------ pixel losses, shift and noise
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that it can key a cache
+class Shared:
+    """What the parts work on, chosen and checked before any work.
+
+    photos: uint8 (height, width, 3). sizes: (width, height) that the shift leaves of each to
+    compare. square_px: the side of the dose-response's squares. Part 1.1 alone has neither weights
+    nor references. about: what the provenance says of it all.
+    """
+
+    args: argparse.Namespace
+    device: torch.device
+    layers: list[str]
+    photos: dict[str, np.ndarray]
+    sizes: dict[str, tuple[int, int]]
+    square_px: int
+    weights: Weights | None
+    references: References | None
+    about: dict
 
 
+# ------------------------------------------------------------------ 1.1 pixel losses under a shift
 
 
-
-
-
-
+def part_1_1(shared: Shared) -> results.Findings:
+    """Pixel losses under a shift."""
+    shift_px, edge, rows, cells = shared.args.shift, shared.args.edge, {}, {}
+    for photo, image in progress(shared.photos.items(), desc="photos"):
+        a, b = translate(images.to_tensor(image), shift_px, edge)
+        pictures = [images.to_uint8(a), images.to_uint8(b)]
+        row = {"size": [image.shape[1], image.shape[0]], **pixel_losses(a, b)}
+        row["l1_uint8"], row["l2_uint8"] = wrapped_uint8_losses(*pictures)
+        rows[photo] = {**row, "psnr": psnr(row["l2"]), "ssim": ssim(a, b)}
+        if len(cells) < FIGURE_ROWS:
+            difference = (a - b).abs().mean(0).numpy() * 255
+            cells[photo] = [*pictures, plotting.HeatMap(difference, "0-255, mean of RGB")]
+    result = {
+        "shift_px": shift_px,
+        "edge": edge,
+        "interpolation": "band-limited (Fourier)" if shift_px % 1 else "none, whole pixels",
+        "images": rows,
+        "wrapped_breaks_inequality": [
+            photo for photo, row in rows.items() if row["l2_uint8"] < row["l1_uint8"] ** 2
+        ],
+    }
+    title = f"Translation by {shift_px:g} px to the left, edge: {edge}"
+    headers = ["original", "translated", "absolute difference"]
+    figure = partial(plotting.image_grid, title=title, headers=headers, rows=cells)
+    return results.Findings(
+        result,
+        {"1.1_pixel_losses.txt": problem1.shift_table(result)},
+        figures={"1.1_shift.png": figure},
+    )
 
 
 def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor]:
@@ -93,10 +139,94 @@ def _move_by_fraction(image: Tensor, fraction_px: float, periodic: bool) -> Tens
     return moved[..., : image.shape[-1]].clamp(0, 1).to(image.dtype)
 
 
+# -------------------------------------------------- 1.2 VGG-16 and its feature losses, calibrated
+
+
+def part_1_2(shared: Shared) -> results.Findings:
+    """VGG-16, and its feature losses under the shift."""
+    args, weights, side_px = shared.args, shared.weights, shared.args.summary_size
+    layer_table = summary.summary_table(summary.without_weights(vgg16), (3, side_px, side_px))
+    result = {
+        "weights": {"source": weights.source, "sha256": weights.sha256},
+        "total_params": sum(count for _, _, count in summary.layer_rows(layer_table)),
+        "summary_size_px": side_px,
+        "layers": {name: LAYERS[name].number for name in shared.layers},
+        **shared.references.used(shared.sizes),
+        "losses": summarise(whole_photos(shared), "shift"),
+    }
+    tag = tag_of(shared, weights)
+    return results.Findings(
+        result,
+        {"1.2_feature_losses.txt": problem1.feature_table(result, args.shift, args.edge, tag)},
+        {"1.2_vgg16_summary.txt": layer_table},
+        {"1.2_feature_losses.png": problem1.feature_figure(result, args.shift, tag)},
+    )
+
+
+def tag_of(shared: Shared, weights: Weights) -> str:
+    """What every table and figure of features says of its weights and photos."""
+    return f"{weights.label}, {len(shared.photos)} photo(s)"
+
+
+@lru_cache(maxsize=1)  # parts 1.2 and 1.3 read the same passes
+def whole_photos(shared: Shared) -> dict[str, Calibrated]:
+    """Calibrated losses of every photo, of the pairs that the parts asked for compare."""
+    pairs = {}
+    if "1.2" in shared.args.parts:
+        pairs["shift"] = ("original", "translated")
+    if "1.3" in shared.args.parts:
+        pairs["noise"] = ("original", "noisy original")
+        pairs["noise translated"] = ("translated", "noisy translated")
+    network = build_network(shared, shared.weights)
+    return calibrated_losses(
+        network,
+        shared.sizes,
+        pairs,
+        lambda photo: photo_copies(shared, photo)[0],
+        shared.references,
+    )
+
+
+def build_network(shared: Shared, weights: Weights) -> VGG16Features:
+    """VGG-16 with the taps, the precision and the device that the command line asks for."""
+    dtype = PRECISIONS[shared.args.precision]
+    return VGG16Features(weights, shared.layers, dtype).to(shared.device)
+
+
+# ------------------------------------------- 1.3 robustness to noise, and the dose-response curves
+
+
+def part_1_3(shared: Shared) -> results.Findings:
+    """Robustness to noise, and the noise that equals a one-pixel shift."""
+    args, tags = shared.args, {"weights": tag_of(shared, shared.weights)}
+    losses, figure = noise_losses(shared)
+    result = {"sigma": args.sigma, "noise_seeds": args.noise_seeds, **losses}
+    result |= shared.references.used(shared.sizes)
+    tables = {"1.3_noise.txt": problem1.noise_table(result, tags["weights"])}
+    figures = {"1.3_noise.png": figure}
+    if args.no_curves:
+        shown = [loss for loss, row in result["losses"].items() if row["relative"] is not None]
+        result |= {"shift_equivalent_sigma": dict.fromkeys(shown), "curves": None}
+        return results.Findings(result, tables, figures=figures)
+    curves, equal = {}, {}
+    curves["weights"], equal["weights"] = dose_response(shared, shared.weights)
+    if args.weights != "random":
+        control = random_vgg16(args.seed, not args.no_lpips)
+        tags["random_weights"] = tag_of(shared, control)
+        curves["random_weights"], equal["random_weights"] = dose_response(shared, control)
+    doses = {"shift_px": SHIFTS_PX, "sigma": SIGMAS, "crop_px": shared.square_px}
+    result |= {
+        "shift_equivalent_sigma": {loss: row["sigma"] for loss, row in equal["weights"].items()},
+        "shift_equivalent_sigma_intervals": equal,
+        "curves": {**doses, **curves},
+    }
+    dose_tables, dose_figures = problem1.dose_reports(result, tags)
+    return results.Findings(result, tables | dose_tables, figures=figures | dose_figures)
+
+
 def unit_noise(shape: torch.Size, *key: int) -> Tensor:
     """Standard normal noise that depends on `key` alone, e.g. (seed, photo, draw)."""
-    state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(state))
+    return torch.randn(shape, generator=generator(*key))
 
 
 def add_noise(image: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, float]:
@@ -109,161 +239,131 @@ def add_noise(image: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, float
     return clipped, (noisy != clipped).float().mean().item()
 
 
-# --------------------------------------------------------------------------------- feature losses
+def photo_copies(shared: Shared, photo: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The photo's four copies, and the share of clipped values of the noisy ones.
 
-
-
-
-
-
-
-
-
-
-# ------------------------------------------------------------------------------------ calibration
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Copies of one photo ("original" among them) and the pairs of them to be compared."""
-
-    images: dict[str, Tensor]
-    pairs: dict[str, tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Losses of one photo's pairs: raw, and relative to its mean loss to unrelated pictures."""
-
-    raw: dict[str, Losses]
-    relative: dict[str, Losses]
-
-
-def calibrate(raw: dict[str, Losses], unrelated: list[Losses]) -> Measurement:
-    """Divide every loss by its mean over `unrelated`: 0 is "the same", 1 "another picture".
-
-    Raises:
-        UserError: a loss is 0 or not a number between unrelated pictures.
+    Both noisy copies get the same noise, so that they differ in the picture alone.
     """
-    yardstick = {loss: np.mean([one[loss] for one in unrelated]) for loss in unrelated[0]}
-    for loss, value in yardstick.items():
-        if not value > 0:
-            raise UserError(
-                f"{loss} is {value:g} between unrelated pictures, so nothing can be calibrated with"
-                " it; give other --reference pictures or other --weights"
-            )
-    relative = {
-        pair: {loss: float(value / yardstick[loss]) for loss, value in losses.items()}
-        for pair, losses in raw.items()
-    }
-    return Measurement(raw, relative)
+    copies, clipped = {}, {}
+    image = images.to_tensor(shared.photos[photo])
+    windows = translate(image, shared.args.shift, shared.args.edge)
+    index = list(shared.photos).index(photo)
+    noise = unit_noise(windows[0].shape, shared.args.seed, index, 0)
+    # In this order no more than two maps of a large photo have to be held at a time.
+    for name, window in zip(("original", "translated"), windows, strict=True):
+        noisy, clipped[name] = add_noise(window, shared.args.sigma, noise)
+        copies |= {name: window, f"noisy {name}": noisy}
+    return copies, clipped
 
 
-def measure(
-    network: VGG16Features,
-    sizes: dict[str, tuple[int, int]],
-    make_trial: Callable[[str], Trial],
-    others: dict[str, list[str]],
-    make_picture: Callable[[str, tuple[int, int]], Tensor],
-    caption: str,
-    others_are_photos: bool,
-) -> dict[str, Measurement]:
-    """Calibrated losses of every photo's trial, the yardstick being `others[photo]`.
+def noise_losses(shared: Shared) -> tuple[dict, partial]:
+    """What noise costs the photo and its shifted copy, and the report's Figures 7 to 9.
 
-    `sizes` gives each photo's (width, height) as compared; `make_picture` cuts another picture to
-    such a size. Photos of one size go through the network together, where memory allows, so that,
-    if `others_are_photos`, the original of one is the other picture of the next without a pass of
-    its own. (A reference may have a photo's name and yet be another picture.)
+    {"clipped_share", "losses", "losses_translated"}: the losses of `summarise`, and psnr and ssim,
+    which are not calibrated.
     """
-    found = {}
-    for group in _same_size_groups(sizes):
-        trials = {photo: make_trial(photo) for photo in group}
-        images = {(photo, "original"): trials[photo].images["original"] for photo in group}
-        pairs = {}
-        for photo in group:
-            for other in others[photo]:
-                shared = others_are_photos and other in group
-                key = (other, "original" if shared else "unrelated")
-                if key not in images:
-                    images[key] = make_picture(other, sizes[photo])
-                pairs[photo, "unrelated", other] = ((photo, "original"), key)
-        for photo, trial in trials.items():
-            images |= {(photo, name): image for name, image in trial.images.items()}
-            pairs |= {
-                (photo, name): ((photo, a), (photo, b)) for name, (a, b) in trial.pairs.items()
-            }
-        steps = len(images) * len(network.taps)
-        with tqdm(total=steps, desc=f"{caption} ({', '.join(group)})", disable=None) as bar:
-            losses = compare(network, images, pairs, bar.update)
-        for photo, trial in trials.items():
-            unrelated = [losses[photo, "unrelated", other] for other in others[photo]]
-            found[photo] = calibrate({name: losses[photo, name] for name in trial.pairs}, unrelated)
-    return {photo: found[photo] for photo in sizes}
+    cells, quality = {}, {"original": [], "translated": []}
+    for photo in progress(shared.photos, desc="PSNR and SSIM"):
+        copies, clipped = photo_copies(shared, photo)
+        for name, rows in quality.items():
+            a, b = copies[name], copies[f"noisy {name}"]
+            rows.append([psnr(pixel_losses(a, b)["l2"]), ssim(a, b), clipped[name]])
+        if len(cells) < FIGURE_ROWS:
+            details = [images.centre_crop(copy, DETAIL_PX, DETAIL_PX) for copy in copies.values()]
+            cells[photo] = [images.to_uint8(detail) for detail in details]
+    losses, clipped, unknown = {}, {}, dict.fromkeys(("relative", "low", "high"))
+    for name, pair in (("original", "noise"), ("translated", "noise translated")):
+        psnr_db, mean_ssim, clipped[name] = np.mean(quality[name], axis=0).tolist()
+        losses[name] = summarise(whole_photos(shared), pair)
+        losses[name] |= {"psnr": {"raw": psnr_db, **unknown}, "ssim": {"raw": mean_ssim, **unknown}}
+    title = f"Noise of sigma {shared.args.sigma:g} of 255, central {DETAIL_PX} px at most"
+    headers = ["original", "noisy original", "translated", "noisy translated"]
+    figure = partial(plotting.image_grid, title=title, headers=headers, rows=cells)
+    result = {"losses": losses["original"], "losses_translated": losses["translated"]}
+    return {"clipped_share": clipped, **result}, figure
 
 
-def _same_size_groups(sizes: dict[str, tuple[int, int]]) -> Iterator[list[str]]:
-    by_size: dict[tuple[int, int], list[str]] = {}
-    for photo, size in sizes.items():
-        by_size.setdefault(size, []).append(photo)
-    for (width, height), photos in by_size.items():
-        length = max(1, LOCK_STEP_PIXELS // (width * height))
-        for start in range(0, len(photos), length):
-            yield photos[start : start + length]
+def squares(shared: Shared) -> Shared:
+    """The photos' central squares as what is compared, each with the margin that moves into it.
+
+    References that are too small for such a square stay whole.
+    """
+    side_px, whole = shared.square_px, shared.references
+    size = (side_px, side_px)
+
+    def region(image: np.ndarray) -> np.ndarray:
+        crop = images.centre_crop(images.to_tensor(image), side_px + MARGIN_PX, side_px)
+        return images.to_uint8(crop)
+
+    photos = {name: region(image) for name, image in shared.photos.items()}
+    large = [name for name, image in whole.pictures.items() if square_side_px(image) >= side_px]
+    pictures = whole.pictures | {name: region(whole.pictures[name]) for name in large}
+    references = replace(whole, pictures=pictures, sizes=whole.sizes | dict.fromkeys(large, size))
+    sizes = dict.fromkeys(photos, size)
+    return replace(shared, photos=photos, sizes=sizes, references=references)
 
 
-def summarise(measured: dict[str, Measurement], pair: str) -> dict[str, dict]:
-    """{loss: {raw, relative, low, high}} of one pair: means over photos and the 95 % interval."""
-    rows = {}
-    for loss in next(iter(measured.values())).raw[pair]:
-        relative = np.array([one.relative[pair][loss] for one in measured.values()])
-        low, high = bootstrap_interval(relative[:, None])
-        raw = np.mean([one.raw[pair][loss] for one in measured.values()])
-        rows[loss] = {"raw": raw, "relative": relative.mean(), "low": low, "high": high}
-    return rows
+def square_side_px(image: np.ndarray) -> int:
+    """The side of the largest square with a margin beside it that an image has."""
+    return min(image.shape[1] - MARGIN_PX, image.shape[0])
 
 
-# ---------------------------------------------------------------------------------- dose-response
-
-
-@dataclass(frozen=True)
-class Response:
-    """One calibrated loss: (photos, 1, shifts) and (photos, noise draws, sigmas)."""
-
-    shift: np.ndarray
-    noise: np.ndarray
-
-
-def dose_trial(region: Tensor, noises: list[Tensor]) -> Trial:
+def dose_copies(region: Tensor, noises: list[Tensor]) -> dict[str, Tensor]:
     """The left square of a (3, S, S + 16) region under all SHIFTS_PX, and SIGMAS of each noise.
 
-    Real pixels move in from the region's margin, so that there is no border effect.
+    Keys: "original", "shift DOSE" and "noise DRAW DOSE". Real pixels move in from the region's
+    margin, so that there is no border effect.
     """
-    side = region.shape[1]
-    images = {"original": region[..., :side]}
+    side_px = region.shape[1]
+    copies = {"original": region[..., :side_px]}
     for shift_px in SHIFTS_PX[1:]:
-        images[f"shift {shift_px}"] = translate(region, shift_px, "crop")[1][..., :side]
+        copies[f"shift {shift_px}"] = translate(region, shift_px, "crop")[1][..., :side_px]
     for draw, noise in enumerate(noises):
         for sigma in SIGMAS[1:]:
-            images[f"noise {draw} {sigma}"] = add_noise(images["original"], sigma, noise)[0]
-    return Trial(images, {name: ("original", name) for name in images if name != "original"})
+            copies[f"noise {draw} {sigma}"] = add_noise(copies["original"], sigma, noise)[0]
+    return copies
 
 
-def responses(measured: dict[str, Measurement], draws: int) -> dict[str, Response]:
-    """Every loss's response in measurements of `dose_trial`."""
+def dose_response(shared: Shared, weights: Weights) -> tuple[dict, dict]:
+    """The squares' calibrated losses under all doses, and the noise that equals the shift.
 
-    def gather(loss: str, prefix: str, doses: tuple) -> list[list[float]]:
+    {loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list of a number a dose, and
+    {loss: {"sigma", "low", "high"}}.
+    """
+    regions, draws = squares(shared), range(shared.args.noise_seeds)
+    shape = torch.Size([3, shared.square_px, shared.square_px])
+
+    def make_copies(photo: str) -> dict[str, Tensor]:
+        index = list(shared.photos).index(photo)
+        noises = [unit_noise(shape, shared.args.seed, index, draw) for draw in draws]
+        return dose_copies(images.to_tensor(regions.photos[photo]), noises)
+
+    names = [f"shift {shift_px}" for shift_px in SHIFTS_PX[1:]]
+    names += [f"noise {draw} {sigma}" for draw in draws for sigma in SIGMAS[1:]]
+    pairs = {name: ("original", name) for name in names}
+    network = build_network(shared, weights)
+    calibrated = calibrated_losses(network, regions.sizes, pairs, make_copies, regions.references)
+
+    def relative(loss: str, treatment: str, doses: tuple[float, ...]) -> np.ndarray:
         # Identical images have no loss, so that dose 0 went through no network.
-        return [
-            [one.relative[f"{prefix} {dose}"][loss] if dose else 0.0 for dose in doses]
-            for one in measured.values()
-        ]
+        pairs = [f"{treatment} {dose}" for dose in doses[1:]]
+        rows = [[0.0, *(row[pair][loss][1] for pair in pairs)] for row in calibrated.values()]
+        return np.array(rows)
 
-    found = {}
-    for loss in next(iter(next(iter(measured.values())).relative.values())):
-        shift = np.array(gather(loss, "shift", SHIFTS_PX))[:, None]
-        noise = [gather(loss, f"noise {draw}", SIGMAS) for draw in range(draws)]
-        found[loss] = Response(shift, np.stack(noise, axis=1))
-    return found
+    curves, equal = {}, {}
+    for loss in next(iter(calibrated.values()))[names[0]]:
+        shift = relative(loss, "shift", SHIFTS_PX)[:, None]
+        noise = np.stack([relative(loss, f"noise {draw}", SIGMAS) for draw in draws], axis=1)
+        curves[loss] = {"shift": mean_curve(shift), "noise": mean_curve(noise)}
+        equal[loss] = shift_equivalent_sigma(shift, noise)
+    return curves, equal
+
+
+def mean_curve(response: np.ndarray) -> dict[str, list[float]]:
+    """{"relative", "low", "high"} of a response (photos, draws, doses): a number a dose each."""
+    low, high = bootstrap_interval(response)
+    curve = {"relative": response.mean(axis=(0, 1)), "low": low, "high": high}
+    return {key: values.tolist() for key, values in curve.items()}
 
 
 def equivalent_sigma(noise: np.ndarray, target: float) -> float:
@@ -277,498 +377,117 @@ def equivalent_sigma(noise: np.ndarray, target: float) -> float:
     k = reached[0]
     if k <= 1:
         return SIGMAS[k] * target / noise[k] if k else 0.0
-    responses_log, sigmas_log = np.log(noise[k - 1 : k + 1]), np.log(SIGMAS[k - 1 : k + 1])
-    return float(np.exp(np.interp(np.log(target), responses_log, sigmas_log)))
+    noise_log, sigmas_log = np.log(noise[k - 1 : k + 1]), np.log(SIGMAS[k - 1 : k + 1])
+    return float(np.exp(np.interp(np.log(target), noise_log, sigmas_log)))
 
 
-def shift_equivalent_sigma(response: Response) -> dict[str, float]:
-    """{sigma, low, high}: the noise that costs as much as a one-pixel shift, on the mean curves.
+def shift_equivalent_sigma(shift: np.ndarray, noise: np.ndarray) -> dict[str, float]:
+    """The noise that costs as much as a one-pixel shift: {"sigma", "low", "high"}.
 
-    The 95 % interval resamples photos; NaN with one photo.
+    Of the mean curves of responses (photos, draws, doses). The 95 % interval resamples photos; NaN
+    where there is one photo.
     """
-    shift = response.shift[:, 0, SHIFTS_PX.index(1)]
-    noise = response.noise.mean(axis=1)
-    found = {
-        "sigma": equivalent_sigma(noise.mean(0), shift.mean()),
-        "low": math.nan,
-        "high": math.nan,
-    }
-    if len(shift) > 1:
-        rng = np.random.default_rng(0)
-        draws = rng.integers(len(shift), size=(1000, len(shift)))
-        sigmas = [equivalent_sigma(noise[draw].mean(0), shift[draw].mean()) for draw in draws]
-        # "nearest": infinities can't be interpolated.
-        found["low"], found["high"] = np.percentile(sigmas, [2.5, 97.5], method="nearest")
-    return found
+
+    def equivalent(shift: np.ndarray, noise: np.ndarray) -> float:
+        at_1_px = shift[..., SHIFTS_PX.index(1)].mean()
+        return equivalent_sigma(noise.mean(axis=(0, 1)), at_1_px)
+
+    low, high = bootstrap_nearest(equivalent, shift, noise)
+    return {"sigma": equivalent(shift, noise), "low": low, "high": high}
 
 
-# ----------------------------------------------------------------------- photos, network, measuring
+# ---------------------------------------------------------------- before any work: choose and check
 
 
-def read_photos(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Photos by name, and the reasons for which files were left out (said on stderr too)."""
+def prepare(args: argparse.Namespace) -> Shared:
+    """Read the photos, and choose and check all that the parts asked for need.
+
+    Raises:
+        UserError: something is missing, or an image is too small for what is asked of it.
+    """
+    device = pick_device(args.device)
+    layers = by_depth(map(layer_name, args.layers))
+    photos, about = read_photos(args)
+    sizes = {}
+    for photo, image in photos.items():
+        original, _ = translate(torch.zeros(1, image.shape[1]), args.shift, args.edge)
+        sizes[photo] = (original.shape[1], image.shape[0])
+    square_px = min(args.curve_size, *map(square_side_px, photos.values()))
+    check_sizes(args, layers, sizes, square_px)
+    weights = references = None
+    if args.parts != ["1.1"]:
+        weights = load_vgg16(args.weights, args.seed, want_lpips=not args.no_lpips)
+        references = choose_references(args, photos, sizes)
+    about["weights_source"] = weights.source if weights else "none used"
+    about |= {"device": str(device), "precision": args.precision}
+    return Shared(args, device, layers, photos, sizes, square_px, weights, references, about)
+
+
+def read_photos(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict]:
+    """Photos by name, and {"data", "left_out"}: whence, and why files were left out (said too)."""
     if args.image:
-        return {args.image.name: data.load_image(args.image)}, []
+        photos = {args.image.name: images.load_image(args.image)}
+        return photos, {"data": f"image {args.image.name}", "left_out": []}
     if not args.images:
-        return data.embedded_photos(), []
-    photos, left_out = data.load_folder(args.images)
-    for reason in left_out:
-        print(f"left out: {reason}", file=sys.stderr)
+        source = "embedded photos of scikit-image"
+        return images.embedded_photos(), {"data": source, "left_out": []}
+    photos, left_out = images.load_folder(args.images)
     if left_out:
+        say(*(f"left out: {reason}" for reason in left_out), file=sys.stderr)
         total = len(photos) + len(left_out)
-        print(f"left out {len(left_out)} of {total} images in {args.images}", file=sys.stderr)
-    return photos, left_out
+        say(f"left out {len(left_out)} of {total} images in {args.images}", file=sys.stderr)
+    return photos, {"data": f"folder {args.images}", "left_out": left_out}
 
 
-class Experiment:
-    """The photos and the network, and the measurements that parts 1.2 and 1.3 share."""
-
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.device = cli.pick_device(args.device)
-        self.layers = by_depth(map(layer_name, args.layers))
-        self.photos, self.left_out = read_photos(args)
-        self.resized: dict[str, str] = {}
-        self.sizes = {photo: self.compared_size(photo) for photo in self.photos}
-        sides = [
-            min(w - MARGIN_PX, h) for h, w, _ in (image.shape for image in self.photos.values())
-        ]
-        self.curve_px = min(args.curve_size, *sides)
-        self.check_sizes()
-        if self.uses_features:  # what can't be had is said before any work
-            self.weights, self.others  # noqa: B018
-
-    def compared_size(self, photo: str) -> tuple[int, int]:
-        """(width, height) that is left to compare after the shift."""
-        height, width = self.photos[photo].shape[:2]
-        original, _ = translate(torch.zeros(1, width), self.args.shift, self.args.edge)
-        return original.shape[1], height
-
-    @property
-    def uses_features(self) -> bool:
-        """Whether a part that needs the network was asked for."""
-        return bool({"1.2", "1.3"} & set(self.args.parts))
-
-    def check_sizes(self) -> None:
-        """Refuse before any work what would fail in the middle of it."""
-        needed, reason = SSIM_WINDOW_PX, "SSIM's window"
-        if self.uses_features:
-            deepest = by_depth([*self.layers, *(() if self.args.no_lpips else LPIPS_TAPS)])[-1]
-            needed, reason = LAYERS[deepest].receptive_field_px, f"{deepest}'s receptive field"
-        for photo, (width, height) in self.sizes.items():
-            if min(width, height) < needed:
-                hint = ", or shallower --layers with --no-lpips" if self.uses_features else ""
-                raise UserError(
-                    f"{photo}: only {width}x{height} px to compare, less than {reason} of"
-                    f" {needed} px; take a larger image{hint}"
-                )
-        if "1.3" in self.args.parts and not self.args.no_curves and self.curve_px < needed:
+def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, square_px: int) -> None:
+    """Refuse before any work what would fail in the middle of it."""
+    needed_px, reason, hint = SSIM_WINDOW_PX, "SSIM's window", ""
+    if args.parts != ["1.1"]:
+        deepest = by_depth(layers if args.no_lpips else [*layers, *LPIPS_TAPS])[-1]
+        needed_px, reason = LAYERS[deepest].receptive_field_px, f"{deepest}'s receptive field"
+        hint = ", or shallower --layers with --no-lpips"
+    for photo, (width, height) in sizes.items():
+        if min(width, height) < needed_px:
             raise UserError(
-                f"dose-response: squares of {self.curve_px} px are less than {reason} of"
-                f" {needed} px; take a larger --curve-size, larger images, or --no-curves"
+                f"{photo}: only {width}x{height} px to compare, less than {reason} of"
+                f" {needed_px} px; take a larger image{hint}"
             )
-
-    @cached_property
-    def pictures(self) -> dict[str, np.ndarray]:
-        """The unrelated pictures that losses are calibrated with."""
-        if self.args.reference:
-            return {str(path): data.load_image(path) for path in self.args.reference}
-        return self.photos if len(self.photos) > 1 else data.embedded_photos()
-
-    @cached_property
-    def others(self) -> dict[str, list[str]]:
-        """For each photo the pictures it is calibrated with: all others, or a seeded draw."""
-        rng, chosen = np.random.default_rng(self.args.seed), {}
-        for photo, image in self.photos.items():
-            names = [name for name, one in self.pictures.items() if not np.array_equal(one, image)]
-            if not names:
-                raise UserError(
-                    f"{photo}: no other picture to calibrate with; name one: --reference"
-                )
-            if len(names) > self.args.max_references:
-                names = sorted(rng.choice(names, self.args.max_references, replace=False))
-            chosen[photo] = names
-        return chosen
-
-    @cached_property
-    def weights(self) -> Weights:
-        return load_vgg16(self.args.weights, self.args.seed, want_lpips=not self.args.no_lpips)
-
-    @cached_property
-    def network(self) -> VGG16Features:
-        return self.network_with(self.weights)
-
-    def network_with(self, weights: Weights) -> VGG16Features:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.args.precision]
-        return VGG16Features(weights, self.layers, dtype).to(self.device)
-
-    def noise(self, photo: str, shape: torch.Size, draw: int) -> Tensor:
-        return unit_noise(shape, self.args.seed, list(self.photos).index(photo), draw)
-
-    def copies(self, photo: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The photo's four copies, and the share of clipped values of the noisy ones.
-
-        Both noisy copies get the same noise, so that they differ in the picture alone.
-        """
-        images, clipped = {}, {}
-        image = data.to_tensor(self.photos[photo])
-        windows = translate(image, self.args.shift, self.args.edge)
-        noise = self.noise(photo, windows[0].shape, 0)
-        # In this order no more than two maps of a large photo have to be held at a time.
-        for name, window in zip(("original", "translated"), windows, strict=True):
-            noisy, clipped[name] = add_noise(window, self.args.sigma, noise)
-            images |= {name: window, f"noisy {name}": noisy}
-        return images, clipped
-
-    def make_trial(self, photo: str) -> Trial:
-        """The copies and pairs that the parts asked for need, so that one pass serves them all."""
-        pairs = {}
-        if "1.2" in self.args.parts:
-            pairs["shift"] = ("original", "translated")
-        if "1.3" in self.args.parts:
-            pairs["noise"] = ("original", "noisy original")
-            pairs["noise translated"] = ("translated", "noisy translated")
-        used = {name for pair in pairs.values() for name in pair}
-        copies, _ = self.copies(photo)
-        return Trial({name: copy for name, copy in copies.items() if name in used}, pairs)
-
-    def make_picture(self, name: str, size: tuple[int, int]) -> Tensor:
-        height, width = self.pictures[name].shape[:2]
-        if (width, height) != size:
-            self.resized[name] = f"{width}x{height}"
-        return data.to_tensor(data.fit_to(self.pictures[name], *size))
-
-    @cached_property
-    def measured(self) -> dict[str, Measurement]:
-        """Losses of the whole photos."""
-        return measure(
-            self.network,
-            self.sizes,
-            self.make_trial,
-            self.others,
-            self.make_picture,
-            "photos",
-            self.pictures is self.photos,
+    if "1.3" in args.parts and not args.no_curves and square_px < needed_px:
+        raise UserError(
+            f"dose-response: squares of {square_px} px are less than {reason} of {needed_px} px;"
+            " take a larger --curve-size, larger images, or --no-curves"
         )
 
-    def measure_doses(self, network: VGG16Features, caption: str) -> dict[str, Response]:
-        """Every loss's dose-response on the photos' central squares."""
-        side, draws = self.curve_px, range(self.args.noise_seeds)
 
-        def region(image: np.ndarray) -> Tensor:
-            return data.centre_crop(data.to_tensor(image), side + MARGIN_PX, side)
+def choose_references(
+    args: argparse.Namespace, photos: dict[str, np.ndarray], sizes: dict[str, tuple[int, int]]
+) -> References:
+    """For each photo the pictures it is calibrated with: all that differ, or a seeded draw.
 
-        def make_trial(photo: str) -> Trial:
-            noises = [self.noise(photo, torch.Size([3, side, side]), draw) for draw in draws]
-            return dose_trial(region(self.photos[photo]), noises)
-
-        def make_picture(name: str, size: tuple[int, int]) -> Tensor:
-            height, width = self.pictures[name].shape[:2]
-            if min(width - MARGIN_PX, height) < side:
-                return self.make_picture(name, size)
-            return region(self.pictures[name])[..., :side]
-
-        sizes = dict.fromkeys(self.photos, (side, side))
-        shared = self.pictures is self.photos
-        measured = measure(network, sizes, make_trial, self.others, make_picture, caption, shared)
-        return responses(measured, len(draws))
-
-    def tag(self) -> str:
-        """What every table and figure of features says of its photos and weights."""
-        return f"{self.weights.label}, {len(self.photos)} photo(s)"
-
-    def calibration(self) -> dict:
-        """Which pictures the photos were calibrated with, and which had to be scaled for it."""
-        used = sorted({name for names in self.others.values() for name in names})
-        return {"references": used, "references_resized": self.resized}
-
-    def provenance(self) -> dict:
-        args = self.args
-        source = f"image {args.image.name}" if args.image else f"folder {args.images}"
-        return {
-            "data": source if args.image or args.images else "embedded photos of scikit-image",
-            "left_out": self.left_out,
-            "weights_source": self.weights.source if "weights" in vars(self) else "none used",
-            "device": str(self.device),
-            "precision": args.precision,
-        }
+    Raises:
+        UserError: a photo has no other picture.
+    """
+    pictures, are_photos = photos, False
+    if args.reference:
+        pictures = {str(path): images.load_image(path) for path in args.reference}
+    elif len(photos) > 1:
+        are_photos = True
+    else:
+        pictures = images.embedded_photos()
+    rng, chosen = np.random.default_rng(args.seed), {}
+    for photo, image in photos.items():
+        names = [name for name in pictures if not np.array_equal(pictures[name], image)]
+        if not names:
+            raise UserError(f"{photo}: no other picture to calibrate with; name one: --reference")
+        if len(names) > args.max_references:
+            names = sorted(rng.choice(names, args.max_references, replace=False))
+        chosen[photo] = names
+    if not are_photos:
+        sizes = {name: picture.shape[1::-1] for name, picture in pictures.items()}
+    return References(pictures, sizes, chosen, are_photos)
 
 
-# -------------------------------------------------------------------------------------- the parts
-
-
-def part_1_1(experiment: Experiment, folder: Path) -> dict:
-    """Pixel losses under a shift."""
-    args, images, cells = experiment.args, {}, {}
-    for photo, image in tqdm(experiment.photos.items(), desc="photos", disable=None):
-        a, b = translate(data.to_tensor(image), args.shift, args.edge)
-        losses = pixel_losses(a, b)
-        l1_uint8, l2_uint8 = wrapped_uint8_losses(data.to_uint8(a), data.to_uint8(b))
-        images[photo] = {
-            "size": [image.shape[1], image.shape[0]],
-            **losses,
-            "l1_uint8": l1_uint8,
-            "l2_uint8": l2_uint8,
-            "psnr": psnr(losses["l2"]),
-            "ssim": ssim(a, b),
-        }
-        if len(cells) < FIGURE_ROWS:
-            difference = plotting.HeatMap((a - b).abs().mean(0).numpy() * 255, "0-255, mean of RGB")
-            cells[photo] = [data.to_uint8(a), data.to_uint8(b), difference]
-    broken = [name for name, row in images.items() if row["l2_uint8"] < row["l1_uint8"] ** 2]
-    cli.show_table(
-        folder / "1.1_pixel_losses.txt",
-        f"Shift by {args.shift:g} px to the left, edge {args.edge}; 0-255 units, PSNR in dB.\n"
-        "Wrapped: the report's error, uint8 arithmetic. l2 >= l1^2 holds for all numbers; the\n"
-        f"wrapped pair breaks it in {len(broken)} of {len(images)} photos.",
-        ["photo", "size", "l1", "l2", "PSNR", "SSIM", "l1 wrapped", "l2 wrapped"],
-        [
-            [name, "{}x{}".format(*row["size"])]
-            + [f"{row[key]:.2f}" for key in ("l1", "l2", "psnr")]
-            + [f"{row['ssim']:.4f}", f"{row['l1_uint8']:.2f}", f"{row['l2_uint8']:.2f}"]
-            for name, row in images.items()
-        ],
-    )
-    plotting.image_grid(
-        folder / "1.1_shift.png",
-        f"Translation by {args.shift:g} px to the left, edge: {args.edge}",
-        ["original", "translated", "absolute difference"],
-        cells,
-    )
-    return {
-        "shift_px": args.shift,
-        "edge": args.edge,
-        "interpolation": "band-limited (Fourier)" if args.shift % 1 else "none, whole pixels",
-        "images": images,
-        "wrapped_breaks_inequality": broken,
-    }
-
-
-def part_1_2(experiment: Experiment, folder: Path) -> dict:
-    """VGG-16, and its feature losses under the shift."""
-    args = experiment.args
-    input_size = (3, args.summary_size, args.summary_size)
-    table = summary.summary_table(summary.without_weights(vgg16), input_size)
-    cli.show_text(folder / "1.2_vgg16_summary.txt", table)
-    losses = summarise(experiment.measured, "shift")
-    numbers = {name: LAYERS[name].number for name in experiment.layers}
-    cli.show_table(
-        folder / "1.2_feature_losses.txt",
-        f"Shift by {args.shift:g} px, edge {args.edge}, {experiment.tag()}.\n"
-        "Features: MSE, and MAE as mae_. raw: mean loss. relative: 0 = the same, 1 = another\n"
-        f"picture, with its 95 % bootstrap interval over photos.\n{_other_pictures(experiment)}",
-        ["loss", "layer", "raw", "relative", "95 % interval"],
-        [
-            [loss, str(numbers.get(loss.removeprefix("mae_"), "")), *_cells(row)]
-            for loss, row in losses.items()
-        ],
-    )
-    shown = [loss for loss in losses if not loss.startswith("mae_")]
-    plotting.bars(
-        folder / "1.2_feature_losses.png",
-        f"Shift by {args.shift:g} px to the left: {experiment.tag()}",
-        "calibrated loss\n(0 = the same, 1 = another picture)",
-        shown,
-        *([losses[name][key] for name in shown] for key in ("relative", "low", "high")),
-    )
-    return {
-        "weights": {"source": experiment.weights.source, "sha256": experiment.weights.sha256},
-        "total_params": sum(count for _, _, count in summary.layer_rows(table)),
-        "summary_size_px": args.summary_size,
-        "layers": numbers,
-        **experiment.calibration(),
-        "losses": losses,
-    }
-
-
-def part_1_3(experiment: Experiment, folder: Path) -> dict:
-    """Robustness to noise, and the noise that equals a one-pixel shift."""
-    args = experiment.args
-    losses, clipped_share = _noise_losses(experiment, folder)
-    found = {
-        "sigma": args.sigma,
-        "clipped_share": clipped_share,
-        "noise_seeds": args.noise_seeds,
-        "losses": losses["noise"],
-        "losses_translated": losses["noise translated"],
-        **experiment.calibration(),
-    }
-    if args.no_curves:
-        unknown = dict.fromkeys(name for name, row in losses["noise"].items() if row["relative"])
-        return found | {"shift_equivalent_sigma": unknown, "curves": None}
-    tags = {"weights": experiment.tag()}
-    curves = {"weights": experiment.measure_doses(experiment.network, "dose-response")}
-    if args.weights != "random":
-        control = random_vgg16(args.seed, not args.no_lpips)
-        tags["random_weights"] = f"{control.label}, {len(experiment.photos)} photo(s)"
-        network = experiment.network_with(control)
-        curves["random_weights"] = experiment.measure_doses(network, "dose-response, control")
-    numbers = {which: _curve_numbers(one) for which, one in curves.items()}
-    limits = _loss_limits(numbers)
-    for which, tag in tags.items():
-        name = "1.3_dose_response" + ("_random" if which == "random_weights" else "")
-        _show_curves(folder, name, tag, numbers[which], limits, experiment)
-    equal = {
-        which: {loss: shift_equivalent_sigma(response) for loss, response in one.items()}
-        for which, one in curves.items()
-    }
-    _show_equivalents(folder, experiment, equal, numbers["weights"])
-    return found | {
-        "shift_equivalent_sigma": {loss: row["sigma"] for loss, row in equal["weights"].items()},
-        "shift_equivalent_sigma_intervals": equal,
-        "curves": {
-            "shift_px": SHIFTS_PX,
-            "sigma": SIGMAS,
-            "crop_px": experiment.curve_px,
-            **numbers,
-        },
-    }
-
-
-def _noise_losses(experiment: Experiment, folder: Path) -> tuple[dict[str, dict], dict[str, float]]:
-    """The report's Figures 7 to 9: both pairs, with PSNR, SSIM and the share of clipped values."""
-    sigma, cells, quality = experiment.args.sigma, {}, {"original": [], "translated": []}
-    losses = {pair: summarise(experiment.measured, pair) for pair in ("noise", "noise translated")}
-    for photo in tqdm(experiment.photos, desc="PSNR and SSIM", disable=None):
-        images, clipped = experiment.copies(photo)
-        for name, values in quality.items():
-            a, b = images[name], images[f"noisy {name}"]
-            values.append([psnr(pixel_losses(a, b)["l2"]), ssim(a, b), clipped[name]])
-        if len(cells) < FIGURE_ROWS:
-            cells[photo] = [
-                data.to_uint8(data.centre_crop(image, DETAIL_PX, DETAIL_PX))
-                for image in images.values()
-            ]
-    means = {name: np.mean(values, axis=0) for name, values in quality.items()}
-    for pair, name in zip(losses, means, strict=True):
-        for quantity, mean in zip(("psnr", "ssim"), means[name], strict=False):
-            losses[pair][quantity] = {"raw": mean, "relative": None, "low": None, "high": None}
-    clipped_share = {name: values[2] for name, values in means.items()}
-    cli.show_table(
-        folder / "1.3_noise.txt",
-        f"Gaussian noise, sigma {sigma:g} (0-255 units), {experiment.tag()}; "
-        f"clipped:\n{clipped_share['original']:.1%} of the original's values,"
-        f" {clipped_share['translated']:.1%} of the translated one's.\n"
-        "Original against its noisy copy; (tr.): translated against its noisy copy.\n"
-        f"{_other_pictures(experiment)}",
-        ["loss", "raw", "relative", "95 % interval", "raw (tr.)", "relative (tr.)", "95 % (tr.)"],
-        [
-            [loss, *_cells(row), *_cells(losses["noise translated"][loss])]
-            for loss, row in losses["noise"].items()
-        ],
-    )
-    headers = ["original", "noisy original", "translated", "noisy translated"]
-    plotting.image_grid(
-        folder / "1.3_noise.png",
-        f"Noise of sigma {sigma:g} of 255, central {DETAIL_PX} px at most",
-        headers,
-        cells,
-    )
-    return losses, clipped_share
-
-
-def _curve_numbers(curves: dict[str, Response]) -> dict[str, dict]:
-    """{loss: {"shift" | "noise": {relative, low, high}}}, each of one number a dose."""
-    numbers: dict[str, dict] = {loss: {} for loss in curves}
-    for loss, response in curves.items():
-        for kind, values in vars(response).items():
-            low, high = bootstrap_interval(values)
-            mean = values.mean(axis=(0, 1))
-            numbers[loss][kind] = {"relative": mean, "low": low, "high": high}
-    return numbers
-
-
-def _loss_limits(numbers: dict) -> tuple[float, float]:
-    """Of the vertical axis, so that all doses but 0 fit and the control has the same scale."""
-    shown = [
-        row[kind]
-        for one in numbers.values()
-        for loss, row in one.items()
-        for kind in row
-        if not loss.startswith("mae_")
-    ]
-    lowest = min(row["relative"][1:].min() for row in shown)
-    highest = max(max(row["relative"].max(), np.nanmax(row["high"], initial=0)) for row in shown)
-    return 0.7 * lowest, 1.4 * highest
-
-
-def _show_curves(
-    folder: Path,
-    name: str,
-    tag: str,
-    numbers: dict,
-    limits: tuple[float, float],
-    experiment: Experiment,
-) -> None:
-    side, draws = experiment.curve_px, experiment.args.noise_seeds
-    title = f"{tag}: central {side}x{side} px squares, {draws} noise draw(s)"
-    shown = {loss: row for loss, row in numbers.items() if not loss.startswith("mae_")}
-    kinds = {
-        "shift": ("translation", "shift in px", SHIFTS_PX),
-        "noise": ("Gaussian noise", "sigma in 0-255 units", SIGMAS),
-    }
-    panels, tables = [], []
-    for kind, (panel_title, xlabel, doses) in kinds.items():
-        # Dose 0 has loss 0, which a logarithmic axis can't show.
-        lines = {loss: tuple(x[1:] for x in row[kind].values()) for loss, row in shown.items()}
-        panels.append(plotting.Panel(panel_title, xlabel, doses[1:], lines))
-        rows = [
-            [loss, *(f"{x:.4f}" for x in row[kind]["relative"])] for loss, row in numbers.items()
-        ]
-        tables.append(cli.aligned([xlabel, *(f"{dose:g}" for dose in doses)], rows))
-    ylabel = "calibrated loss (0 = the same, 1 = another picture)"
-    plotting.dose_response(folder / f"{name}.png", title, ylabel, panels, limits)
-    text = "\n\n".join([f"Calibrated losses, {title}", *tables])
-    cli.show_text(folder / f"{name}.txt", f"{text}\n")
-
-
-def _show_equivalents(folder: Path, experiment: Experiment, equal: dict, numbers: dict) -> None:
-    headers = [
-        "loss",
-        "relative at 1 px",
-        "equal sigma",
-        "95 % interval",
-        "random",
-        "95 % (random)",
-    ]
-    control = " random: the same with random weights." if len(equal) > 1 else ""
-    rows = []
-    for loss, row in numbers.items():
-        rows.append([loss, f"{row['shift']['relative'][SHIFTS_PX.index(1)]:.4f}"])
-        for one in equal.values():
-            ends = [one[loss][key] for key in ("sigma", "low", "high")]
-            sigma, low, high = ("none" if math.isinf(end) else f"{end:.1f}" for end in ends)
-            rows[-1] += [sigma, "-" if math.isnan(ends[1]) else f"{low} - {high}"]
-    cli.show_table(
-        folder / "1.3_shift_equivalent_noise.txt",
-        f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
-        f" {experiment.tag()},\ntheir central {experiment.curve_px}x{experiment.curve_px} px. A low"
-        f" sigma: a loss more sensitive to noise, by the measure of its own answer\nto the shift."
-        f' "none": not reached up to sigma {max(SIGMAS)}.{control}',
-        headers[: len(rows[0])],
-        rows,
-    )
-
-
-def _other_pictures(experiment: Experiment) -> str:
-    names = experiment.calibration()["references"]
-    sizes = (
-        f"{name} ({experiment.resized[name]})" if name in experiment.resized else name
-        for name in names
-    )
-    scaled = ";\nthose with a size were scaled to the photo's" if experiment.resized else ""
-    return f"Another picture: {', '.join(sizes)}{scaled}."
-
-
-def _cells(row: dict) -> list[str | None]:
-    relative = None if row["relative"] is None else f"{row['relative']:.4f}"
-    known = relative and not math.isnan(row["low"])
-    return [
-        f"{row['raw']:.4g}",
-        relative,
-        f"{row['low']:.4f} - {row['high']:.4f}" if known else None,
-    ]
-
+# --------------------------------------------------------------------------------- the command line
 
 PARTS = {"1.1": part_1_1, "1.2": part_1_2, "1.3": part_1_3}
 
@@ -776,46 +495,23 @@ PARTS = {"1.1": part_1_1, "1.2": part_1_2, "1.3": part_1_3}
 def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
     parser = cli.ProblemParser(__doc__, PARTS)
-    add = parser.add
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--image", type=Path, metavar="FILE", help="one image (default: embedded photos)"
-    )
-    source.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="all images of a folder (default: embedded photos)",
-    )
+    add, source = parser.add, parser.add_mutually_exclusive_group()
+    image_help = "one image (default: embedded photos)"
+    source.add_argument("--image", type=Path, metavar="FILE", help=image_help)
+    source.add_argument("--images", type=Path, metavar="DIR", help="all images of a folder")
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
-    add(
-        "--edge", choices=("crop", "replicate", "wrap"), default="crop", help="what the border does"
-    )
-    add(
-        "--summary-size",
-        type=cli.at_least(32),
-        default=224,
-        help="input side of the VGG-16 table in px, 32 or more",
-    )
+    edges = ("crop", "replicate", "wrap")
+    add("--edge", choices=edges, default="crop", help="what the border does")
+    side_help = "input side of the VGG-16 table in px, 32 or more"
+    add("--summary-size", type=cli.at_least(32), default=224, help=side_help)
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30 or relu5_3")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
-    add(
-        *("--reference", "--references"),
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="unrelated pictures to calibrate with (default: the other photos)",
-    )
-    add(
-        "--max-references", type=cli.positive, default=8, help="unrelated pictures a photo, at most"
-    )
+    reference_help = "unrelated pictures to calibrate with (default: the other photos)"
+    add("--reference", type=Path, nargs="+", metavar="FILE", help=reference_help)
+    add("--max-references", type=cli.positive, default=8, help="most unrelated pictures a photo")
     add("--weights", default="auto", help="auto, random (a control) or a file of VGG-16 weights")
-    add(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of the convolutions; bf16 is too coarse below sigma 2 and 1 px",
-    )
+    precision_help = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
+    add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision_help)
     add("--sigma", type=cli.non_negative, default=25.0, help="noise of part 1.3 in 0-255 units")
     add("--noise-seeds", type=cli.positive, default=3, help="noise draws of the dose-response")
     add("--curve-size", type=cli.positive, default=256, help="side of its squares in px, at most")
@@ -824,9 +520,17 @@ def make_parser() -> cli.ProblemParser:
 
 
 def main() -> None:
+    """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
-    cli.run_parts(PARTS, args, "problem1", Experiment)
+    folder = results.open_folder(args.out / "problem1")
+    shared = prepare(args)
+
+    def publish(part: str, findings: results.Findings, seconds: float) -> None:
+        provenance = results.provenance(args.seed, seconds, **shared.about)
+        results.publish(folder, part, findings, provenance)
+
+    cli.run_parts(PARTS, args.parts, shared, publish)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guard(main))
+    sys.exit(guard(main))

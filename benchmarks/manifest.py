@@ -15,7 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import cli, manifest
+from common import cli, files
+from common.data import manifest
+from common.errors import guard
+from common.reporting import results, tables
 
 LIMIT_SECONDS, LIMIT_MIB = 20, 1024
 
@@ -49,13 +52,13 @@ def time_draws(root: Path, args: argparse.Namespace) -> list[float]:
 
 def main() -> None:
     args = parse_args()
-    folder, before = cli.make_folder(args.out / "benchmarks"), peak_mib()
+    folder, before = files.make_folder(args.out / "benchmarks"), peak_mib()
     with tempfile.TemporaryDirectory() as root:
         make_folders(Path(root), args.class_folders, args.images)
         seconds = time_draws(Path(root), args)
-    found = {
+    result = {
         "command": f"python -m benchmarks.manifest {' '.join(sys.argv[1:])}".strip(),
-        "environment": cli.environment(),
+        "environment": results.environment(),
         "class_folders": args.class_folders,
         "images": args.images,
         "classes": args.classes,
@@ -66,23 +69,27 @@ def main() -> None:
         "limit_seconds": LIMIT_SECONDS,
         "limit_mib": LIMIT_MIB,
     }
-    show(found, folder / "manifest.txt")
-    cli.write_json(folder / "manifest.json", found)
+    text = show(result)
+    print(text)
+    with files.atomic(folder / "manifest.txt") as temporary:
+        temporary.write_text(text)
+    files.save_json(folder / "manifest.json", result)
 
 
-def show(found: dict, path: Path) -> None:
-    """Table of time and memory beside their limits."""
+def show(result: dict) -> str:
+    """The table of time and memory beside their limits."""
     caption = (
-        f"Listing {found['class_folders']:,} class folders of {found['images']:,} empty files just"
-        f" made, and drawing {found['classes']} x {found['per_class']};\n"
-        f"the slowest of {len(found['seconds'])} repeats. Memory includes"
-        f" {found['peak_mib_before']:.0f} MiB held before, PyTorch's for the most part."
+        f"Listing {result['class_folders']:,} class folders of {result['images']:,} empty files"
+        f" just made, and drawing {result['classes']} x {result['per_class']};\n"
+        f"the slowest of {len(result['seconds'])} repeats. Memory includes"
+        f" {result['peak_mib_before']:.0f} MiB held before, PyTorch's for the most part."
     )
-    rows = [
-        ["seconds", f"{max(found['seconds']):.1f}", str(LIMIT_SECONDS)],
-        ["peak memory in MiB", f"{found['peak_mib']:.0f}", str(LIMIT_MIB)],
+    records = [
+        {"what": "seconds", "measured": f"{max(result['seconds']):.1f}", "limit": LIMIT_SECONDS},
+        {"what": "peak memory in MiB", "measured": f"{result['peak_mib']:.0f}", "limit": LIMIT_MIB},
     ]
-    cli.show_table(path, caption, ["", "measured", "limit"], rows)
+    columns = {"": "{what}", "measured": "{measured}", "limit": "{limit}"}
+    return tables.table(caption, columns, records)
 
 
 def parse_args() -> argparse.Namespace:
@@ -99,4 +106,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guard(main))
+    sys.exit(guard(main))

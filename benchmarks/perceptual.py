@@ -28,12 +28,17 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 from tqdm import tqdm
 
-import problem1_perceptual as p1
-from common import cli, data
-from common.vgg import LAYERS, VGG16Features, layer_name
-from common.weights import Weights, load_vgg16
+from common import cli, files
+from common.data import images as photos
+from common.data.streams import generator
+from common.errors import guard
+from common.networks.losses import compare
+from common.networks.vgg import LAYERS, VGG16Features, layer_name
+from common.networks.weights import Weights, load_vgg16
+from common.reporting import results, tables
 
-LAYER_NAMES = [layer_name(number) for number in p1.REPORT_LAYERS]
+LAYER_NAMES = [layer_name(number) for number in ("4", "9", "12", "30")]  # the report's
+SIGMA = 25  # of the noise, in 0-255 units
 # Five of the six pairs that the report's four images form.
 PAIRS = {
     "shift": ("original", "translated"),
@@ -48,19 +53,21 @@ WAYS = ("ours, 4 layers", "straightforward, 4 layers", "ours, LPIPS", "lpips pac
 
 
 def photo_images(name: str) -> dict[str, Tensor]:
-    """The report's four images of one embedded photo."""
-    image = data.to_tensor(data.embedded_photos()[name])
-    images = {}
-    images["original"], images["translated"] = p1.translate(image, 1, "crop")
-    noise = p1.unit_noise(images["original"].shape, 0)
-    for name in ("original", "translated"):
-        images[f"noisy {name}"], _ = p1.add_noise(images[name], 25, noise)
-    return images
+    """The report's four images of an embedded photo: shifted by one pixel, noisy, and both."""
+    image = photos.to_tensor(photos.embedded_photos()[name])
+    original, translated = image[..., :-1], image[..., 1:]
+    noise = torch.randn(original.shape, generator=generator(0)) * (SIGMA / 255)
+    return {
+        "original": original,
+        "translated": translated,
+        "noisy original": (original + noise).clamp(0, 1),
+        "noisy translated": (translated + noise).clamp(0, 1),
+    }
 
 
 def ours(network: VGG16Features, images: dict[str, Tensor]) -> dict[str, dict]:
     """All pairs in one pass an image."""
-    return p1.compare(network, images, PAIRS)
+    return compare(network, images, PAIRS)
 
 
 @torch.no_grad()
@@ -73,7 +80,7 @@ def straightforward(layers: nn.Sequential, images: dict[str, Tensor]) -> dict[st
         losses[pair] = {}
         for name in LAYER_NAMES:
             truncated = layers[: LAYERS[name].number]
-            map_a, map_b = (truncated(((images[one] - mean) / std)[None]) for one in (a, b))
+            map_a, map_b = (truncated(((images[key] - mean) / std)[None]) for key in (a, b))
             losses[pair][name] = nn.functional.mse_loss(map_a, map_b).item()
     return losses
 
@@ -108,19 +115,21 @@ def make_ways(weights: Weights) -> dict:
 
 def check_agreement(ways: dict, images: dict[str, Tensor]) -> None:
     """The ways compared must compute the same; this is their warm-up too."""
-    found = {name: way(images) for name, way in ways.items()}
+    losses = {name: way(images) for name, way in ways.items()}
     for pair in PAIRS:
         for name in LAYER_NAMES:
-            a, b = (found[f"{way}, 4 layers"][pair][name] for way in ("ours", "straightforward"))
+            a, b = (losses[f"{way}, 4 layers"][pair][name] for way in ("ours", "straightforward"))
             np.testing.assert_allclose(a, b, rtol=1e-4, err_msg=f"{pair}, {name}")
-        a, b = (found[way][pair]["lpips"] for way in ("ours, LPIPS", "lpips package"))
+        a, b = (losses[way][pair]["lpips"] for way in ("ours, LPIPS", "lpips package"))
         np.testing.assert_allclose(a, b, rtol=1e-4, err_msg=f"{pair}, LPIPS")
 
 
 def run_child(*command: str) -> tuple[float, float]:
     """Seconds and peak resident GiB of a Python command in a process of its own."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *command], cwd=cli.ROOT, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, *command], cwd=results.ROOT, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -131,7 +140,7 @@ def run_child(*command: str) -> tuple[float, float]:
 def large_image() -> dict:
     """A 1920x2880 image through parts 1.1 to 1.3 without the dose-response."""
     with tempfile.TemporaryDirectory() as folder:
-        photo = data.fit_to(data.embedded_photos()["astronaut"], 1920, 2880)
+        photo = photos.fit_to(photos.embedded_photos()["astronaut"], 1920, 2880)
         Image.fromarray(photo).save(f"{folder}/large.png")
         command = ["problem1_perceptual.py", "--no-curves", "--image", f"{folder}/large.png"]
         seconds, peak_gib = run_child(*command, "--out", folder)
@@ -168,15 +177,15 @@ def main() -> None:
     if args.alone:
         make_ways(load_vgg16("auto", 0))[args.alone](photo_images(args.photo))
         return
-    folder = cli.make_folder(args.out / "benchmarks")
+    folder = files.make_folder(args.out / "benchmarks")
     # Linux counts the parent's memory at the start of a child in the child's peak: children first.
     memory = measure_memory(args)
     images, ways = photo_images(args.photo), make_ways(load_vgg16("auto", 0))
     check_agreement(ways, images)
     seconds = time_in_turn(ways, images, args.repeats)
-    found = {
+    result = {
         "command": f"python -m benchmarks.perceptual {' '.join(sys.argv[1:])}".strip(),
-        "environment": cli.environment() | {"threads": torch.get_num_threads()},
+        "environment": results.environment() | {"threads": torch.get_num_threads()},
         "photo": args.photo,
         "size": list(images["original"].shape[:0:-1]),
         "seconds": seconds,
@@ -184,37 +193,44 @@ def main() -> None:
         "lpips_package_over_ours": median_ratio(*list(seconds.values())[:1:-1]),
         **memory,
     }
-    show(found, folder)
+    text = table_text(result)
+    print(text)
+    with files.atomic(folder / "perceptual.txt") as temporary:
+        temporary.write_text(text)
+    files.save_json(folder / "perceptual.json", result)
 
 
-def show(found: dict, folder: Path) -> None:
-    """Table and JSON."""
-    ratios = ["1", f"{found['straightforward_over_ours']:.2f}"]
-    ratios += ["1", f"{found['lpips_package_over_ours']:.2f}"]
-    rows = [
-        [name, f"{statistics.median(times):.2f}", ratio, f"{found['peak_gib'][name]:.2f}"]
-        for (name, times), ratio in zip(found["seconds"].items(), ratios, strict=True)
+def table_text(result: dict) -> str:
+    """The table of seconds and memory of each way."""
+    over_ours = [1, result["straightforward_over_ours"], 1, result["lpips_package_over_ours"]]
+    records = [
+        {
+            "way": name,
+            "seconds": statistics.median(times),
+            "over_ours": ratio,
+            "peak_gib": result["peak_gib"][name],
+        }
+        for (name, times), ratio in zip(result["seconds"].items(), over_ours, strict=True)
     ]
-    (width, height), repeats = found["size"], len(found["seconds"]["ours, LPIPS"])
+    (width, height), repeats = result["size"], len(result["seconds"]["ours, LPIPS"])
     caption = (
-        f"Five pairs of four {width}x{height} images ({found['photo']}), fp32,"
-        f" {found['environment']['threads']} threads; median of {repeats}."
+        f"Five pairs of four {width}x{height} images ({result['photo']}), fp32,"
+        f" {result['environment']['threads']} threads; median of {repeats}."
     )
-    if large := found["large_image"]:
+    if large := result["large_image"]:
         caption += (
             "\nA 1920x2880 image through parts 1.1 to 1.3 (--no-curves):"
             f" {large['seconds']:.0f} s, peak {large['peak_gib']:.2f} GiB."
         )
-    headers = ["way", "seconds", "over ours", "peak GiB"]
-    cli.show_table(folder / "perceptual.txt", caption, headers, rows)
-    cli.write_json(folder / "perceptual.json", found)
+    columns = {"way": "{way}", "seconds": "{seconds:.2f}", "over ours": "{over_ours:.2f}"}
+    return tables.table(caption, columns | {"peak GiB": "{peak_gib:.2f}"}, records)
 
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     add = parser.add
     add("--repeats", type=cli.positive, default=3, help="timed runs of each way")
-    add("--photo", default="chelsea", choices=data.EMBEDDED_PHOTOS, help="the photo")
+    add("--photo", default="chelsea", choices=photos.EMBEDDED_PHOTOS, help="the photo")
     add("--large", action="store_true", help="also a 1920x2880 image, minutes")
     add("--out", type=Path, default=Path("outputs"), help="results folder")
     add("--alone", choices=WAYS, help="run this way once and stop: for its peak memory")
@@ -222,4 +238,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guard(main))
+    sys.exit(guard(main))

@@ -1,4 +1,4 @@
-"""The command line that all problems share: parser, argument types, running parts."""
+"""The command line that all problems share: the parser, argument types, and running parts."""
 
 import argparse
 import difflib
@@ -13,7 +13,7 @@ from common.job import say
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors on one line, the nearest flag suggested, and defaults in the help."""
+    """A parser with errors on one line, the nearest flag suggested, and defaults in the help."""
 
     def __init__(self, doc: str | None):
         super().__init__(
@@ -23,15 +23,16 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add(self, *names: str, **options) -> None:
-        """`add_argument`, with the default told at the end of the help line."""
+        """Add an argument as argparse does, its default told at the end of the help line."""
         default = options.get("default")
-        if default is not None:
-            shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-            options["help"] += f" (default: {shown})"
-        self.add_argument(*names, **options)
+        if default is None:
+            self.add_argument(*names, **options)
+            return
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        self.add_argument(*names, **{**options, "help": f"{options['help']} (default: {shown})"})
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse; a wrong flag exits 2."""
+        """Parse the command line; a wrong flag exits 2."""
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -67,7 +68,7 @@ class ProblemParser(Parser):
         )
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse; `--list` prints the parts and exits 0; a wrong flag or part exits 2."""
+        """Parse the command line; `--list` prints the parts and exits 0, a wrong part exits 2."""
         args = super().parse_args(argv)
         if args.list:
             titles = [(number, title(part)) for number, part in self.parts.items()]
@@ -88,7 +89,7 @@ def title(part: Callable) -> str:
 def run_parts(
     parts: Mapping[str, Callable], numbers: list[str], shared, publish: Callable[..., None]
 ) -> None:
-    """Run parts in order, and publish what each found as soon as it is there.
+    """Run parts in order, and publish the findings of each as soon as they are there.
 
     A part is called with `shared`, `publish` with the part's number, its findings and its seconds.
     """
@@ -99,39 +100,32 @@ def run_parts(
         publish(number, findings, time.perf_counter() - start)
 
 
-def whole(text: str) -> int:
-    """argparse type: an integer of 0 or more."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of 0 or more")
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer of 1 or more."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of 1 or more")
-
-
-def seed(text: str) -> int:
-    """argparse type: an integer that every generator takes as a seed."""
-    return _number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
-
-
 def at_least(minimum: int) -> Callable[[str], int]:
-    """argparse type: an integer of `minimum` or more."""
+    """The argparse type of integers of `minimum` or more."""
     wanted = f"a whole number of {minimum} or more"
     return lambda text: _number(text, int, lambda value: value >= minimum, wanted)
 
 
+whole, positive = at_least(0), at_least(1)
+
+
+def seed(text: str) -> int:
+    """The argparse type of integers that every generator takes as a seed."""
+    return _number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
+
+
 def non_negative(text: str) -> float:
-    """argparse type: a finite number of 0 or more."""
+    """The argparse type of finite numbers of 0 or more."""
     return _number(text, float, lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
 
 
 def above_zero(text: str) -> float:
-    """argparse type: a finite number above 0."""
+    """The argparse type of finite numbers above 0."""
     return _number(text, float, lambda value: 0 < value < math.inf, "a finite number above 0")
 
 
 def fraction(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
+    """The argparse type of numbers from 0 to 1."""
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong, said in one line: the user's mistakes, and the guard around each `main`."""
+"""What goes wrong, said in a line: the user's mistakes, and the guard around each `main`."""
 
 import errno
 import os
@@ -18,7 +18,11 @@ class UserError(Exception):
 
 
 def guard(main: Callable[[], None]) -> int:
-    """Run `main`; a mistake of the user's ends in one line on stderr. Returns the exit code."""
+    """Run `main`, so that a mistake of the user's ends in a line on stderr. Returns the exit code.
+
+    0: all went well. 2: a mistake, a full disk, a place that can't be written. 130: Ctrl-C. 141:
+    whoever read the output has closed it.
+    """
     script = Path(sys.argv[0]).name
     try:
         main()

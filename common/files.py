@@ -1,7 +1,8 @@
 """Files that are whole or not there: written in one step, locked, and told apart by SHA-256.
 
-What is read back later (checkpoint, cache, manifest, results) is written by `save` and opened by
-`load`, so that there is one place to check it.
+What is read back later (checkpoint, manifest, results) is written by `save` and opened by `load`,
+and a cache by `cached_folder`, so that there is one place to check it. What is only looked at
+(tables, figures) is written through `atomic`.
 """
 
 import contextlib
@@ -30,12 +31,15 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save(path: Path, content: bytes | str) -> str:
-    """Write a file that will be read back, in one step. Returns its SHA-256."""
-    content = content.encode() if isinstance(content, str) else content
+def save(path: Path, content: bytes | memoryview | str) -> str:
+    """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
+
+    A killed process or a full disk leaves the file as it was before.
+    """
+    written = content.encode() if isinstance(content, str) else content
     with atomic(path) as temporary:
-        temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+        temporary.write_bytes(written)
+    return hashlib.sha256(written).hexdigest()
 
 
 def load(path: Path) -> bytes:
@@ -48,29 +52,29 @@ def load(path: Path) -> bytes:
 
 
 def save_json(path: Path, value) -> None:
-    """`save` a nest of dicts and lists; infinities and NaN become null."""
+    """Save a nest of dicts and lists as JSON; infinities and NaN become null."""
     save(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value):
-    """The same nest of dicts and lists as plain JSON values, infinities and NaN as null."""
+    """The same nest of dicts and lists as plain JSON values, infinities and NaN as None."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # of NumPy and PyTorch
-        value = value.tolist()
+    if hasattr(value, "tolist"):  # an array of NumPy, or a tensor
+        return finite(value.tolist())
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path, flag: str = "--out") -> Path:
-    """The folder, made where it is missing and tried by writing.
+    """A folder, made where it is missing and tried by writing. Returns it.
 
     Raises:
         UserError: it can't be written to; the message names the flag that chose it.
@@ -87,7 +91,7 @@ def make_folder(folder: Path, flag: str = "--out") -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: of several processes one goes on, the others wait."""
+    """Hold a folder's lock: of several processes one goes on, the others wait."""
     with FileLock(folder / ".lock"):
         yield
 
@@ -95,7 +99,8 @@ def locked(folder: Path) -> Iterator[None]:
 def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` in a cache, which `fill(folder)` writes where it is not there yet.
 
-    It appears in one step, so one that a killed run left unfinished is never opened.
+    It appears in one step, so one that a killed run left unfinished is never opened; such are
+    removed, by their names `.partial-*`.
 
     Raises:
         UserError: the cache can't be written to.

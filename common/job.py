@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 
 def rank() -> int:
-    """Number of this process in its job, from 0."""
+    """The number of this process in its job, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def size() -> int:
-    """Number of processes of this job."""
+    """The number of processes of this job."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 

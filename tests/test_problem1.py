@@ -1,22 +1,18 @@
 import json
 import math
-import os
-from dataclasses import replace
 
-import lpips
 import numpy as np
 import pytest
 import torch
-from conftest import picture
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchvision.models.vgg import cfgs, make_layers
 
 import problem1_perceptual as p1
-from common import data
-from common.cli import UserError
-from common.statistics import bootstrap_interval
-from common.vgg import LAYERS, VGG16Features, layer_name, lock_step
-from common.weights import random_vgg16
+from common.data import images as data
+from common.errors import UserError
+from common.networks.calibration import calibrate
+from common.networks.losses import compare
+from common.networks.vgg import VGG16Features
+from common.reporting import problem1
+from tests.conftest import picture
 
 TINY = ("--layers", "relu1_2", "--no-lpips", "--weights", "random", "--summary-size", "32")
 
@@ -25,12 +21,7 @@ def image(seed: int, width: int = 48, height: int = 40) -> torch.Tensor:
     return data.to_tensor(picture(seed, width, height))
 
 
-@pytest.fixture(scope="module")
-def random_weights():
-    return random_vgg16(seed=0)
-
-
-# ------------------------------------------------------------------ pixel losses, shift and noise
+# -------------------------------------------------------------------------------- shift and noise
 
 
 @pytest.mark.parametrize("shift", [1, 3, 47])
@@ -78,45 +69,6 @@ def test_shift_as_wide_as_the_image_is_refused():
         p1.translate(image(0), 48, "crop")
 
 
-def test_pixel_losses_by_hand():
-    a = torch.zeros(3, 2, 2)
-    b = torch.zeros(3, 2, 2)
-    b[0, 0, 0] = 12 / 255
-    losses = p1.pixel_losses(a, b)
-    assert losses["l1"] == pytest.approx(1.0)
-    assert losses["l2"] == pytest.approx(12.0)
-
-
-def test_psnr_and_ssim_equal_scikit_image():
-    a, b = image(0), image(1)
-    arrays = [one.permute(1, 2, 0).numpy() for one in (a, b)]
-    l2 = p1.pixel_losses(a, b)["l2"]
-    assert p1.psnr(l2) == pytest.approx(peak_signal_noise_ratio(*arrays, data_range=1), rel=1e-6)
-    expected = structural_similarity(
-        *arrays,
-        channel_axis=-1,
-        data_range=1,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
-    assert p1.ssim(a, b) == pytest.approx(expected, rel=1e-6)
-
-
-def test_wrapped_losses_break_the_inequality_that_all_numbers_keep():
-    for photo in data.embedded_photos().values():
-        original, moved = p1.translate(data.to_tensor(photo), 1, "crop")
-        l1_uint8, l2_uint8 = p1.wrapped_uint8_losses(photo[:, :-1], photo[:, 1:])
-        losses = p1.pixel_losses(original, moved)
-        assert losses["l2"] >= losses["l1"] ** 2
-        assert l2_uint8 < l1_uint8**2
-        steps = photo[:, :-1].astype(int) - photo[:, 1:]
-        assert l1_uint8 == pytest.approx((steps % 256).mean())
-        assert l2_uint8 == pytest.approx((steps**2 % 256).mean())
-        assert losses["l1"] == pytest.approx(np.abs(steps).mean(), rel=1e-5)
-        assert losses["l2"] == pytest.approx((steps**2).mean(), rel=1e-5)
-
-
 def test_noise_depends_on_its_key_alone_and_is_clipped():
     shape = torch.Size([3, 64, 64])
     noise = p1.unit_noise(shape, 0, 1, 2)
@@ -131,117 +83,8 @@ def test_noise_depends_on_its_key_alone_and_is_clipped():
     assert black.min() == 0
 
 
-# --------------------------------------------------------------------------------- feature losses
-
-
-def plain_maps(weights, one):
-    """All maps of a hook-free torchvision VGG-16, none of its layers in place."""
-    layers = make_layers(cfgs["D"])
-    layers.load_state_dict(weights.features)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    state, maps = ((one - mean) / std)[None], []
-    for layer in layers:
-        if isinstance(layer, torch.nn.ReLU):
-            layer.inplace = False
-        maps.append(state := layer(state))
-    return {name: maps[place.number - 1] for name, place in LAYERS.items()}
-
-
-def relative_error(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
-
-
-@torch.inference_mode()
-def test_maps_of_all_26_layers_equal_plain_vgg16(random_weights):
-    expected = plain_maps(random_weights, image(0))
-    found = VGG16Features(random_weights, list(LAYERS))(image(0))
-    assert list(found) == list(LAYERS)
-    assert len(found) == 26
-    for name, map_ in found.items():
-        assert relative_error(map_, expected[name]) < 1e-5, name
-    assert found["conv5_3"].min() < 0  # the value before the ReLU
-    assert found["relu5_3"].min() == 0
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("which", ["random_weights", "real_weights"])
-def test_losses_of_all_26_layers_equal_plain_vgg16(which, request):
-    weights = request.getfixturevalue(which)
-    a, b = image(0), image(1)
-    network = VGG16Features(weights, list(LAYERS))
-    losses = p1.compare(network, {"a": a, "b": b}, {"pair": ("a", "b")})["pair"]
-    maps_a, maps_b = plain_maps(weights, a), plain_maps(weights, b)
-    assert len(network.layers) == 26
-    for name in network.layers:
-        difference = (maps_a[name] - maps_b[name]).double()
-        assert losses[name] == pytest.approx(difference.square().mean().item(), rel=1e-5)
-        assert losses[f"mae_{name}"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:.*weight:UserWarning")  # lpips calls torchvision the old way
-@torch.inference_mode()
-def test_lpips_equals_the_lpips_package(real_weights):
-    package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    state = dict(zip(package.net.state_dict(), real_weights.features.values(), strict=True))
-    package.net.load_state_dict(state)
-    photos = [data.to_tensor(one)[:, :96, :112] for one in data.embedded_photos().values()]
-    images = dict(enumerate([photos[0], p1.translate(photos[0], 1, "wrap")[1], *photos[1:4]]))
-    pairs = {(0, i): (0, i) for i in range(1, len(images))}
-    network = VGG16Features(real_weights, ["relu1_2"])
-    for (a, b), losses in p1.compare(network, images, pairs).items():
-        expected = package(images[a][None], images[b][None], normalize=True).item()
-        assert losses["lpips"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_lpips_of_features_of_zero_length_is_a_number():
-    nothing, something = torch.zeros(1, 8, 2, 2), torch.ones(1, 8, 2, 2)
-    assert p1.lpips_layer(nothing, nothing, torch.ones(8)) == 0
-    assert p1.lpips_layer(nothing, something, torch.ones(8)) == pytest.approx(1)
-
-
-def test_identical_images_have_no_loss_and_losses_are_symmetric(random_weights):
-    images = {"a": image(0), "twin": image(0), "b": image(1)}
-    pairs = {"same": ("a", "twin"), "there": ("a", "b"), "back": ("b", "a")}
-    network = VGG16Features(random_weights, ["relu1_2", "conv3_1", "relu5_3"])
-    losses = p1.compare(network, images, pairs)
-    assert set(losses["same"].values()) == {0.0}
-    assert losses["there"] == losses["back"]
-    assert min(losses["there"].values()) > 0
-    assert p1.psnr(0.0) == math.inf
-    assert p1.ssim(image(0), image(0)) == 1
-
-
-def test_each_image_passes_once_and_no_deeper_than_asked(random_weights):
-    without_lpips = replace(random_weights, lpips_heads=None)
-    network = VGG16Features(without_lpips, ["relu1_2", "relu2_2"])
-    calls = []
-    for segment in network.segments:
-        segment.register_forward_hook(lambda *_: calls.append(1))
-    images = {name: image(seed) for seed, name in enumerate("abcd")}
-    pairs = {(x, y): (x, y) for x in "abcd" for y in "abcd" if x < y}
-    seen = [(key, tap) for key, tap, _, _ in lock_step(network, images, pairs)]
-    assert len(calls) == 4 * 2
-    assert sorted(seen) == sorted((pair, tap) for pair in pairs for tap in network.taps)
-    convolutions = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)]
-    assert len(convolutions) == 4
-
-
-def test_maps_are_dropped_after_their_last_pair(random_weights):
-    network = VGG16Features(replace(random_weights, lpips_heads=None), ["relu1_2"])
-    images = {i: image(i) for i in range(6)}
-    pairs = {i: (0, i) for i in range(1, 6)}
-    alive = torch.multiprocessing.reductions.StorageWeakRef
-    refs = []
-    for _, _, a, b in lock_step(network, images, pairs):
-        refs += [alive(one.untyped_storage()) for one in (a, b)]
-        del a, b
-        held = {ref.cdata for ref in refs if not ref.expired()}
-        assert len(held) <= 2
-
-
 def test_bf16_stays_within_2_percent_of_fp32(real_weights):
-    photos = [data.to_tensor(one)[:, :196, :197] for one in data.embedded_photos().values()]
+    photos = [data.to_tensor(photo)[:, :196, :197] for photo in data.embedded_photos().values()]
     original, translated = p1.translate(photos[0], 1, "crop")
     noise = p1.unit_noise(original.shape, 0)
     noisy = {f"sigma {sigma}": p1.add_noise(original, sigma, noise)[0] for sigma in (2, 5, 25)}
@@ -250,106 +93,16 @@ def test_bf16_stays_within_2_percent_of_fp32(real_weights):
 
     def relative(dtype):
         network = VGG16Features(real_weights, ["relu1_2", "relu2_2", "relu3_1", "relu5_3"], dtype)
-        raw = p1.compare(network, images, pairs)
-        return p1.calibrate(raw, [raw["unrelated"]])
+        raw = compare(network, images, pairs)
+        return calibrate(raw, [raw["unrelated"]])
 
-    exact, rounded = relative(torch.float32).relative, relative(torch.bfloat16).relative
+    exact, rounded = relative(torch.float32), relative(torch.bfloat16)
     for pair, losses in exact.items():
-        for loss, value in losses.items():
-            assert rounded[pair][loss] == pytest.approx(value, rel=0.02), (pair, loss)
+        for loss, (_, value) in losses.items():
+            assert rounded[pair][loss][1] == pytest.approx(value, rel=0.02), (pair, loss)
 
 
-@pytest.mark.parametrize("text", ["31", "5", "0", "relu6_1", "conv3_4", "fc6"])
-def test_unknown_layer(text):
-    with pytest.raises(UserError, match="no such layer"):
-        layer_name(text)
-
-
-def test_the_reports_layers_and_their_receptive_fields():
-    names = [layer_name(number) for number in p1.REPORT_LAYERS]
-    assert names == ["relu1_2", "relu2_2", "relu3_1", "relu5_3"]
-    assert [LAYERS[name].receptive_field_px for name in names] == [5, 14, 24, 196]
-    assert layer_name("conv5_3") == layer_name("29")
-
-
-@torch.inference_mode()
-def test_receptive_field_by_changing_one_pixel(random_weights):
-    a = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-    b = a.clone()
-    b[:, 48, 48] += 0.5
-    network = VGG16Features(random_weights, ["relu1_2", "conv2_2"])
-    for name, x, y in zip(network.layers, network(a).values(), network(b).values(), strict=False):
-        changed = (x != y)[0].any(0).any(0).sum().item()
-        stride = 96 // x.shape[-1]
-        assert changed == math.ceil(LAYERS[name].receptive_field_px / stride), name
-
-
-# ------------------------------------------------------------- calibration, intervals, equivalents
-
-
-def measure(network, seeds, **sizes):
-    photos = {f"photo{seed}": image(seed) for seed in seeds}
-    trials = {
-        name: p1.Trial(
-            {"original": one, "noisy": p1.add_noise(one, 20, p1.unit_noise(one.shape, 1))[0]},
-            {"noise": ("original", "noisy")},
-        )
-        for name, one in photos.items()
-    }
-    others = {name: [other for other in photos if other != name] for name in photos}
-    return p1.measure(
-        network,
-        {name: sizes.get(name, (48, 40)) for name in photos},
-        trials.__getitem__,
-        others,
-        lambda name, _: photos[name],
-        "test",
-        others_are_photos=True,
-    )
-
-
-def test_calibrated_loss_of_unrelated_pairs_averages_1(random_weights):
-    network = VGG16Features(random_weights, ["relu2_2", "relu5_3"])
-    images = {i: image(i) for i in range(4)}
-    raw = p1.compare(network, images, {i: (0, i) for i in (1, 2, 3)})
-    measured = p1.calibrate(raw, list(raw.values()))
-    for loss in raw[1]:
-        mean = np.mean([measured.relative[i][loss] for i in raw])
-        assert mean == pytest.approx(1)
-
-
-def test_measuring_together_or_one_by_one_is_the_same(random_weights, monkeypatch):
-    network = VGG16Features(random_weights, ["relu2_2"])
-    together = measure(network, range(3))
-    monkeypatch.setattr(p1, "LOCK_STEP_PIXELS", 1)
-    assert measure(network, range(3)) == together
-
-
-def test_summary_of_photos(random_weights):
-    measured = measure(VGG16Features(random_weights, ["relu2_2"]), range(3))
-    row = p1.summarise(measured, "noise")["relu2_2"]
-    values = [one.relative["noise"]["relu2_2"] for one in measured.values()]
-    assert row["relative"] == pytest.approx(np.mean(values))
-    assert min(values) <= row["low"] <= row["relative"] <= row["high"] <= max(values)
-
-
-def test_bootstrap_interval_of_many_values_is_the_normal_one():
-    values = np.random.default_rng(1).normal(3, 2, (400, 1))
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.05)
-    assert high == pytest.approx(values.mean() + half, abs=0.05)
-
-
-def test_bootstrap_interval_shapes_and_single_values():
-    low, high = bootstrap_interval(np.full((3, 2, 5), 0.7))
-    np.testing.assert_allclose(low, np.full(5, 0.7))
-    np.testing.assert_allclose(high, np.full(5, 0.7))
-    assert np.isnan(bootstrap_interval(np.ones((1, 1)))).all()
-    spread = np.array([[[0.0], [1.0]]])  # one photo, two draws: the draws are resampled
-    low, high = bootstrap_interval(spread)
-    assert low[0] == 0
-    assert high[0] == 1
+# ---------------------------------------------------------------------------------- dose-response
 
 
 def test_equivalent_sigma_of_a_power_law():
@@ -365,19 +118,40 @@ def test_shift_equivalent_sigma_with_interval():
     noise = 1e-4 * np.array(p1.SIGMAS, float) ** 2
     shift = np.zeros((2, 1, len(p1.SHIFTS_PX)))
     shift[:, 0, p1.SHIFTS_PX.index(1)] = [1e-4 * 10**2, 1e-4 * 20**2]
-    found = p1.shift_equivalent_sigma(p1.Response(shift, np.tile(noise, (2, 3, 1))))
-    assert found["low"] == pytest.approx(10)
-    assert found["high"] == pytest.approx(20)
-    assert found["sigma"] == pytest.approx(math.sqrt((10**2 + 20**2) / 2))
+    equal = p1.shift_equivalent_sigma(shift, np.tile(noise, (2, 3, 1)))
+    assert equal["low"] == pytest.approx(10)
+    assert equal["high"] == pytest.approx(20)
+    assert equal["sigma"] == pytest.approx(math.sqrt((10**2 + 20**2) / 2))
 
 
-def test_dose_trial_moves_real_pixels_in():
+def test_dose_copies_move_real_pixels_in():
     region = image(0, width=32 + 16, height=32)
-    trial = p1.dose_trial(region, [p1.unit_noise(torch.Size([3, 32, 32]), 0)])
-    assert torch.equal(trial.images["original"], region[..., :32])
-    assert torch.equal(trial.images["shift 16"], region[..., 16:])
-    assert len(trial.pairs) == len(p1.SHIFTS_PX) - 1 + len(p1.SIGMAS) - 1
-    assert {one.shape for one in trial.images.values()} == {(3, 32, 32)}
+    copies = p1.dose_copies(region, [p1.unit_noise(torch.Size([3, 32, 32]), 0)])
+    assert torch.equal(copies["original"], region[..., :32])
+    assert torch.equal(copies["shift 16"], region[..., 16:])
+    assert len(copies) == 1 + len(p1.SHIFTS_PX) - 1 + len(p1.SIGMAS) - 1
+    assert {copy.shape for copy in copies.values()} == {(3, 32, 32)}
+
+
+def prepare(folder, *flags):
+    flags = map(str, ("--images", folder, *flags, *TINY))
+    return p1.prepare(p1.make_parser().parse_args(list(flags)))
+
+
+def test_squares_are_central_and_small_references_stay_whole(folder, tmp_path):
+    from PIL import Image
+
+    for name, width in (("large", 60), ("small", 40)):
+        Image.fromarray(picture(9, width, 34)).save(tmp_path / f"{name}.png")
+    large, small = (str(tmp_path / f"{name}.png") for name in ("large", "small"))
+    shared = prepare(folder, "1.3", "--reference", large, small, "--curve-size", "30")
+    squares = p1.squares(shared)
+    for name, photo in shared.photos.items():
+        np.testing.assert_array_equal(squares.photos[name], photo[5:35, 1:47])
+    references = squares.references
+    region = data.to_tensor(picture(9, 60, 34)[2:32, 7 : 7 + 30])
+    assert torch.equal(references.picture(large, (30, 30)), region)
+    assert references.used(squares.sizes)["references_resized"] == {small: "40x34"}
 
 
 # ---------------------------------------------------------------------------- the script as a whole
@@ -402,8 +176,9 @@ def test_all_parts_on_a_folder(run, folder, tmp_path):
     assert parts["1.3"]["shift_equivalent_sigma"].keys() == parts["1.2"]["losses"].keys()
     assert parts["1.3"]["curves"]["sigma"] == list(p1.SIGMAS)
     for part in parts.values():
-        for key in ("command", "seed", "device", "data", "weights_source", "seconds", "git_commit"):
-            assert key in part
+        for key in ("command", "seed", "device", "data", "weights_source", "precision"):
+            assert key in part["provenance"]
+        assert part["provenance"]["left_out"] == []
     names = {path.name for path in (tmp_path / "problem1").iterdir()}
     assert {"1.1_shift.png", "1.2_feature_losses.png", "1.3_noise.png"} <= names
     assert {"1.3_dose_response.png", "1.3_shift_equivalent_noise.txt"} <= names
@@ -413,22 +188,58 @@ def test_all_parts_on_a_folder(run, folder, tmp_path):
     assert "RANDOM WEIGHTS" in out
 
 
+def test_tables_are_made_again_from_results_json(run, folder, tmp_path):
+    run(p1, "--images", folder, "--out", tmp_path, "--noise-seeds", "1", *TINY)
+    parts, tag = results(tmp_path)["parts"], "RANDOM WEIGHTS (control), 3 photo(s)"
+    tables, figures = problem1.dose_reports(parts["1.3"], {"weights": tag})
+    tables |= {
+        "1.1_pixel_losses.txt": problem1.shift_table(parts["1.1"]),
+        "1.2_feature_losses.txt": problem1.feature_table(parts["1.2"], 1, "crop", tag),
+        "1.3_noise.txt": problem1.noise_table(parts["1.3"], tag),
+    }
+    for name, text in tables.items():
+        assert (tmp_path / "problem1" / name).read_text() == text
+    assert list(figures) == ["1.3_dose_response.png"]
+
+
+def test_parts_1_2_and_1_3_share_their_passes(run, folder, tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "common.networks.calibration.compare",
+        lambda *args: compared.append(args) or compare(*args),
+    )
+    run(p1, "--no-curves", "--images", folder, "--out", tmp_path, *TINY)
+    ((_, images, _, _),) = compared
+    assert len(images) == 3 * 4
+
+
+def test_a_run_without_curves_takes_those_of_the_run_before_away(run, folder, tmp_path):
+    flags = ("--images", folder, "--out", tmp_path, *TINY)
+    assert run(p1, "1.1", "1.3", "--noise-seeds", "1", *flags)[0] == 0
+    own = tmp_path / "problem1" / "1.3_my_notes.txt"
+    own.write_text("a reader's own")
+    assert run(p1, "1.3", "--no-curves", *flags)[0] == 0
+    names = {path.name for path in (tmp_path / "problem1").iterdir()}
+    assert {"1.3_noise.txt", "1.1_shift.png", own.name} <= names
+    assert not [name for name in names if "dose_response" in name]
+
+
 def test_the_same_command_gives_the_same_numbers(run, folder, tmp_path):
-    found = []
-    for name in ("one", "two"):
+    losses = []
+    for name in ("first", "second"):
         out = tmp_path / name
         run(p1, "1.2", "1.3", "--no-curves", "--images", folder, "--out", out, *TINY)
         parts = results(out)["parts"]
-        found.append([parts["1.2"]["losses"], parts["1.3"]["losses"]])
-    assert found[0] == found[1]
+        losses.append([parts["1.2"]["losses"], parts["1.3"]["losses"]])
+    assert losses[0] == losses[1]
 
 
 def test_one_part_alone_measures_the_same_as_all_parts(run, folder, tmp_path):
     run(p1, "1.2", "1.3", "--no-curves", "--images", folder, "--out", tmp_path / "both", *TINY)
-    run(p1, "1.3", "--no-curves", "--images", folder, "--out", tmp_path / "one", *TINY)
-    both, one = (results(tmp_path / name)["parts"]["1.3"] for name in ("both", "one"))
-    assert one["losses"] == both["losses"]
-    assert one["losses_translated"] == both["losses_translated"]
+    run(p1, "1.3", "--no-curves", "--images", folder, "--out", tmp_path / "alone", *TINY)
+    both, alone = (results(tmp_path / name)["parts"]["1.3"] for name in ("both", "alone"))
+    assert alone["losses"] == both["losses"]
+    assert alone["losses_translated"] == both["losses_translated"]
 
 
 def test_one_image_is_calibrated_with_the_embedded_photos_and_says_so(run, folder, tmp_path):
@@ -437,7 +248,10 @@ def test_one_image_is_calibrated_with_the_embedded_photos_and_says_so(run, folde
     assert code == 0, err
     assert results(tmp_path)["parts"]["1.2"]["references"] == sorted(data.EMBEDDED_PHOTOS)
     assert "Another picture: astronaut (512x512), chelsea (451x300)" in out
-    assert results(tmp_path)["parts"]["1.2"]["losses"]["l1"]["low"] is None
+    part = results(tmp_path)["parts"]["1.2"]
+    assert part["losses"]["l1"]["low"] is None
+    problem1.feature_figure(part, 1, "drawn again")(tmp_path / "again.png")
+    assert (tmp_path / "again.png").exists()
 
 
 def test_references_of_another_size_are_scaled_and_named(run, folder, tmp_path):
@@ -460,15 +274,13 @@ def test_a_bad_file_among_good_ones_is_named_counted_and_left_out(run, folder, t
     assert "broken.jpg" in err
     assert "left out 1 of 4 images" in err
     assert len(results(tmp_path)["parts"]["1.1"]["images"]) == 3
-    assert "broken.jpg" in results(tmp_path)["parts"]["1.1"]["left_out"][0]
+    assert "broken.jpg" in results(tmp_path)["parts"]["1.1"]["provenance"]["left_out"][0]
 
 
-def test_only_so_many_references_are_drawn_as_asked(folder, tmp_path):
-    flags = ("--images", folder, "--max-references", "1", "--out", tmp_path)
-    args = p1.make_parser().parse_args(list(map(str, ("1.2", *flags, *TINY))))
-    others = p1.Experiment(args).others
-    assert all(len(names) == 1 and names != [photo] for photo, names in others.items())
-    assert len(others) == 3
+def test_only_so_many_references_are_drawn_as_asked(folder):
+    chosen = prepare(folder, "1.2", "--max-references", "1").references.chosen
+    assert all(len(names) == 1 and names != [photo] for photo, names in chosen.items())
+    assert len(chosen) == 3
 
 
 def test_a_reference_with_a_photos_name_is_not_taken_for_the_photo(
@@ -487,23 +299,6 @@ def test_a_reference_with_a_photos_name_is_not_taken_for_the_photo(
     assert min(relative("a.png")) > 0
 
 
-def test_a_yardstick_of_zero_is_refused():
-    with pytest.raises(UserError, match="l1 is 0 between unrelated pictures"):
-        p1.calibrate({"pair": {"l1": 1.0}}, [{"l1": 0.0}])
-
-
-def test_files_of_an_earlier_run_with_other_flags_do_not_stay(run, folder, tmp_path):
-    stale = tmp_path / "problem1" / "1.1_old.png"
-    other = tmp_path / "problem1" / "1.2_of_another_part.png"
-    stale.parent.mkdir()
-    for path in (stale, other):
-        path.write_text("old")
-        os.utime(path, (1, 1))
-    assert run(p1, "1.1", "--images", folder, "--out", tmp_path)[0] == 0
-    assert not stale.exists()
-    assert other.exists()
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -520,6 +315,7 @@ def test_files_of_an_earlier_run_with_other_flags_do_not_stay(run, folder, tmp_p
         (("--edge", "mirror"), "invalid choice"),
         (("--device", "cuda"), "no CUDA device"),
         (("--reference", "/no/such/file.png"), "no such file"),
+        (("--references", "a.png"), "did you mean --reference?"),
         (("--summary-size", "16"), "'16' is not a whole number of 32 or more"),
         (("--seed", str(2**64)), "not a whole number from 0 to 2^63 - 1"),
     ],

@@ -1,21 +1,28 @@
 import json
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchvision.models import efficientnet_v2_s
 
 import problem2_flowers as p2
-from common import data, summary
-from common.cli import UserError
-from common.experiment import count_parameters, over_seeds
+from common import files
+from common.data.packed import Packed
+from common.data.sets import DrawnSet
+from common.errors import UserError
+from common.networks import efficientnet, gradcam, summary, yardsticks
+from common.reporting import problem2
+from common.training.runs import over_seeds
 
 TINY = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
     *("--epochs", 2, "--batch-size", 6, "--seeds", 2),
 )
+QUICK = (*TINY[:-6], "--epochs", 1, "--batch-size", 12, "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +33,9 @@ def state():
 
 @pytest.fixture
 def tiny_run(run, tmp_path):
-    def run_tiny(*argv):
+    def run_tiny(*argv, flags=TINY):
         folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-        code, out, err = run(p2, *argv, *TINY, *folders)
+        code, out, err = run(p2, *argv, *flags, *folders)
         assert code == 0, err
         results = json.loads((tmp_path / "out" / "problem2" / "results.json").read_text())
         return results["parts"], out
@@ -36,44 +43,58 @@ def tiny_run(run, tmp_path):
     return run_tiny
 
 
+def setup_of(*argv, classes=4):
+    """What starting a network needs of a Setup."""
+    return SimpleNamespace(args=p2.make_parser().parse_args([*map(str, argv)]), classes=classes)
+
+
+def started(*argv, classes=4, seed=7):
+    """The state of the narrow network as flags start it."""
+    network, _ = p2.start_narrow(setup_of(*argv, classes=classes), seed)
+    return network.network.state_dict()
+
+
+# ---------------------------------------------------------------------------- how networks start
+
+
 def test_parameters_with_102_and_with_1000_classes():
     for classes, parameters in ((102, 20_308_150), (1000, 21_458_488)):
         bare = summary.without_weights(lambda n=classes: efficientnet_v2_s(num_classes=n))
-        assert count_parameters(bare) == parameters
+        assert summary.count_parameters(bare) == parameters
 
 
 def test_scratch_is_torchvisions_initialisation_by_seed(state):
-    network = p2.make_network(4, "scratch", 7)
-    found = network.network.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    other = p2.make_network(4, "scratch", 8).network.state_dict()
+    narrow = started()
+    assert all(torch.equal(narrow[name], tensor) for name, tensor in state.items())
+    other = started(seed=8)
     assert not torch.equal(other["features.0.0.weight"], state["features.0.0.weight"])
 
 
 def test_a_head_at_zero_gives_equal_logits_and_changes_nothing_else(state):
-    found = p2.make_network(4, "scratch", 7, head_at_zero=True).network.state_dict()
-    assert not found.pop("classifier.1.weight").any()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
-    wide = p2.make_wide(4, 1.1, 1, 7, head_at_zero=True)
+    narrow = started("--zero-head")
+    assert not narrow.pop("classifier.1.weight").any()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in narrow.items())
+    wide, _ = p2.start_wide(setup_of("--zero-head"), 7)
     assert wide.eval()(torch.rand(2, 3, 32, 32)).unique().numel() == 1
 
 
 @pytest.mark.parametrize("prefix", ["", "network."])
 def test_a_file_of_the_same_classes_is_loaded_whole(state, tmp_path, capsys, prefix):
-    torch.save({prefix + name: one for name, one in state.items()}, tmp_path / "weights.pt")
-    found = p2.make_network(4, str(tmp_path / "weights.pt"), 0).network.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    path = tmp_path / "weights.pt"
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, path)
+    narrow = started("--init", path, "--zero-head", seed=0)  # which is for new heads
+    assert all(torch.equal(narrow[name], tensor) for name, tensor in state.items())
     assert f"{len(state)} tensors loaded; new: none" in capsys.readouterr().out
 
 
 def test_of_other_classes_the_head_is_new_and_named(state, tmp_path, capsys):
     torch.save(state, tmp_path / "weights.pt")
-    found = p2.make_network(5, str(tmp_path / "weights.pt"), 0).network.state_dict()
+    narrow = started("--init", tmp_path / "weights.pt", classes=5, seed=0)
     told = capsys.readouterr().out
     assert f"{len(state) - 2} tensors loaded; new: classifier.1.weight, classifier.1.bias" in told
     for name, tensor in state.items():
-        assert torch.equal(found[name], tensor) or name.startswith("classifier.1.")
-    assert found["classifier.1.weight"].shape == (5, 1280)
+        assert torch.equal(narrow[name], tensor) or name.startswith("classifier.1.")
+    assert narrow["classifier.1.weight"].shape == (5, 1280)
 
 
 @pytest.mark.parametrize("spoil", ["features.3.0.block.0.0.weight", "features.0.1.running_mean"])
@@ -81,7 +102,13 @@ def test_a_file_of_another_network_is_refused(state, tmp_path, spoil):
     without = {name: tensor for name, tensor in state.items() if name != spoil}
     torch.save(without, tmp_path / "weights.pt")
     with pytest.raises(UserError, match=rf"not EfficientNetV2-S: {spoil} of shape"):
-        p2.make_network(4, str(tmp_path / "weights.pt"), 0)
+        started("--init", tmp_path / "weights.pt")
+
+
+def test_a_narrow_file_of_other_classes_is_refused(state, tmp_path):
+    torch.save(state, tmp_path / "narrow.pt")
+    with pytest.raises(UserError, match="another number of classes"):
+        efficientnet.trained(tmp_path / "narrow.pt", classes=9)
 
 
 def test_imagenet_weights_that_cannot_be_had(monkeypatch, tmp_path):
@@ -91,7 +118,7 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(UserError, match=r"no file .*efficientnet_v2_s-dd5fe13b.pth, and the down"):
-        p2.make_network(4, "imagenet", 0)
+        started("--init", "imagenet")
 
 
 def test_imagenet_weights_with_another_hash_are_refused(monkeypatch, tmp_path):
@@ -99,54 +126,208 @@ def test_imagenet_weights_with_another_hash_are_refused(monkeypatch, tmp_path):
     cached.parent.mkdir()
     cached.write_bytes(b"another file")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match="its SHA-256 does not begin with dd5fe13b: refused"):
-        p2.make_network(4, "imagenet", 0)
+    with pytest.raises(UserError, match=r"its SHA-256 is .*, not dd5fe13b: refused"):
+        started("--init", "imagenet")
     assert cached.read_bytes() == b"another file"
+
+
+def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: [])
+    monkeypatch.setattr(p2.widening, "widen_from", lambda *_: None)
+    monkeypatch.setattr(p2.widening, "break_symmetry", lambda *_: None)
+
+    def identities(*argv):
+        setup = setup_of("--from-narrow", tmp_path / "a.pt", *argv)
+        starts = (p2.start_narrow, p2.start_wide, p2.start_wide_from_narrow)
+        with torch.device("meta"):  # of the weights themselves nothing is asked
+            return [start(setup, 0)[1] for start in starts]
+
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_text(name)
+    usual, sha256 = identities(), files.sha256_of(tmp_path / "b.pt")
+    for changed, argv in (
+        ([], ["--noise-prob", 0]),  # which is the recipe's
+        ([0, 1], ["--zero-head"]),
+        ([0], ["--init", tmp_path / "b.pt"]),
+        ([1, 2], ["--width", 1.2]),
+        ([2], ["--symmetry-noise", 0.5]),
+        ([2], ["--from-narrow", tmp_path / "b.pt"]),
+    ):
+        pairs = list(zip(usual, identities(*argv), strict=True))
+        assert [i for i, (before, now) in enumerate(pairs) if before != now] == changed, argv
+        if tmp_path / "b.pt" in argv:
+            assert f"SHA-256 {sha256}" in pairs[changed[0]][1].values()
+
+
+def test_what_a_network_sees_is_its_grad_cam_maps():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    network, images = nn.Sequential(*layers).eval(), torch.rand(40, 3, 8, 8)
+    labels = torch.arange(40) % 3
+    seen = gradcam.see(network, layers[0], images, labels)
+    with torch.inference_mode():
+        torch.testing.assert_close(seen["probabilities"], network(images).softmax(1))
+    for kind, classes in (("predicted", seen["probabilities"].argmax(1)), ("true", labels)):
+        maps = gradcam.grad_cam(network, layers[0], images, classes)
+        torch.testing.assert_close(seen[kind], maps)
+
+
+def test_stages_add_up_to_the_whole_networks():
+    narrow = summary.without_weights(lambda: efficientnet_v2_s(num_classes=102))
+    rows = efficientnet.stage_rows(narrow, narrow, 64)
+    names = ["stem", *(f"stage {k}" for k in range(1, 7)), "head conv", "classifier"]
+    assert [row["name"] for row in rows] == names
+    assert [row["narrow"] for row in rows] == [24, 24, 48, 64, 128, 160, 256, 1280, 102]
+    assert sum(row["parameters_wide"] for row in rows) == 20_308_150
+    assert rows[-1]["macs_narrow"] == 1280 * 102
+
+
+# ----------------------------------------------------------------------------- data, yardsticks
 
 
 def test_top_resolutions_are_ordered_by_count_then_size():
     sizes = Counter({(500, 667): 3, (667, 500): 3, (752, 500): 9, (1, 2): 1})
-    assert p2.top_resolutions(sizes) == [[752, 500, 9], [667, 500, 3], [500, 667, 3], [1, 2, 1]]
+    wanted = [[752, 500, 9], [667, 500, 3], [500, 667, 3], [1, 2, 1]]
+    assert problem2.top_resolutions(sizes) == wanted
+
+
+def test_colour_histograms_count_the_central_pixels():
+    squares = np.zeros((2, 6, 6, 3), np.uint8)
+    squares[0, 1:5, 1:5] = (255, 0, 0)  # hue 0, saturation and value full
+    squares[1, 1:5, 1:3] = 255  # no hue and no saturation, value full
+    counts = yardsticks.colour_histograms(squares, 4)
+    assert counts.sum(1).tolist() == [16, 16]
+    assert counts[0, 7 * 4 + 3] == 16
+    assert counts[1, [0, 3]].tolist() == [8, 8]
+
+
+def test_the_nearest_histogram_is_by_l1_and_the_first_of_equals():
+    references = torch.tensor([[0.0, 4.0], [3.0, 0.0], [3.0, 0.0]])
+    queries = torch.tensor([[0.0, 1.0], [3.0, 1.0]])  # by L2 the first one's would be the same
+    assert yardsticks.nearest(queries, references).tolist() == [0, 1]
+    many = torch.rand(1500, 8)
+    assert torch.equal(yardsticks.nearest(many, many), torch.arange(1500))
+
+
+def test_a_test_image_that_is_a_train_image_gets_its_label():
+    rng = np.random.default_rng(0)
+    source = DrawnSet("train", 6, 3, seed=0)
+    images = rng.integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    packed = {
+        "train": Packed(images, labels, np.arange(6), source),
+        "val": Packed(images[::-1].copy(), labels.flip(0), np.arange(6), source),
+        "test": Packed(images[:4], torch.tensor([0, 1, 2, 1]), np.arange(4), source),
+    }
+    yardstick = p2.colour_neighbour(SimpleNamespace(packed=packed, **vars(setup_of())))
+    assert (yardstick["val_top1"], yardstick["test_top1"]) == (100, 75)
+    assert yardstick["test_top1_low"] < 75 < yardstick["test_top1_high"]
+    assert set(yardstick) == {
+        *("val_top1", "test_top1", "test_top1_low", "test_top1_high", "seconds"),
+    }
 
 
 def test_means_over_seeds_and_the_interval_of_one_test_set():
-    runs = [{"val_top1": v, "test_top1": t, "seconds": 2.0} for v, t in ((40, 30), (50, 34))]
-    found = over_seeds(runs, 100)
-    assert found["test_top1"] == 32
-    assert found["test_top1_std"] == pytest.approx(np.std([30, 34], ddof=1))
+    pairs = ((40, 30), (50, 34))
+    runs = [{"val_top1": v, "test_top1": t, "training_seconds": 2.0} for v, t in pairs]
+    means = over_seeds(runs, 100)
+    assert means["test_top1"] == 32
+    assert means["test_top1_std"] == pytest.approx(np.std([30, 34], ddof=1))
     # Wilson 1927 for 32 of 100.
-    assert found["test_top1_low"] == pytest.approx(23.67, abs=0.01)
-    assert found["test_top1_high"] == pytest.approx(41.66, abs=0.01)
+    assert means["test_top1_low"] == pytest.approx(23.67, abs=0.01)
+    assert means["test_top1_high"] == pytest.approx(41.66, abs=0.01)
     assert over_seeds(runs[:1], 100)["test_top1_std"] is None
+
+
+# ------------------------------------------------------------------------------- parts, from flags
 
 
 def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
     parts, out = tiny_run("2.1", "2.2")
     train = parts["2.1"]["splits"]["train"]
     assert (train["images"], train["classes"]) == (12, 3)
-    drawn = data.DrawnSet("train", 12, 3, seed=0)
+    drawn = DrawnSet("train", 12, 3, seed=0)
     assert sum(count for *_, count in train["top_resolutions"]) == 12
     assert train["resolutions"] == len({drawn.size(index) for index in range(12)})
-    found = parts["2.2"]
-    assert found["parameters"] == 20_308_150 - 99 * 1281
-    assert [run["seed"] for run in found["runs"]] == [0, 1]
-    assert [len(run["history"]) for run in found["runs"]] == [2, 2]
-    for run in found["runs"]:
+    result = parts["2.2"]
+    assert result["parameters"] == 20_308_150 - 99 * 1281
+    assert [run["seed"] for run in result["runs"]] == [0, 1]
+    assert [len(run["history"]) for run in result["runs"]] == [2, 2]
+    for run in result["runs"]:
         assert run["test_top1_low"] <= run["test_top1"] <= run["test_top1_high"]
         assert run["test_top1"] * 12 / 100 == pytest.approx(round(run["test_top1"] * 12 / 100))
         assert run["val_top1"] == max(row["val_top1"] for row in run["history"])
-    assert found["test_top1"] == np.mean([run["test_top1"] for run in found["runs"]])
-    assert "EMBEDDED DRAWN FLOWERS" in found["data"]
+    assert result["test_top1"] == np.mean([run["test_top1"] for run in result["runs"]])
+    yardstick = result["yardsticks"]["colour_histogram_nearest_neighbour"]
+    assert 0 <= yardstick["test_top1"] <= 100
+    assert "EMBEDDED DRAWN FLOWERS" in result["provenance"]["data"]
     folder = tmp_path / "out" / "problem2"
     tables = [path for path in folder.glob("*.txt") if path.name != "2.2_summary.txt"]
     assert len(tables) == 3
     for path in tables:
         assert "EMBEDDED DRAWN FLOWERS" in path.read_text(), path
+    assert "colour histogram, nearest neighbour" in (folder / "2.2_training.txt").read_text()
     last_lines = (folder / "2.2_summary.txt").read_text().rstrip().splitlines()[-7:]
     assert "\n".join(last_lines) in out
     assert "Params size (MB): 76.99" in last_lines
     for name in ("2.1_samples", "2.1_class_counts", "2.1_resolutions_val", "2.2_curves"):
         assert (folder / f"{name}.png").stat().st_size > 10_000
+
+
+def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
+    looked_at = ("--pointing-images", 5, "--images", 2, "--noise", "gaussian")
+    parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
+    names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
+    for name in names:
+        assert out.count(f"{name}-1epochs-seed0: ") == 1
+    assert list(parts["2.3"]["runs"]) == names[:3]
+    assert parts["2.3"]["max_logit_difference"] < 1e-4
+    assert parts["2.3"]["parameters"] / parts["2.3"]["parameters_narrow"] > 1.19
+    without, with_block = (parts["2.5"]["runs"][name] for name in (names[0], names[3]))
+    assert without == parts["2.3"]["runs"][names[0]]
+    difference = with_block["test_top1"] - without["test_top1"]
+    assert parts["2.5"]["paired_difference"] == [pytest.approx(difference)]
+    assert parts["2.5"]["noise_block"]["kind"] == "gaussian"
+    seen, networks = parts["2.6"], [*names[:2], names[3]]
+    assert seen["maps"] == 5
+    assert list(seen["pointing_game"]) == [*networks, "random_weights", "chance", "centre"]
+    for name in (*networks, "random_weights", "centre"):
+        assert seen["pointing_game"][name] * 5 / 100 == pytest.approx(
+            round(seen["pointing_game"][name] * 5 / 100)
+        )
+    assert list(seen["all_zero_maps"]) == networks
+    assert len(seen["images"]["right"]) <= 2
+    folder = tmp_path / "out" / "problem2"
+    written = {path.name for path in folder.iterdir()}
+    assert {"2.3_stages.txt", "2.5_noise_block.png", "2.6_pointing_game.txt"} <= written
+    other = folder / "runs" / "noise_block-1epochs-seed0" / "best.pt"
+    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    for flags in (["--symmetry-noise", 0.5], ["--from-narrow", other]):
+        message = fails(p2, "2.3", *QUICK, *folders, *flags)
+        wanted = r"wide_1.1_from_narrow-1epochs-seed0/last.pt is of another run: (narrow|symmetry)"
+        assert re.search(wanted, message)
+    assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # whose noise is uniform again
+
+
+def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
+    asked = {}
+
+    def launch(processes, _function, args, _folder, _threads):
+        asked.update(processes=processes, seeds=args.seeds, precision=args.precision)
+        run = dict.fromkeys(("images_per_second", "training_seconds", "val_top1", "test_top1"), 1)
+        return {0: {**run, "precision": args.precision}}
+
+    monkeypatch.setattr(p2.parallel, "launch", launch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    parts, out = tiny_run("2.4", "--seeds", 3, "--device", "cpu", flags=QUICK)
+    folder = tmp_path / "out" / "problem2"
+    assert [path.name for path in (folder / "runs").iterdir()] == ["wide_1.1-1epochs-seed0"]
+    single, copied, spread = parts["2.4"]["runs"]
+    assert (single["processes"], spread["processes"]) == (1, 2)
+    assert copied["not_run"] == "not run: no second GPU"
+    assert asked["precision"] == single["precision"] == "fp32"
+    assert "gloo" in out
+    assert "seed 0" in (folder / "2.4_parallel.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +350,7 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
         (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two shares"),
         (["--noise-prob", 2], "'2' is not a number from 0 to 1"),
         (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
+        (["--width-divisor", 8], "unknown argument --width-divisor"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -185,10 +367,9 @@ def test_an_unwritable_cache_is_named(fails, tmp_path):
 
 def test_another_networks_checkpoint_is_refused_and_kept(fails, run, tmp_path):
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    small = [*TINY[:-4], "--batch-size", 12, "--epochs", 1]
-    assert run(p2, "2.2", *small, *folders)[0] == 0
+    assert run(p2, "2.2", *QUICK, *folders)[0] == 0
     last = tmp_path / "out" / "problem2" / "runs" / "efficientnet_v2_s-1epochs-seed0" / "last.pt"
     before = last.stat()
-    message = fails(p2, "2.2", *small, *folders, "--lr", 0.5, "--label-smoothing", 0)
+    message = fails(p2, "2.2", *QUICK, *folders, "--lr", 0.5, "--label-smoothing", 0)
     assert re.search(r"label_smoothing 0.1 \(now 0.0\), learning_rate 0.0015 \(now 0.5\)", message)
     assert last.stat().st_mtime_ns == before.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Whole batches on their device: cropped, mirrored, jittered, mixed, with parameters per image."""
+"""Whole batches varied on their device: cropped, mirrored, jittered and mixed, each image apart."""
 
 import math
 from collections.abc import Callable
@@ -32,20 +32,25 @@ class Draws:
         return Draws(seed, purpose, epoch, step, self.images, self.device)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Float32 (images, *shape), uniform in [low, high)."""
+        """Numbers uniform in [low, high), float32 (images, *shape), on the images' device."""
         drawn = torch.rand(self.images, *shape, generator=self.generator)
         return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
     def on_device(self) -> torch.Generator:
-        """A generator on the images' device, for draws per pixel."""
-        return streams.generator(*self.key, device=self.device)
+        """A new generator on the images' device, for draws per pixel.
+
+        Its stream is not that of `uniform`, and depends on the kind of device.
+        """
+        return streams.generator(*self.key, 1, device=self.device)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training batches are varied. `crop_area_min` is a share of the packed image's area.
+    """How training batches are varied.
 
-    `block` is a transform of a problem's own, a dataclass that is called with images and draws.
+    `crop_area_min` is a fraction of the packed image's area, `jitter` what brightness, contrast and
+    saturation may change by, `cutmix_prob` a probability an image. `block` is a transform of a
+    problem's own, a dataclass that is called with images and draws and keeps the images' shape.
     """
 
     crop_area_min: float = 0.25
@@ -56,11 +61,12 @@ class Augmentation:
     def __call__(
         self, images: Tensor, labels: Tensor, classes: int, size_px: int, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """Images and targets for one step.
+        """Images and targets for a training step.
 
         Args:
             images: uint8 (N, 3, S, S), not written to.
-            labels: int64 (N,).
+            labels: int64 (N,), below `classes`.
+            draws: of N images.
 
         Returns:
             Images, float32 (N, 3, size_px, size_px) in [0, 1], channels_last, and targets, float32
@@ -76,7 +82,7 @@ class Augmentation:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]."""
+    """Images of uint8 as float32 in [0, 1]."""
     return images.float().div_(255)
 
 
@@ -109,7 +115,7 @@ def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Dr
 
 
 def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Brightness, contrast and saturation of each image times a factor in 1 +- `strength`.
+    """Float images with brightness, contrast and saturation times factors in 1 +- `strength`.
 
     As torchvision's ColorJitter in that order, clipped to [0, 1] once at the end.
     """
@@ -125,13 +131,17 @@ def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
 
 
 def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:
-    """With probability `prob`, a rectangle of each image comes from the next one of the batch.
+    """Give each image, with probability `prob`, a rectangle of the image before it in the batch.
 
-    Its share of the area is uniform in [0, 1] before it is cut at the border, and the targets are
-    mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is written to.
+    Its fraction of the area is uniform in [0, 1] before it is cut at the border, and the targets
+    are mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is written to.
+
+    Returns:
+        Images (N, 3, H, W) and targets (N, classes), both as float as they came.
     """
     height, width = images.shape[2:]
-    area = draws.uniform(0, 1) * (draws.uniform(0, 1) < prob)
+    area = draws.uniform(0, 1)
+    area = torch.where(draws.uniform(0, 1) < prob, area, 0)
     centre = draws.uniform(0, 1, 2)
     inside_y = _inside(centre[:, 0], area.sqrt(), height)
     inside_x = _inside(centre[:, 1], area.sqrt(), width)
@@ -142,6 +152,6 @@ def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[
 
 
 def _inside(centre: Tensor, length: Tensor, size_px: int) -> Tensor:
-    """Bool (N, size_px): pixels whose middle is within `length / 2` of `centre`, in shares."""
+    """Bool (N, size_px): is a pixel's middle within `length / 2` of `centre`, as fractions of 1?"""
     pixels = (torch.arange(size_px, device=centre.device) + 0.5) / size_px
     return (pixels[None] - centre[:, None]).abs() < length[:, None] / 2

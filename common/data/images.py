@@ -1,4 +1,4 @@
-"""Images: read from files, folders and packages, converted, and cut to size."""
+"""Images read from files, folders and packages, converted, and cut to size."""
 
 import contextlib
 import warnings
@@ -50,7 +50,7 @@ def _scale(image: Image.Image, short_side_px: int) -> Image.Image:
 
 @contextlib.contextmanager
 def one_line_errors(path: Path) -> Iterator[None]:
-    """What Pillow and the system say of a file, as a UserError that names it."""
+    """Turn what Pillow and the system say of an image file into a UserError that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -87,6 +87,7 @@ def load_folder(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """All images directly in a folder, by file name in sorted order, and what was left out.
 
     Files are taken by the endings that Pillow knows; a bad one is left out with its reason.
+    Images are uint8 (height, width, 3).
 
     Raises:
         UserError: no such folder, or no image in it that can be read.
@@ -118,17 +119,20 @@ def embedded_photos() -> dict[str, np.ndarray]:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """uint8 (height, width, 3) as float32 (3, height, width) in [0, 1]."""
+    """An image of uint8 (height, width, 3) as float32 (3, height, width) in [0, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """float (3, height, width) in [0, 1] as uint8 (height, width, 3), rounded to nearest."""
+    """A float image (3, height, width) in [0, 1] as uint8 (height, width, 3), rounded."""
     return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def fit_to(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale to cover (width, height), keeping the aspect ratio, and cut out the centre."""
+    """The centre of an image, scaled to cover `width` by `height` px with its aspect ratio kept.
+
+    Both are uint8 (height, width, 3).
+    """
     fitted = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
     return np.array(fitted)
 

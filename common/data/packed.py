@@ -1,4 +1,7 @@
-"""The packed cache: every image of a split decoded once; and the one process pool."""
+"""The packed cache, for which every image of a split is decoded once, and the one process pool.
+
+An image of Problem 3 is decoded twice: to be verified (`common.data.manifest`), and to be packed.
+"""
 
 import json
 import os
@@ -18,9 +21,10 @@ from common.data.sets import DrawnSet, FileSet
 from common.errors import DISK_FULL, UserError
 from common.job import progress, say
 
+
 @dataclass(frozen=True)
 class Packed:
-    """A split, decoded once: square uint8 images in a memory-mapped array.
+    """A decoded split: square uint8 images in a memory-mapped array.
 
     `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals, and
     `rows[i]` is the index there of packed image i (some are missing with --skip-bad).
@@ -29,18 +33,21 @@ class Packed:
     images: np.ndarray
     labels: Tensor
     rows: np.ndarray
-    source: "FileSet | DrawnSet"
+    source: FileSet | DrawnSet
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def class_names(self) -> list[str]:
-        """Names by label."""
+        """Names of the classes by label."""
         return self.source.class_names
 
     def batch(self, indexes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images, uint8 (N, 3, S, S), channels_last, and labels, int64 (N,), on `device`."""
+        """The images and labels of int64 indexes (N,), on `device`.
+
+        Images are uint8 (N, 3, S, S), channels_last, labels int64 (N,).
+        """
         images = torch.from_numpy(self.images[indexes.numpy()]).permute(0, 3, 1, 2)
         if device.type == "cuda":
             images = images.pin_memory()
@@ -51,14 +58,15 @@ class Packed:
 
 
 def packed_side_px(image_size_px: int) -> int:
-    """Side of the packed squares: 8/7 of what a network sees, as torchvision's 256 to 224."""
+    """The side of the packed squares: 8/7 of what a network sees, as torchvision's 256 to 224."""
     return round(image_size_px * 8 / 7)
 
 
 def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: bool) -> Packed:
     """A split from its packed cache, which the first use makes with all cores.
 
-    The short side is scaled to `packed_side_px` and the central square cut out.
+    The short side is scaled to `packed_side_px` and the central square cut out. A folder of the
+    cache is opened again for the same files (`fingerprint`) at the same side alone.
 
     Raises:
         UserError: a bad image (without `skip_bad`), a full disk, or a damaged cache.
@@ -141,10 +149,11 @@ def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray 
 
 
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
-    """`work(item)` of every item in order, with all cores, under a progress bar.
+    """Yield `work(item)` of every item in order, computed by all cores, under a progress bar.
 
-    `work` is pickled once a process. It must do without PyTorch: its threads do not survive a fork,
-    and an operation would wait for them.
+    `work` goes to each process once, items and results are pickled. It must do without PyTorch:
+    its threads do not survive a fork, and an operation would wait for them. What it raises is
+    raised here, and the items left are given up.
     """
     pool = ProcessPoolExecutor(os.cpu_count(), initializer=_start_worker, initargs=(work,))
     try:

@@ -1,7 +1,7 @@
 """Labelled images by their splits: files on disk, drawn flowers, Oxford Flowers-102."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,18 +10,20 @@ from PIL import Image
 from torchvision.datasets import Flowers102
 from torchvision.datasets.utils import check_integrity
 
+from common import files
 from common.data import flowers
-from common.data.images import load_image, one_line_errors
+from common.data.images import fit_to, load_image, one_line_errors
 from common.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FLOWERS_SIZES = {"train": 1020, "val": 1020, "test": 6149}
 FLOWERS_LABELS = dict(Flowers102._file_dict[key] for key in ("label", "setid"))
 FLOWERS_URL = Flowers102._download_url_prefix
+SAMPLE_SIDE_PX = 300
 
 
 class FileSet:
-    """Labelled image files of one split.
+    """The labelled image files of a split.
 
     `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files,
     where they are known, tell two sets apart whose files have the same names and sizes.
@@ -49,11 +51,11 @@ class FileSet:
             return image.size
 
     def picture(self, index: int, short_side_px: int | None = None) -> np.ndarray:
-        """`load_image` of one file."""
+        """The image of a file, as `load_image` gives it."""
         return load_image(self.files[index], short_side_px)
 
     def fingerprint(self) -> str:
-        """Changes with the file list, and with any file's size, or its SHA-256 where known.
+        """A SHA-256 that changes with the file list, and with any file's size, or SHA-256 if known.
 
         Raises:
             UserError: a file is missing.
@@ -68,7 +70,10 @@ class FileSet:
 
 
 class DrawnSet:
-    """One split of the embedded data set, drawn by `common.data.flowers`: class-balanced flowers."""
+    """A split of the embedded data set: class-balanced flowers, drawn by `common.data.flowers`.
+
+    It is used as a `FileSet` is; image `i` has label `i % classes`.
+    """
 
     def __init__(self, split: str, images: int, classes: int, seed: int):
         self.split, self.classes, self.seed = split, classes, seed
@@ -81,24 +86,65 @@ class DrawnSet:
         return flowers.full_size(self.seed, self.split, index)
 
     def picture(self, index: int, short_side_px: int | None = None) -> np.ndarray:
-        """One picture, uint8 (height, width, 3), at full resolution or with that short side."""
+        """A picture, uint8 (height, width, 3), at full resolution or with that short side."""
         return self.flower(index, short_side_px).image
 
     def flower(self, index: int, short_side_px: int | None = None) -> flowers.Flower:
-        """One picture with its mask."""
+        """A picture with its mask, which tells where the flower is."""
         return flowers.draw_flower(self.seed, self.split, index, self.classes, short_side_px)
 
     def fingerprint(self) -> str:
-        """Changes with what is drawn."""
+        """A SHA-256 that changes with what is drawn, and with the code that draws it."""
         about = f"{self.seed} {self.split} {len(self.labels)} {self.classes}"
         code = Path(flowers.__file__).read_bytes()
         return hashlib.sha256(about.encode() + code).hexdigest()
 
 
+def sample_pictures(
+    sources: Mapping[str, FileSet | DrawnSet], seed: int, classes: int = 5
+) -> tuple[list[str], dict[str, list[np.ndarray]]]:
+    """A few random classes, and of each split a random picture of each of them.
+
+    Returns:
+        The names of `classes` classes, or of all where there are fewer, in the order of their
+        labels; and by split their pictures in that order, uint8 (300, 300, 3).
+
+    Raises:
+        UserError: a picture that can't be read.
+    """
+    rng = np.random.default_rng(seed)
+    names = sources["train"].class_names
+    labels = sorted(rng.choice(len(names), min(classes, len(names)), replace=False))
+    pictures = {}
+    for split, source in sources.items():
+        indexes = [int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]
+        pictures[split] = [
+            fit_to(source.picture(index), SAMPLE_SIDE_PX, SAMPLE_SIDE_PX) for index in indexes
+        ]
+    return [names[label] for label in labels], pictures
+
+
+def embedded_folders(cache: Path, classes: int, per_class: int, side_px: int, seed: int) -> Path:
+    """The folder of class folders of drawn flowers, which the first use writes into the cache.
+
+    Each class has `per_class` PNG files with a short side of `side_px`.
+
+    Raises:
+        UserError: a cache that can't be written to, or more classes than there are.
+    """
+    code = files.sha256_of(Path(flowers.__file__))[:16]
+    name = f"flowers-{classes}x{per_class}-{side_px}px-seed{seed}-{code}"
+
+    def fill(folder: Path) -> None:
+        flowers.write_folders(folder, classes, per_class, side_px, seed, ("train",))
+
+    return files.cached_folder(cache, name, fill) / "train"
+
+
 def flowers102(root: Path) -> dict[str, FileSet]:
     """Oxford Flowers-102 (Nilsback & Zisserman 2008) by its official splits train, val and test.
 
-    Used where it is on disk under `root`/flowers-102, else downloaded there by torchvision.
+    It is used where it is on disk under `root`/flowers-102, else downloaded there by torchvision.
 
     Raises:
         UserError: not there and not to be downloaded, or a label file with another MD5.
@@ -115,12 +161,12 @@ def flowers102(root: Path) -> dict[str, FileSet]:
         _download_flowers(root, missing[0])
     splits = {}
     for split, images in FLOWERS_SIZES.items():
-        found = Flowers102(root, split)
-        if len(found) != images:
-            raise UserError(f"{folder}: {len(found)} {split} images, not {images}: delete it")
+        official = Flowers102(root, split)
+        if len(official) != images:
+            raise UserError(f"{folder}: {len(official)} {split} images, not {images}: delete it")
         # Private, but the alternatives decode every image or parse the label files once more.
         splits[split] = FileSet(
-            f"flowers102 {split}", found._image_files, found._labels, Flowers102.classes
+            f"flowers102 {split}", official._image_files, official._labels, Flowers102.classes
         )
     return splits
 

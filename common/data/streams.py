@@ -1,7 +1,7 @@
 """Random streams: every random number is a function of (seed, purpose, epoch, step).
 
 Each purpose has a stream of its own, so that no two uses replay each other, a resumed run draws
-what an uninterrupted one does, and two processes draw what one would.
+what an uninterrupted one does, and two processes draw what a single one would.
 """
 
 import numpy as np
@@ -11,7 +11,10 @@ ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE = range(5)  # purposes of a training
 
 
 def mixed_seed(*key: int) -> int:
-    """One 63-bit seed for a tuple of integers such as (seed, purpose, epoch, step)."""
+    """A seed of 63 bits for integers of 0 or more, such as (seed, purpose, epoch, step).
+
+    Keys of one purpose have one length: zeros at the end make no difference, (1, 2) is (1, 2, 0).
+    """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 

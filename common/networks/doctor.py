@@ -2,57 +2,42 @@
 
     import torch; from common.networks.doctor import forecast
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
-    forecast(network, torch.rand(4, 3, 16, 16))
+    print(forecast(network, torch.rand(4, 3, 16, 16)))
+
+A row is what the doctor notes of one tensor: {"step", from 1; "module"; "direction", "output" or
+"gradient"; and the keys of `statistics`}.
 """
 
 import contextlib
 import csv
 import io
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.training import loop
+from common.data.packed import Packed
+from common.job import progress
+from common.training.loop import first_steps
 from common.training.precision import PRECISIONS
+from common.training.recipe import Recipe
+from common.training.run import Run
 from common.training.watch import NotFinite, watched
 
-
-RANGES = {name: torch.finfo(dtype).max for name, dtype in reversed(PRECISIONS.items())}
-
-
-@torch.no_grad()
-def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
-    """Peak and standard deviation of each module's output for one batch, by a probing pass in fp32.
-
-    `images` are float (N, 3, H, W) in [0, 1]. The peak is infinite where not all is finite. In
-    training mode batch norm would keep the batch: its averages are put back.
-    """
-    found = {}
-    before = {name: one.clone() for name, one in network.named_buffers()}
-
-    def look(module: str, _direction: str, values: Tensor) -> None:
-        about, name = statistics(values), short(module)
-        peak = math.inf if about["non_finite"] else about["peak"]
-        if name in found:  # torchvision's blocks use one ReLU twice
-            peak = max(peak, found[name]["peak"])
-        found[name] = {"peak": peak, "std": math.sqrt(about["variance"])}
-
-    with training.watched(network.train(), look):
-        network(images)
-    for name, one in network.named_buffers():
-        one.copy_(before[name])
-    return found
+# The largest finite value of each precision, the narrowest first.
+RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
 
 
 def statistics(values: Tensor) -> dict[str, float]:
-    """Largest |value|, mean, variance, share of non-finite values, and Euclidean norm.
+    """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm"}.
 
-    In float64 whatever the dtype, so that the squares of large values do not overflow; NaN where a
-    value is NaN, the peak excepted.
+    The largest absolute value, the mean, the variance, the share of values that are not finite, and
+    the Euclidean norm. They are computed in float64, so that the squares of large values do not
+    overflow; where a value is NaN all but the peak and the share are.
     """
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
     non_finite = 1 - values.isfinite().double().mean().item()
@@ -70,93 +55,180 @@ def statistics(values: Tensor) -> dict[str, float]:
     }
 
 
-class Doctor:
-    """Watches what every module puts out and the gradients of that and of parameters, by step.
+def bare_name(module: str) -> str:
+    """A module's name in the bare network, without that of `Normalized` around it."""
+    return module.removeprefix("network.")
 
-    `beyond[precision]` is where a value first left its range; `kept` are the rows of steps 1, 2,
-    4, 8, ... and of the last one.
+
+@torch.no_grad()
+def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
+    """Probe a network with one batch in training mode: {module: {"peak", "std"}} of its outputs.
+
+    `images` are what the network takes, float (N, 3, H, W), on its device; the pass is in fp32.
+    Modules are in the order of execution. A peak is infinite where not all of an output is finite.
+    The network is left as it was: the averages that batch norm keeps are put back.
     """
+    was_training = network.training
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    outputs: dict[str, dict[str, float]] = {}
 
-    def __init__(self):
-        self.step, self.now, self.kept = 1, {}, []
-        self.beyond: dict[str, dict] = {}
+    def look(module: str, _direction: str, values: Tensor) -> None:
+        summary, name = statistics(values), bare_name(module)
+        peak = math.inf if summary["non_finite"] else summary["peak"]
+        if name in outputs:  # torchvision's blocks use one ReLU twice
+            peak = max(peak, outputs[name]["peak"])
+        outputs[name] = {"peak": peak, "std": math.sqrt(summary["variance"])}
 
-    def look(self, module: str, direction: str, values: Tensor) -> None:
-        """For `training.watched`."""
-        where = {"step": self.step, "module": short(module), "direction": direction}
-        row = {**where, **statistics(values)}
-        self.now[module, direction] = row  # the step that diverges is run, and seen, twice
-        for precision, limit in RANGES.items():
-            if row["non_finite"] or row["peak"] > limit:
-                self.beyond.setdefault(precision, where)
+    with watched(network.train(), look):
+        network(images)
+    for name, buffer in network.named_buffers():
+        buffer.copy_(buffers[name])
+    network.train(was_training)
+    return outputs
 
-    def end_step(self, network: nn.Module, last: bool) -> None:
-        """Look at the gradients of the parameters; keep the step's rows where they are wanted."""
-        if self.now:
-            for name, one in network.named_parameters():
-                self.look(name, "gradient", one.grad)
-        if last or self.step.bit_count() == 1:
-            self.kept += self.now.values()
-        self.step, self.now = self.step + 1, {}
 
-    def peaks(self, step: int, modules: list[str]) -> list[float]:
-        """Largest |output| of some modules in a step that was kept; inf where not all is finite."""
-        rows = {
-            row["module"]: math.inf if row["non_finite"] else row["peak"]
-            for row in self.kept
-            if row["step"] == step and row["direction"] == "output"
-        }
-        return [rows[module] for module in modules]
+def summarise(outputs: Mapping[str, Mapping[str, float]], blocks: re.Pattern) -> dict:
+    """What a `forecast` comes to, as plain values.
 
-    def write(self, path: Path) -> None:
-        """The kept rows as CSV."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.kept[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in self.kept:
-            floats = {key: f"{one:.5g}" for key, one in row.items() if isinstance(one, float)}
-            writer.writerow(row | floats)
-        with cli.atomic(path) as temporary:
-            temporary.write_text(text.getvalue())
+    Keys: peak, the largest; module, that puts it out; beyond_fp16, the first module beyond fp16's
+    range, or None; blocks, the outputs of modules whose whole names match the pattern.
+    """
+    peaks = {module: output["peak"] for module, output in outputs.items()}
+    largest = max(peaks, key=peaks.get)
+    beyond = [module for module, peak in peaks.items() if peak > RANGES["fp16"]]
+    return {
+        "peak": peaks[largest],
+        "module": largest,
+        "beyond_fp16": beyond[0] if beyond else None,
+        "blocks": {module: outputs[module] for module in outputs if blocks.fullmatch(module)},
+    }
 
 
 @dataclass(frozen=True)
 class Followed:
-    """The first steps of a training: their losses, and where it stopped being finite, if it did.
+    """The first steps of a training, and what the doctor saw of them if it watched.
 
-    `divergence` is {"step", "module", "direction"}, the step from 1.
+    losses: of the steps taken. divergence: {"step", "module", "direction"} of the first value that
+    is not finite, None where there was none. rows: of steps 1, 2, 4, 8, ... and of the last one.
+    beyond: `first_beyond` of all steps. seconds: of all steps together.
     """
 
     losses: list[float]
     divergence: dict | None
-    doctor: Doctor
+    rows: list[dict]
+    beyond: dict[str, dict]
     seconds: float
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last step, the one that diverged included."""
+        return len(self.losses) + (1 if self.divergence else 0)
+
+    def result(self, last_steps: int) -> dict:
+        """What came of the training, as plain values.
+
+        Keys: diverged_at_step and divergence, None where all was finite; first_loss, and last_loss
+        as the mean of the last `last_steps`, None without a step; steps (finite ones); seconds.
+        """
+        last = self.losses[-last_steps:]
+        return {
+            "diverged_at_step": self.divergence["step"] if self.divergence else None,
+            "divergence": self.divergence,
+            "first_loss": self.losses[0] if last else None,
+            "last_loss": sum(last) / len(last) if last else None,
+            "steps": len(self.losses),
+            "seconds": self.seconds,
+        }
+
+
+class Doctor:
+    """What hooks record of a training: the rows of the step under way, and those that are kept."""
+
+    def __init__(self):
+        self.step = 1
+        self.step_rows: dict[tuple[str, str], dict] = {}
+        self.rows: list[dict] = []
+        self.beyond: dict[str, dict] = {}
+
+    def look(self, module: str, direction: str, values: Tensor) -> None:
+        """Note a tensor; this is what `watched` calls."""
+        place = {"step": self.step, "module": bare_name(module), "direction": direction}
+        # The step that diverges is run twice, the second time to find out where.
+        self.step_rows[module, direction] = {**place, **statistics(values)}
+
+    def end_step(self, network: nn.Module, last: bool) -> None:
+        """Note the gradients of the parameters, and keep the step's rows where they are wanted."""
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                self.look(name, "gradient", parameter.grad)
+        for precision, place in first_beyond(self.step_rows.values()).items():
+            self.beyond.setdefault(precision, place)
+        if last or self.step.bit_count() == 1:  # a power of two
+            self.rows += self.step_rows.values()
+        self.step, self.step_rows = self.step + 1, {}
 
 
 def follow(
-    experiment: Experiment, name: str, network: nn.Module, recipe: Recipe, watch: bool = False
+    network: nn.Module,
+    train: Packed,
+    recipe: Recipe,
+    device: torch.device,
+    steps: int,
+    watch: bool = False,
 ) -> Followed:
-    """Train for --steps or until a value that counts is not finite; a line says how it went."""
-    run = training.Run(network, recipe, experiment.device)
-    doctor, losses, divergence = Doctor(), [], None
-    steps, start = experiment.args.steps, time.perf_counter()
-    look = training.watched(run.network, doctor.look) if watch else contextlib.nullcontext()
-    taken = training.first_steps(run, experiment.packed["train"], steps)
-    with look:
+    """Train a network for so many steps, or until a loss or gradient is not finite.
+
+    The steps are those of `training.loop.fit`. With `watch` the doctor looks at what every module
+    puts out and at the gradients of that and of all parameters, which takes longer; without it
+    `rows` and `beyond` are empty.
+    """
+    run, doctor = Run(network, recipe, device), Doctor()
+    losses, divergence, start = [], None, time.perf_counter()
+    with watched(run.network, doctor.look) if watch else contextlib.nullcontext():
         try:
-            for loss in cli.progress(taken, total=steps, leave=False):
+            taken = first_steps(run, train, steps)
+            for loss in progress(taken, total=steps, leave=False):
                 losses.append(loss)
-                doctor.end_step(run.network, last=len(losses) == steps)
-        except training.NotFinite as error:
-            doctor.end_step(run.network, last=True)
-            where = {"module": short(error.module), "direction": error.direction}
-            divergence = {"step": len(losses) + 1, **where}
-    found = Followed(losses, divergence, doctor, time.perf_counter() - start)
-    told = f"diverges in step {divergence['step']}" if divergence else "finite"
-    print(f"{name}: {told}, {found.seconds:.0f} s", flush=True)
-    return found
+                if watch:
+                    doctor.end_step(run.network, last=len(losses) == steps)
+        except NotFinite as error:
+            if watch:
+                doctor.end_step(run.network, last=True)
+            place = {"module": bare_name(error.module), "direction": error.direction}
+            divergence = {"step": len(losses) + 1, **place}
+    seconds = time.perf_counter() - start
+    return Followed(losses, divergence, doctor.rows, doctor.beyond, seconds)
 
 
-def short(module: str) -> str:
-    """A module's name in the bare network."""
-    return module.removeprefix("network.")
+def first_beyond(rows: Iterable[dict]) -> dict[str, dict]:
+    """Find where values first leave each range: {precision: {"step", "module", "direction"}}.
+
+    `rows` are in the order of time. A precision whose range no value leaves has no entry.
+    """
+    beyond: dict[str, dict] = {}
+    for row in rows:
+        for precision, largest in RANGES.items():
+            if precision not in beyond and (row["non_finite"] or row["peak"] > largest):
+                beyond[precision] = {key: row[key] for key in ("step", "module", "direction")}
+    return beyond
+
+
+def peaks(rows: Iterable[dict], step: int, modules: list[str]) -> list[float]:
+    """Largest absolute outputs of some modules in a step, infinite where not all is finite."""
+    outputs = {
+        row["module"]: math.inf if row["non_finite"] else row["peak"]
+        for row in rows
+        if row["step"] == step and row["direction"] == "output"
+    }
+    return [outputs[module] for module in modules]
+
+
+def csv_text(rows: list[dict]) -> str:
+    """Rows as CSV under a header, numbers with five digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: f"{value:.5g}" for key, value in row.items() if isinstance(value, float)}
+        writer.writerow(row | cells)
+    return text.getvalue()

@@ -1,8 +1,10 @@
 """Grad-CAM, and the pointing game that measures its maps.
 
-    from common.networks.gradcam import grad_cam; from torchvision.models import resnet18; import torch
-    network = resnet18().eval()
-    maps = grad_cam(network, network.layer4, torch.rand(1, 3, 64, 64), torch.tensor([0]))
+    import torch; from torchvision.models import resnet18; from common.networks import gradcam
+    network, images = resnet18().eval(), torch.rand(2, 3, 64, 64)
+    print(gradcam.grad_cam(network, network.layer4, images, classes=torch.tensor([3, 7])).shape)
+
+Networks are bare ones in eval mode.
 """
 
 import torch
@@ -13,32 +15,34 @@ from common.errors import UserError
 
 
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Where a bare network in eval mode sees a class (Selvaraju et al. 2017, equations 1 and 2).
+    """Maps of where a network sees a class (Selvaraju et al. 2017, equations 1 and 2).
 
     Args:
-        images: float (N, 3, H, W), what the network takes.
+        network: A bare one in eval mode, since a wrapped one gives a part of the batch.
+        layer: One of its modules, with an output of (N, C, h, w) that nothing overwrites.
+        images: Float (N, 3, H, W), what the network takes.
         classes: int64 (N,), the class that is asked for in each image.
 
     Returns:
         Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
     """
-    kept = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    outputs = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         with torch.enable_grad():
-            logits = network(images.requires_grad_())
+            logits = network(images.detach().requires_grad_())
             scores = logits.gather(1, classes[:, None]).sum()
-            (gradients,) = torch.autograd.grad(scores, kept[0])
+            (gradients,) = torch.autograd.grad(scores, outputs[0])
     finally:
         handle.remove()
     weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu().detach()
+    maps = (weights * outputs[0]).sum(dim=1, keepdim=True).relu().detach()
     maps = functional.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
     return maps[:, 0]
 
 
-def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """The module of that name in a bare network, such as features.6.
+def feature_layer(network: nn.Module, name: str) -> nn.Module:
+    """The module of that name in a bare network with `features`, such as "features.6".
 
     Raises:
         UserError: there is none, or its name is of no feature map.
@@ -46,14 +50,15 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
     modules = dict(network.named_modules())
     if name not in modules or not name.startswith("features."):
         stages = ", ".join(f"features.{k}" for k in range(len(network.features)))
-        raise UserError(f"--layer {name}: no such feature layer; choose from {stages} or a part")
+        raise UserError(f"{name}: no such feature layer; choose from {stages} or a part of one")
     return modules[name]
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """(row, column) of each map's largest value, (N, 2); of a plateau the pixel nearest the middle.
+    """Where maps (N, H, W) are largest: int64 (N, 2), a row and a column each.
 
-    A coarse map scaled up is flat from the border to its outer cells' centres: those are meant.
+    Of a plateau it is the pixel nearest the middle of the map. A coarse map scaled up is flat from
+    the border to its outer cells' centres: those are meant.
     """
     height, width = maps.shape[1:]
     from_middle = torch.cartesian_prod(
@@ -65,10 +70,30 @@ def peaks(maps: Tensor) -> Tensor:
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> float:
-    """Per cent of maps (N, H, W) whose peak lies on the mask (Zhang et al. 2018, section 4.2).
+    """Per cent of maps whose peak lies on the object (Zhang et al. 2018, section 4.2).
 
-    An all-zero map points nowhere, which is a miss.
+    Maps are (N, H, W), masks bool (N, H, W). An all-zero map points nowhere, which is a miss.
     """
     row, column = peaks(maps).unbind(1)
     hit = masks[torch.arange(len(masks)), row, column] & (maps.amax(dim=(1, 2)) > 0)
     return 100 * hit.float().mean().item()
+
+
+def see(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Predictions of a network in eval mode, and maps of the predicted and of the true classes.
+
+    Args:
+        network, layer, images: As `grad_cam` takes them, but any number of images.
+        labels: int64 (N,), the true classes.
+
+    Returns:
+        On the CPU: probabilities (N, classes), and predicted and true, maps (N, H, W).
+    """
+    batches = images.split(32)
+    with torch.inference_mode():
+        logits = torch.cat([network(batch) for batch in batches])
+    seen = {"probabilities": logits.softmax(1).cpu()}
+    for kind, classes in (("predicted", logits.argmax(1)), ("true", labels)):
+        pairs = zip(batches, classes.split(32), strict=True)
+        seen[kind] = torch.cat([grad_cam(network, layer, *pair) for pair in pairs]).cpu()
+    return seen

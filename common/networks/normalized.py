@@ -1,9 +1,13 @@
 """Networks for images in [0, 1]: ImageNet's normalisation is a buffer inside.
 
-    from common.networks.normalized import Normalized
+    import torch; from common.networks.normalized import Normalized
     network = Normalized(torch.nn.Flatten())
-    network(torch.rand(2, 3, 8, 8))
+    print(network(torch.rand(2, 3, 8, 8)).mean())
+
+So images are in [0, 1] everywhere, and no caller normalises.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +16,10 @@ from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalized(nn.Module):
-    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std."""
+    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std.
+
+    `network` is the bare one, whose parameters are called "network...." in the state dict.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -21,5 +28,11 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images (N, 3, H, W) in [0, 1]."""
+        """Logits of float images (N, 3, H, W) in [0, 1]."""
         return self.network((images - self.mean) / self.std)
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:
+    """The network of `build()`, its first weights depending on the seed alone."""
+    torch.manual_seed(seed)
+    return Normalized(build())

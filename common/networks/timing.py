@@ -1,23 +1,68 @@
-"""What a function costs: seconds and peak bytes of forward and backward.
+"""What functions of a tensor cost: seconds and peak bytes of forward and backward, in turn.
 
-    import torch; from common.networks.timing import PeakMemory
-    with PeakMemory() as memory: torch.rand(1000, 1000).exp()
-    print(memory.peak)
+    import torch; from common.networks.timing import compare_costs
+    forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
+    print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
+
+The functions take turns, so that drift of the machine hits all alike.
 """
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from weakref import WeakSet, finalize
 
-import numpy as np
 import torch
-from torch import Tensor, is_tensor
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+WARM_UPS = 2
+
+
+def compare_costs(
+    forms: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Measure the forward and backward pass of several forms of a function on the same input.
+
+    Args:
+        forms: Functions that keep the shape of x.
+        x: Floating point, of any shape, device and memory format.
+        repeats: Timed passes of each form, after two that are not timed.
+
+    Returns:
+        {"seconds": {form: median over the repeats, the forms in turn so that drift hits all
+        alike}, "bytes": {form: most that its tensors held at once, x and the gradient that comes
+        in left out}}.
+    """
+    x = x.detach().requires_grad_()
+    gradient = torch.ones_like(x)
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(WARM_UPS + repeats):
+        for name, form in forms.items():
+            seconds[name].append(_pass_seconds(form, x, gradient))
+    peaks = {}
+    for name, form in forms.items():
+        with PeakMemory() as memory:
+            torch.autograd.grad(form(x), x, gradient)
+        peaks[name] = memory.peak
+    medians = {name: statistics.median(times[WARM_UPS:]) for name, times in seconds.items()}
+    return {"seconds": medians, "bytes": peaks}
+
+
+def _pass_seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
+    start = time.perf_counter()
+    torch.autograd.grad(form(x), x, gradient)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start
+
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside it held at once, whatever the device."""
+    """The most bytes that tensors made inside it held at once, whatever the device.
+
+    `peak` and `held` are bytes; a storage that several tensors share is counted once.
+    """
 
     def __init__(self):
         super().__init__()
@@ -26,23 +71,19 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         """Run an operation, and follow the storages that it made until they are freed."""
-        made = operation(*args, **(kwargs or {}))
-        old = {one.untyped_storage() for one in tree_leaves((args, kwargs)) if is_tensor(one)}
-        for one in tree_leaves(made):
-            if is_tensor(one) and (storage := one.untyped_storage()) not in self.seen | old:
+        result = operation(*args, **(kwargs or {}))
+        for storage in _storages(result) - _storages((args, kwargs)):
+            if storage not in self.seen:
                 self.seen.add(storage)
                 self.held += storage.nbytes()
                 finalize(storage, self._free, storage.nbytes())
         self.peak = max(self.peak, self.held)
-        return made
+        return result
 
     def _free(self, count: int) -> None:
         self.held -= count
 
 
-def _seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
-    start = time.perf_counter()
-    torch.autograd.grad(form(x), x, gradient)
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter() - start
+def _storages(nest) -> set[torch.UntypedStorage]:
+    """The storages of all tensors in a nest of tuples, lists and dicts."""
+    return {leaf.untyped_storage() for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)}

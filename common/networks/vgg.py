@@ -1,7 +1,14 @@
-"""VGG-16's convolutions with taps: where its layers are, and one pass of many images."""
+"""VGG-16's convolutions with taps: where its layers are, and one pass of many images.
+
+    import torch; from common.networks import vgg, weights
+    network = vgg.VGG16Features(weights.random_vgg16(seed=0), layers=["relu1_2", "relu5_3"])
+    print({name: map_.shape for name, map_ in network(torch.rand(3, 64, 64)).items()})
+
+Images are float (3, H, W) in [0, 1]; layers have torchsummary's number or a name, relu5_3.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +30,11 @@ class Layer:
     receptive_field_px: int
 
 
-def _find_layers() -> dict[str, Layer]:
+def _layers() -> dict[str, Layer]:
+    """All convolutions and ReLUs by name, "conv1_1" to "relu5_3"."""
     layers, number, block, place, field_px, stride_px = {}, 0, 1, 0, 1, 1
-    for width in cfgs["D"]:
-        if width == "M":
+    for channels in cfgs["D"]:
+        if channels == "M":  # a max pool
             number, block, place = number + 1, block + 1, 0
             field_px, stride_px = field_px + stride_px, stride_px * 2
         else:
@@ -37,7 +45,7 @@ def _find_layers() -> dict[str, Layer]:
     return layers
 
 
-LAYERS = _find_layers()
+LAYERS = _layers()
 
 
 def layer_name(text: str) -> str:
@@ -50,13 +58,13 @@ def layer_name(text: str) -> str:
     name = by_number.get(text, text)
     if name not in LAYERS:
         raise UserError(
-            f"--layers {text}: no such layer; take conv1_1, relu1_1 ... conv5_3, relu5_3 or"
-            " torchsummary's number of one of these (1 to 30; pools are none)"
+            f"{text}: no such layer; take conv1_1, relu1_1 ... conv5_3, relu5_3 or torchsummary's"
+            " number of one of these (1 to 30; pools are none)"
         )
     return name
 
 
-def by_depth(names) -> list[str]:
+def by_depth(names: Iterable[str]) -> list[str]:
     """Names of LAYERS, each once, the shallowest first."""
     return sorted(set(names), key=lambda name: LAYERS[name].number)
 
@@ -69,7 +77,7 @@ class VGG16Features(nn.Module):
     """
 
     def __init__(self, weights: Weights, layers: list[str], dtype: torch.dtype = torch.float32):
-        """`layers` are those whose losses are wanted; LPIPS' taps are added where heads are."""
+        """`layers` are those whose maps are wanted; LPIPS' taps are added where heads are."""
         super().__init__()
         heads = zip(LPIPS_TAPS, weights.lpips_heads, strict=True) if weights.lpips_heads else ()
         self.layers, self.lpips_heads = by_depth(layers), dict(heads)
@@ -82,6 +90,7 @@ class VGG16Features(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def _cut(self, features: dict[str, Tensor]) -> None:
+        """A segment up to each tap, and the pool behind it, which the next segment begins with."""
         layers = make_layers(cfgs["D"])
         layers.load_state_dict(features)
         start = 0
@@ -90,7 +99,7 @@ class VGG16Features(nn.Module):
             self.segments.append(layers[start:end])
             pooled = isinstance(layers[end], nn.MaxPool2d)
             self.pools.append(layers[end] if pooled else nn.Identity())
-            start = end + pooled
+            start = end + 1 if pooled else end
             if isinstance(layers[end], nn.ReLU):
                 layers[end].inplace = False  # it would overwrite the tapped convolution's map
 
@@ -100,7 +109,7 @@ class VGG16Features(nn.Module):
         return image.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """The (1, C, h, w) maps of all taps of one image."""
+        """The (1, C, h, w) maps of all taps of an image, by name."""
         state, maps = self.normalise(image), {}
         for tap, segment, pool in zip(self.taps, self.segments, self.pools, strict=True):
             maps[tap] = segment(state)
@@ -114,7 +123,7 @@ def lock_step(
     pairs: Mapping[Hashable, tuple[Hashable, Hashable]],
     progress: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Hashable, str, Tensor, Tensor]]:
-    """(key, tap, map, map) of every pair of images at every tap, one pass an image.
+    """Yield (key, tap, map, map) of every pair of images at every tap, with one pass an image.
 
     `images` maps names to (3, H, W) images of one size, `pairs` maps a key to two of the names.
     The images go segment by segment in lock step, in the order given, and a map is dropped once

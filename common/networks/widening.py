@@ -1,8 +1,10 @@
-"""EfficientNetV2-S truly widened, and widened so that it computes the narrow one's function.
+"""EfficientNetV2-S truly widened, and widened so that it computes the narrow network's function.
 
-    from common.networks.widening import wide_efficientnet
-    wide = wide_efficientnet(classes=102, width=1.1)
-    print(sum(parameter.numel() for parameter in wide.parameters()))
+    from torchvision.models import efficientnet_v2_s; from common.networks import widening
+    narrow, wide = efficientnet_v2_s(num_classes=10), widening.wide_efficientnet(10, width=1.1)
+    widening.widen_from(narrow, wide, seed=0)
+
+Networks are bare ones on the CPU.
 """
 
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ from torchvision.ops import SqueezeExcitation
 
 
 class _Channels:
-    """Channel counts of torchvision's blocks without its rounding to multiples of 8.
+    """How a block's expanded channels are counted: to the nearest integer.
 
-    Its own would make the 26 channels of the first stage "expand" to 24 through one convolution
-    more: a block of another shape.
+    torchvision's configurations count them by this method, and round to multiples of 8. The first
+    stage has an expansion of 1 and no convolution for it; there 26 channels would "expand" to 24,
+    which differs from 26, and torchvision would add the convolution: a block of another shape.
     """
 
     @staticmethod
@@ -35,44 +38,47 @@ class WideMBConvConfig(_Channels, MBConvConfig):
     """A stage of MBConv blocks with any number of channels."""
 
 
-def wide_channels(channels: int, width: float, divisor: int) -> int:
-    """`round(width * channels)`, up to a multiple of `divisor`."""
-    return math.ceil(round(width * channels) / divisor) * divisor
+def wide_efficientnet(classes: int, width: float) -> EfficientNet:
+    """EfficientNetV2-S with stem, stages and head `width` times as wide, of torchvision's blocks.
 
-
-def wide_efficientnet(classes: int, width: float, divisor: int) -> EfficientNet:
-    """The bare wide network, of torchvision's own blocks."""
+    It is bare: images are normalised. Its weights are torchvision's new ones, from the global
+    generator.
+    """
     stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
-    wider = partial(wide_channels, width=width, divisor=divisor)
     wide_stages = []
     for stage in stages:
         fused = isinstance(stage, FusedMBConvConfig)
         config = WideFusedMBConvConfig if fused else WideMBConvConfig
-        shape = stage.expand_ratio, stage.kernel, stage.stride
-        wide = config(*shape, stage.input_channels, stage.out_channels, stage.num_layers)
-        wide.input_channels, wide.out_channels = map(
-            wider, (stage.input_channels, stage.out_channels)
+        wide_stage = config(
+            stage.expand_ratio,
+            stage.kernel,
+            stage.stride,
+            stage.input_channels,
+            stage.out_channels,
+            stage.num_layers,
         )
-        wide_stages.append(wide)
+        wide_stage.input_channels = round(width * stage.input_channels)
+        wide_stage.out_channels = round(width * stage.out_channels)
+        wide_stages.append(wide_stage)
     return EfficientNet(
         wide_stages,
         dropout=0.2,
         num_classes=classes,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
-        last_channel=wider(last_channels),
+        last_channel=round(width * last_channels),
     )
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Which narrow channel each wide channel copies: `index`, int64 (wide,), of `narrow` ones."""
+    """Which narrow channel each wide channel copies: `index`, int64 (wide,), out of `narrow`."""
 
     index: Tensor
     narrow: int
 
     @property
-    def share(self) -> Tensor:
-        """One over the number of copies of what each wide channel copies, (wide,)."""
+    def weight(self) -> Tensor:
+        """What a reader of copies multiplies each by, (wide,): one over the number of its twins."""
         return 1 / self.index.bincount(minlength=self.narrow)[self.index].float()
 
 
@@ -87,8 +93,8 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
     """Give `wide` weights with which it computes the same function as `narrow` in eval mode.
 
     Net2WiderNet (Chen et al. 2016, section 2.2): a wide channel copies a narrow one, and what reads
-    copies takes of each its share. In a residual sum both terms copy alike; a depthwise convolution
-    keeps the channels of its input.
+    copies divides by their number. In a residual sum both terms copy alike; a depthwise convolution
+    keeps the channels of its input. Both networks are bare, on the CPU, with equal classes.
     """
     generator = torch.Generator().manual_seed(seed)
     stream = Copies(torch.arange(3), 3)
@@ -99,13 +105,14 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
             stream = _widen_block(narrow_block, wide_block, stream, generator)
     stream = _widen_layer(*pairs[-1], stream, None, generator)
     head, wide_head = narrow.classifier[1], wide.classifier[1]
-    wide_head.weight.copy_(head.weight[:, stream.index] * stream.share)
+    wide_head.weight.copy_(head.weight[:, stream.index] * stream.weight)
     wide_head.bias.copy_(head.bias)
 
 
 def _widen_block(
     narrow: nn.Module, wide: nn.Module, stream: Copies, generator: torch.Generator
 ) -> Copies:
+    """A block whose input copies as `stream` says; returns which channels its output copies."""
     inner, last = stream, len(narrow.block) - 1
     for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
         if isinstance(layer, SqueezeExcitation):
@@ -125,7 +132,10 @@ def _widen_layer(
     outputs: Copies | None,
     generator: torch.Generator,
 ) -> Copies:
-    """A convolution and its batch norm; returns which channels its output copies."""
+    """A convolution and its batch norm; returns which channels its output copies.
+
+    They are drawn where `outputs` is None.
+    """
     outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
     for name, values in narrow[1].state_dict().items():
         target = wide[1].state_dict()[name]
@@ -140,6 +150,7 @@ def _widen_conv(
     outputs: Copies | None,
     generator: torch.Generator,
 ) -> Copies:
+    """A convolution; as `_widen_layer`."""
     depthwise = narrow.groups > 1
     if depthwise:
         outputs = inputs
@@ -147,7 +158,7 @@ def _widen_conv(
         outputs = draw_copies(narrow.out_channels, wide.out_channels, generator)
     weight = narrow.weight[outputs.index]
     if not depthwise:
-        weight = weight[:, inputs.index] * inputs.share.view(1, -1, 1, 1)
+        weight = weight[:, inputs.index] * inputs.weight.view(1, -1, 1, 1)
     wide.weight.copy_(weight)
     if narrow.bias is not None:
         wide.bias.copy_(narrow.bias[outputs.index])
@@ -160,14 +171,15 @@ def break_symmetry(network: nn.Module, noise: float, seed: int) -> None:
 
     Exact copies get equal gradients and would stay copies but for dropout.
     """
+    if noise == 0:
+        return
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
-        if noise and parameter.ndim >= 2:
-            draw = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + noise * draw)
+        if parameter.ndim >= 2:
+            parameter.mul_(1 + noise * torch.randn(parameter.shape, generator=generator))
 
 
 @torch.inference_mode()
 def max_logit_difference(a: nn.Module, b: nn.Module, images: Tensor) -> float:
-    """Largest absolute difference of two networks' logits in eval mode, fp32."""
+    """Largest absolute difference of two networks' logits for a batch, both put in eval mode."""
     return (a.eval()(images) - b.eval()(images)).abs().max().item()

@@ -1,21 +1,15 @@
-"""Figures: PNG at 200 dpi, with units on the axes and the provenance in the title."""
+"""Figures: PNG at 200 dpi, with units on the axes and the provenance in the title.
 
+matplotlib is imported where a figure is drawn: it takes a second, which `--help` need not wait.
+"""
+
+import contextlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-
-from common.files import atomic
 
 STYLE = {
     "font.size": 10,
@@ -56,16 +50,24 @@ class Panel:
     curves: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG at 200 dpi in one step, and close it."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=200)
-    plt.close(figure)
+@contextlib.contextmanager
+def _figure(
+    path: Path, title: str, shape: tuple[int, int], size: tuple[float, float], **options
+) -> Iterator[tuple]:
+    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends."""
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, which would keep every figure in memory
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        if title:
+            figure.suptitle(_wrapped(title, characters=round(12 * size[0])), fontsize=11)
+        yield figure, figure.subplots(*shape, squeeze=False, **options)
+        figure.savefig(path, dpi=200)
 
 
-def _suptitle(figure: Figure, title: str, characters: int) -> None:
-    """A title over all axes, broken into lines of so many characters."""
-    figure.suptitle("\n".join(textwrap.wrap(title, characters)), fontsize=11)
+def _wrapped(text: str, characters: int) -> str:
+    return "\n".join(textwrap.wrap(text, characters))
 
 
 def image_grid(
@@ -75,42 +77,32 @@ def image_grid(
 
     Cells are uint8 (height, width, 3) or heat maps; a column's heat maps share one scale.
     """
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        heights = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
-        figure, axes = plt.subplots(
-            len(rows),
-            len(headers),
-            figsize=(2.1 * len(headers) + 0.9, 2.1 * sum(heights) + 0.1 * len(rows) + 0.7),
-            height_ratios=heights,
-            squeeze=False,
-            layout="constrained",
-        )
-        figure.suptitle(title, fontsize=11)
-        scales = _column_scales(rows)
+    from matplotlib.colors import PowerNorm
+
+    heights = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
+    scales = [_highest(cells) for cells in zip(*rows.values(), strict=True)]
+    shape = (len(rows), len(headers))
+    size = (2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7)
+    with _figure(path, title, shape, size, height_ratios=heights) as (figure, axes):
         for row, (name, cells) in zip(axes, rows.items(), strict=True):
             row[0].set_ylabel(name)
-            for column, (axis, cell) in enumerate(zip(row, cells, strict=True)):
+            for axis, cell, highest in zip(row, cells, scales, strict=True):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if isinstance(cell, HeatMap):
-                    scale = PowerNorm(0.5, 0, scales[column])  # most differences are small
+                    scale = PowerNorm(0.5, 0, highest)  # most differences are small
                     drawn = axis.imshow(cell.values, cmap="magma", norm=scale)
                     beside = axis.inset_axes((1.03, 0, 0.05, 1))
                     figure.colorbar(drawn, cax=beside, label=cell.label)
                 else:
                     axis.imshow(cell)
         for axis, header in zip(axes[0], headers, strict=True):
-            axis.set_title(header)
-        save(figure, path)
+            axis.set_title(_wrapped(header, 18))
 
 
-def _column_scales(rows: dict[str, list]) -> dict[int, float]:
-    scales: dict[int, float] = {}
-    for cells in rows.values():
-        for column, cell in enumerate(cells):
-            if isinstance(cell, HeatMap):
-                scales[column] = max(scales.get(column, 1e-9), float(cell.values.max()))
-    return scales
+def _highest(cells: Sequence[np.ndarray | HeatMap]) -> float:
+    """The largest value of a column's heat maps, above 0."""
+    return max([1e-9, *(cell.values.max() for cell in cells if isinstance(cell, HeatMap))])
 
 
 def bars(
@@ -123,26 +115,22 @@ def bars(
     highs: Sequence[float],
 ) -> None:
     """Bars, their intervals (`lows` to `highs`, NaN where there is none) and heights as text."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    with _figure(path, title, (1, 1), (8, 4)) as (_, ((axis,),)):
         errors = [np.subtract(heights, lows), np.subtract(highs, heights)]
         drawn = axis.bar(names, heights, 0.6, yerr=errors, capsize=3)
         axis.bar_label(drawn, [f"{height:.3f}" for height in heights], padding=2, fontsize=9)
-        axis.set(title=title, ylabel=ylabel)
-        axis.set_axisbelow(True)
-        save(figure, path)
+        axis.set(ylabel=ylabel, axisbelow=True)
+        axis.grid(visible=False, axis="x")
 
 
 def dose_response(
     path: Path, title: str, ylabel: str, panels: list[Panel], ylim: tuple[float, float]
 ) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
-    with plt.rc_context(STYLE):
-        size = (5.2 * len(panels) + 0.8, 4.6)
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
-        )
-        figure.suptitle(title, fontsize=11)
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    size = (5.2 * len(panels) + 0.8, 4.6)
+    with _figure(path, title, (1, len(panels)), size, sharey=True) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
             for name, (mean, low, high) in panel.curves.items():
                 dashed = "--" if name in ("l1", "l2") else "-"
@@ -152,42 +140,35 @@ def dose_response(
             axis.xaxis.set(
                 major_locator=FixedLocator(list(panel.doses)),
                 minor_locator=NullLocator(),
-                major_formatter=FuncFormatter(lambda dose, _: f"{dose:g}"),
+                major_formatter="{x:g}",
             )
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.axhline(1, color="grey", linewidth=1, linestyle=":")
         axes[0, 0].set(ylabel=ylabel, ylim=ylim)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-        save(figure, path)
 
 
 def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) -> None:
     """How many images have which (width, height) in px: a circle each, its area the number."""
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-        widths, heights = zip(*sizes, strict=True)
-        counts = np.array(list(sizes.values()))
-        axis.scatter(widths, heights, s=8 + 600 * counts / counts.max(), alpha=0.4, linewidth=0)
+    counts = np.array(list(sizes.values()))
+    title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
+    with _figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
+        areas = 8 + 600 * counts / counts.max()
+        axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
         for width, height in sorted(sizes, key=sizes.get, reverse=True)[:3]:
             label = f"{width}x{height}: {sizes[width, height]:,}"
             axis.annotate(label, (width, height), xytext=(6, 10), textcoords="offset points")
-        title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
-        axis.set(title=title, xlabel="width in px", ylabel="height in px")
-        save(figure, path)
+        axis.set(xlabel="width in px", ylabel="height in px")
 
 
 def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
     """Images per class in each split, the classes in the order of their labels."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(counts), 1, figsize=(9, 1.9 * len(counts) + 0.6), sharex=True, layout="constrained"
-        )
-        figure.suptitle(title, fontsize=11)
-        for axis, (split, of_class) in zip(axes, counts.items(), strict=True):
-            axis.bar(np.arange(1, len(of_class) + 1), of_class, width=0.8)
-            axis.set(title=f"{split}: {of_class.sum():,} images", ylabel="images")
-        axes[-1].set_xlabel("class")
-        save(figure, path)
+    size = (9, 1.9 * len(counts) + 0.6)
+    with _figure(path, title, (len(counts), 1), size, sharex=True) as (_, axes):
+        for axis, (split, images) in zip(axes[:, 0], counts.items(), strict=True):
+            axis.bar(np.arange(1, len(images) + 1), images, width=0.8)
+            axis.set(title=f"{split}: {images.sum():,} images", ylabel="images")
+        axes[-1, 0].set_xlabel("class")
 
 
 def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]]]) -> None:
@@ -196,19 +177,18 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     `histories[name]` has one list of epochs a seed: the lines are their means, the bands span val's
     lowest to highest.
     """
+    from matplotlib.ticker import MaxNLocator
+
     seeds = max(map(len, histories.values()))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-        over = f"; mean and range of {seeds} seeds" if seeds > 1 else ""
-        _suptitle(figure, title + over, 110)
-        labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
-        for axis, (key, label) in zip(axes, labels.items(), strict=True):
+    if seeds > 1:
+        title += f"; mean and range of {seeds} seeds"
+    labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
+    with _figure(path, title, (1, 2), (11, 4.2)) as (_, axes):
+        for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
             for name, runs in histories.items():
                 epochs = [row["epoch"] for row in runs[0]]
-                train, val = (
-                    np.array([[row[f"{split}_{key}"] for row in history] for history in runs])
-                    for split in ("train", "val")
-                )
+                train = np.array([[row[f"train_{key}"] for row in history] for history in runs])
+                val = np.array([[row[f"val_{key}"] for row in history] for history in runs])
                 (line,) = axis.plot(epochs, val.mean(0), label=name)
                 colour = line.get_color()
                 if seeds > 1:
@@ -216,48 +196,42 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[1].legend(loc="upper left")
-        save(figure, path)
+        axes[0, 1].legend(loc="upper left")
 
 
 def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
     """A grid of images under maps, each in shares of its own largest value, on one colour scale."""
-    columns = max(map(len, rows))
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        size = (2.0 * columns + 0.9, 2.45 * len(rows) + 0.6)
-        figure, axes = plt.subplots(
-            len(rows), columns, figsize=size, squeeze=False, layout="constrained"
-        )
-        _suptitle(figure, title, round(12 * size[0]))
+    from matplotlib.cm import ScalarMappable
+
+    shape = (len(rows), max(map(len, rows)))
+    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6)
+    with _figure(path, title, shape, size) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, cells in zip(axes, rows, strict=True):
             for axis, cell in zip(row, cells, strict=False):
                 axis.imshow(cell.image)
                 # textwrap breaks at spaces alone: a number keeps its percent sign.
-                caption = "\n".join(textwrap.wrap(cell.caption.replace(" %", "\u00a0%"), 26))
+                caption = _wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
                 if cell.map is not None:
                     highest = float(cell.map.max())
                     caption += "" if highest > 0 else "\n(all-zero map)"
                     shares = cell.map / highest if highest > 0 else cell.map
                     axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
                 axis.set_title(caption, fontsize=7)
-        scale = ScalarMappable(Normalize(0, 1), "inferno")
         label = "share of the map's largest value"
+        scale = ScalarMappable(cmap="inferno")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
-        save(figure, path)
 
 
 def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Functions and their derivatives over x; `curves[name]` is (values, slopes)."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-        for axis, which, label in zip(axes, (0, 1), ("value", "derivative"), strict=True):
+    with _figure(path, "", (1, 2), (9, 4)) as (_, axes):
+        for which, label in enumerate(("value", "derivative")):
             for name, pair in curves.items():
-                axis.plot(x, pair[which], label=name)
-            axis.set(title=label, xlabel="x", ylabel=label)
-        axes[0].legend(loc="upper left")
-        save(figure, path)
+                axes[0, which].plot(x, pair[which], label=name)
+            axes[0, which].set(title=label, xlabel="x", ylabel=label)
+        axes[0, 0].legend(loc="upper left")
 
 
 def peaks(
@@ -271,18 +245,16 @@ def peaks(
 
     What is not finite lies at the top. `limits` are drawn as lines, named at the right.
     """
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-        for number, (name, of_steps) in enumerate(curves.items()):
-            for style, (step, values) in zip(("o-", "s--"), of_steps.items(), strict=False):
-                shown = np.minimum(values, 10 * max(limits.values()))
+    top = 10 * max(limits.values())
+    with _figure(path, title, (1, 1), (9, 5)) as (figure, ((axis,),)):
+        for number, (name, steps) in enumerate(curves.items()):
+            for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
                 label = f"{name}, step {step}"
+                shown = np.minimum(values, top)
                 axis.plot(modules, shown, style, color=f"C{number}", ms=4, label=label)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
             axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
         axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
-        _suptitle(figure, title, 80)
         axis.tick_params(axis="x", rotation=45)
         figure.legend(loc="outside lower center", ncols=3)
-        save(figure, path)

@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parents[2]
 class Findings:
     """What a part found, and how it is told. Files are named by their names in the folder.
 
-    result: plain values for results.json. tables: texts that are printed and kept. texts: texts
-    that are kept alone. figures: functions that draw a figure into the path they are given.
+    result: plain values for results.json. tables: texts that are printed and kept. texts: texts or
+    bytes that are kept alone. figures: functions that draw a figure into the path they are given.
     """
 
     result: dict
     tables: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str | bytes] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
     @property
@@ -62,73 +62,74 @@ def read(folder: Path) -> dict:
         return {"files": {}, "parts": {}}
     try:
         stored = json.loads(files.load(path))
-        return {key: dict(stored[key]) for key in ("files", "parts")}
-    except (ValueError, KeyError, TypeError, OSError):
+        return {
+            "files": {part: list(names) for part, names in stored["files"].items()},
+            "parts": {part: dict(result) for part, result in stored["parts"].items()},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(
-            f"{path} is not a results file of this project; move it away and run again"
+            f"{path} is not a results file of this project as it is now; move it away and run again"
         ) from None
 
 
 def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> None:
     """Print and write what a part found, on the first process of a job alone.
 
-    The part's entry in results.json is replaced, and so are the files that its run before has
-    recorded there; others in the folder are left as they are.
+    The part's entry in results.json is replaced, and so are the files of the part's run before that
+    it records; all others in the folder are left as they are. Of two calls at once the second
+    waits.
 
     Raises:
-        UserError: a file is in the way that no run has recorded.
+        UserError: a file is in the way that results.json does not record as this part's.
     """
     if not job.is_first():
         return
+    for text in findings.tables.values():
+        job.say(text)
     with files.locked(folder):
         before = _claim(folder, part, findings.file_names)
-    for name, text in findings.tables.items():
-        print(text)
-        _write_text(folder / name, text)
-    for name, text in findings.texts.items():
-        _write_text(folder / name, text)
-    for name, draw in findings.figures.items():
-        with files.atomic(folder / name) as temporary:
-            draw(temporary)
-    for name in sorted(set(before) - set(findings.file_names)):
-        (folder / name).unlink(missing_ok=True)
-        print(f"removed {folder / name}: of the run before, which this one replaces")
-    with files.locked(folder):
+        _write(folder, findings)
+        for name in sorted(before - set(findings.file_names)):
+            (folder / name).unlink(missing_ok=True)
+            job.say(f"removed {folder / name}, of the part's run before")
         stored = read(folder)
         stored["files"][part] = findings.file_names
         stored["parts"][part] = {**findings.result, "provenance": provenance}
         _store(folder, stored)
-    seconds = provenance["call_seconds"]
-    print(f"-> {folder / 'results.json'} [{part}] in {seconds:.1f} s", flush=True)
+    job.say(f"-> {folder / 'results.json'} [{part}] in {provenance['call_seconds']:.1f} s")
 
 
-def _claim(folder: Path, part: str, names: list[str]) -> list[str]:
-    """Record the files about to be written; returns those of the part's run before.
+def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
+    """Record the files about to be written; returns those that the part has recorded before.
 
     Recorded first, so that a run that is killed in between does not stand in its own way.
     """
     stored = read(folder)
-    recorded = {name for owned in stored["files"].values() for name in owned}
+    before = set(stored["files"].get(part, []))
     for name in names:
-        if name not in recorded and (folder / name).exists():
+        if name not in before and os.path.lexists(folder / name):
             raise UserError(
-                f"{folder / name} is in the way and results.json does not record it as written by"
-                " this program; move it away, or choose another --out"
+                f"{folder / name} is in the way: results.json does not record it as written by part"
+                f" {part}; move it away, or choose another --out"
             )
-    before = stored["files"].get(part, [])
-    stored["files"][part] = sorted({*before, *names})
+    stored["files"][part] = sorted(before.union(names))
     _store(folder, stored)
     return before
+
+
+def _write(folder: Path, findings: Findings) -> None:
+    for name, text in {**findings.tables, **findings.texts}.items():
+        content = text.encode() if isinstance(text, str) else text
+        with files.atomic(folder / name) as temporary:
+            temporary.write_bytes(content)
+    for name, draw in findings.figures.items():
+        with files.atomic(folder / name) as temporary:
+            draw(temporary)
 
 
 def _store(folder: Path, stored: dict) -> None:
     stored = {key: dict(sorted(entries.items())) for key, entries in stored.items()}
     files.save_json(folder / "results.json", stored)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with files.atomic(path) as temporary:
-        temporary.write_text(text)
 
 
 # ------------------------------------------------------------------------------------- provenance
@@ -188,13 +189,11 @@ def environment() -> dict:
 def processor() -> str:
     """The processor's model, and the widest vector instructions that PyTorch uses on it."""
     model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    values = {key.strip(): value.strip() for key, value in fields.items()}
-    if "model name" in values:
-        place = f"family {values.get('cpu family')}, model {values.get('model')}"
-        model = f"{values['model name']} ({place})"
+    information = Path("/proc/cpuinfo")  # of Linux; its lines are "name : value"
+    if information.exists():
+        pairs = (line.partition(":") for line in information.read_text().splitlines())
+        values = {name.strip(): value.strip() for name, _, value in pairs}
+        if "model name" in values:
+            family = f"family {values.get('cpu family')}, model {values.get('model')}"
+            model = f"{values['model name']} ({family})"
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,32 +1,61 @@
-"""Intervals for means of repeated measurements, and for proportions."""
+"""Intervals at 95 %: of means over units (photos), of any statistic of them, and of proportions.
 
-import math
+scipy is imported where an interval is computed: it takes a second, which `--help` need not wait.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
+PERCENTILE = {"n_resamples": 2000, "confidence_level": 0.95, "method": "percentile", "rng": 0}
 
-def bootstrap_interval(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile interval of the mean of values (units, repeats, ...) over the first two axes.
 
-    Units (photos) are resampled, and for each the repeats (Davison & Hinkley 1997, section 3.8).
-    The resampling is seeded. Of a single value there is no interval: both ends are NaN.
+def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval of the mean of values (units, repeats, ...) over the first two axes.
+
+    Repeats of a unit are averaged first, and the units resampled: to measure a unit again is no new
+    evidence of other units (Efron & Tibshirani 1993, chapter 13). The resampling is seeded.
+
+    Returns:
+        The lower and the upper end, each of the shape that is left; NaN where there is one unit.
     """
-    units, repeats = values.shape[:2]
-    if units == repeats == 1:
-        nothing = np.full(values.shape[2:], np.nan)
-        return nothing, nothing
-    rng = np.random.default_rng(0)
-    unit = rng.integers(units, size=(resamples, units, 1))
-    repeat = rng.integers(repeats, size=(resamples, units, repeats))
-    means = values[unit, repeat].mean(axis=(1, 2))
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return low, high
+    from scipy.stats import bootstrap
+
+    means = values.mean(axis=1)
+    if len(means) == 1:
+        unknown = np.full(means.shape[1:], np.nan)
+        return unknown, unknown
+    interval = bootstrap((means,), np.mean, axis=0, **PERCENTILE).confidence_interval
+    return interval.low, interval.high
+
+
+def bootstrap_nearest(statistic: Callable[..., float], *arrays: np.ndarray) -> tuple[float, float]:
+    """The percentile interval of a statistic of arrays (units, ...), resampled together.
+
+    `statistic` takes the resampled arrays and may be infinite, so the ends are values that it took,
+    not interpolated between two. The resampling is seeded, and that of `bootstrap_interval`.
+
+    Returns:
+        The lower and the upper end; NaN where there is one unit.
+    """
+    from scipy.stats import bootstrap
+
+    units = np.arange(len(arrays[0]))
+    if len(units) == 1:
+        return np.nan, np.nan
+
+    def resampled(drawn: np.ndarray) -> float:
+        return statistic(*(array[drawn] for array in arrays))
+
+    with np.errstate(invalid="ignore"):  # infinities make scipy's own interval NaN
+        taken = bootstrap((units,), resampled, vectorized=False, **PERCENTILE)
+    low, high = np.percentile(taken.bootstrap_distribution, [2.5, 97.5], method="nearest")
+    return float(low), float(high)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion, both ends in [0, 1] (Wilson 1927)."""
-    z, share = 1.959964, successes / trials
-    centre = share + z**2 / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    low, high = ((centre + sign * half) / (1 + z**2 / trials) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    """The interval of a proportion, both ends in [0, 1] (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)

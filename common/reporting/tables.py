@@ -1,5 +1,6 @@
 """Text tables from results: a column is a format string over a record."""
 
+import math
 import string
 from collections.abc import Iterable, Mapping
 
@@ -12,23 +13,25 @@ def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) 
     """An aligned text table under its caption, a row a record.
 
     `columns` maps a header to a format string over the record's keys, such as
-    "{test_top1_low:.2f} - {test_top1_high:.2f}". A cell is "-" where a key that it names is
-    missing or None.
+    "{test_top1_low:.2f} - {test_top1_high:.2f}"; see `cell`.
     """
     rows = [[cell(template, record) for template in columns.values()] for record in records]
     return f"{caption}\n{aligned(list(columns), rows)}\n"
 
 
 def cell(template: str, record: Mapping) -> str | None:
-    """A format string filled from a record; None where a value that it names is missing or None."""
+    """A format string filled from a record; None where a value that it names is not there.
+
+    Not there are keys that are missing, None, and NaN, which results.json stores as null.
+    """
     for _, field, _, _ in FORMATTER.parse(template):
-        if field is None:
+        if field is None:  # text after the last value
             continue
         try:
             value, _ = FORMATTER.get_field(field, (), record)
         except (KeyError, IndexError):
             return None
-        if value is None:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
     return template.format_map(record)
 

@@ -13,8 +13,9 @@ from common.training.run import Run
 
 GO_ON = "the run is saved, the same command goes on with it"
 
+
 class Saver:
-    """Writes a run's files: last.pt, best.pt and metrics.jsonl, each in one step."""
+    """Writes a run's files, on the first process of a job: last.pt, best.pt and metrics.jsonl."""
 
     def __init__(self, run: Run, folder: Path, identity: dict, every_seconds: float):
         self.run, self.folder, self.identity = run, folder, identity
@@ -35,17 +36,21 @@ class Saver:
     def epoch(self) -> None:
         """Save after an epoch: the best weights first, so that last.pt never promises lost ones."""
         run = self.run
-        if is_first() and run.best is run.history[-1]:
-            best = {"network": run.evaluated.state_dict(), "about": self.identity, **run.best}
-            save_checkpoint(self.folder / "best.pt", best)
         if is_first():
+            if run.best is run.history[-1]:
+                best = {"network": run.evaluated.state_dict(), "about": self.identity, **run.best}
+                save_checkpoint(self.folder / "best.pt", best)
             lines = [json.dumps(files.finite(row)) + "\n" for row in run.history]
             files.save(self.folder / "metrics.jsonl", "".join(lines))
         self.now()
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """`torch.save` in one step: a killed run or a full disk leaves the file before."""
+    """`torch.save` in one step: a killed run or a full disk leaves the file before.
+
+    Raises:
+        UserError: the file can't be written.
+    """
     with files.atomic(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -66,18 +71,29 @@ def load_checkpoint(path: Path, device: torch.device) -> dict:
         raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
 
 
+def load_stopped(path: Path, device: torch.device) -> dict | None:
+    """The checkpoint of a run to go on with; None where there is none.
+
+    Raises:
+        UserError: as `load_checkpoint`; the message says how to do without.
+    """
+    if not path.exists():
+        return None
+    try:
+        return load_checkpoint(path, device)
+    except UserError as error:
+        raise UserError(f"{error}; --fresh trains anew") from None
+
+
 def resume(run: Run, path: Path, identity: dict) -> None:
     """Go on with the run that a checkpoint holds, where there is one.
 
     Raises:
         UserError: it can't be read, or is of a run with another identity.
     """
-    if not path.exists():
+    state = load_stopped(path, run.device)
+    if state is None:
         return
-    try:
-        state = load_checkpoint(path, run.device)
-    except UserError as error:
-        raise UserError(f"{error}; --fresh trains anew") from None
     saved = state["about"]
     differences = [
         f"{key} {saved.get(key)} (now {identity.get(key)})"
@@ -93,5 +109,3 @@ def resume(run: Run, path: Path, identity: dict) -> None:
     done = run.epoch >= run.recipe.epochs
     at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
     say(f"{path}: {at}; --fresh trains anew")
-
-

@@ -1,9 +1,9 @@
 """The one training loop: fit, evaluate, checkpoint, resume.
 
-All randomness is a function of (seed, epoch, step): the order of the images, their augmentation,
-dropout and stochastic depth. So a checkpoint holds no generator state, and a run that was stopped
-and went on ends with the same weights, bit for bit, as one that was not (on a CPU; on a GPU as far
-as cuDNN's kernels are deterministic).
+All randomness is a function of (seed, purpose, epoch, step): the order of the images, their
+augmentation, dropout and stochastic depth. So a checkpoint holds no generator state, and a run that
+was stopped and went on ends with the same weights, bit for bit, as one that was not (on a CPU; on a
+GPU as far as cuDNN's kernels are deterministic).
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from common.training.recipe import Recipe
 from common.training.run import Run, no_sums
 from common.training.watch import NotFinite, first_non_finite
 
-FORECAST_STEPS = 10  # that a run's length is told from
+FORECAST_STEPS = 10  # that the time left is told from
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -100,7 +100,7 @@ def fit(
             processes than images.
     """
     files.make_folder(folder)
-    parallel.check_images(min(len(train), recipe.batch_size))
+    parallel.check_images(len(train) // steps_per_epoch(train, recipe))
     check_steps(train, recipe)
     run = Run(network, recipe, device, gpus)
     identity = {**recipe.as_dict(), **about}
@@ -125,21 +125,22 @@ def train_one_epoch(
     with job.progress(total=total, initial=run.step, desc=name, leave=False) as bar:
         for _ in _steps_of_epoch(run, train):
             bar.update()
-            _forecast(run, total)
+            if len(run.step_seconds) == FORECAST_STEPS:
+                bar.clear()
+                _say_time_left(run, total)
             if parallel.total([stopped()], run.device)[0]:
                 save.now()
                 raise KeyboardInterrupt(GO_ON)
             save.if_due()
 
 
-def _forecast(run: Run, steps_per_epoch: int) -> None:
-    """Say once, after the call's first steps, how long the rest of the run will take."""
-    if len(run.step_seconds) != FORECAST_STEPS:
-        return
-    steps = (run.recipe.epochs - run.epoch) * steps_per_epoch - run.step
-    minutes = steps * statistics.median(run.step_seconds) / 60
+def _say_time_left(run: Run, steps_an_epoch: int) -> None:
+    """Say how long the rest of the run will take, by this call's steps so far."""
+    steps_left = (run.recipe.epochs - run.epoch) * steps_an_epoch - run.step
+    minutes = steps_left * statistics.median(run.step_seconds) / 60
     if minutes >= 1:
-        job.say(f"about {minutes:.0f} minutes of training left for this run")
+        unit = "minutes" if round(minutes) > 1 else "minute"
+        job.say(f"about {minutes:.0f} {unit} of training left for this run")
 
 
 def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
@@ -163,10 +164,8 @@ def check_steps(train: Packed, recipe: Recipe) -> None:
 def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
     recipe = run.recipe
-    order = torch.randperm(
-        len(train),
-        generator=streams.generator(recipe.seed, streams.ORDER, run.epoch),
-    )
+    generator = streams.generator(recipe.seed, streams.ORDER, run.epoch)
+    order = torch.randperm(len(train), generator=generator)
     steps = order.tensor_split(steps_per_epoch(train, recipe))
     run.network.train()
     while run.step < len(steps):
@@ -206,23 +205,23 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     recipe = run.recipe
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(epoch)
-    images, targets = _augmented(run, train, indexes)
-    key = (recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
+    images, targets = process_batch(run, train, indexes)
     # Dropout and stochastic depth draw from the global stream.
-    torch.manual_seed(streams.mixed_seed(*key))
+    dropout_seed = streams.mixed_seed(recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
+    torch.manual_seed(dropout_seed)
     logits, loss = _loss(run.forward, images, targets, len(indexes), run)
     run.optimizer.zero_grad()
     # DistributedDataParallel takes the mean over processes of what is each one's share of a sum.
     run.scaler.scale(loss * job.size()).backward()
     run.scaler.unscale_(run.optimizer)
-    parameters = [one for one in run.network.parameters() if one.grad is not None]
-    norm = gradient_norm([one.grad for one in parameters])
+    trained = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
+    norm = gradient_norm([parameter.grad for parameter in trained])
     if recipe.clip_norm:
-        nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
     hits = int((logits.argmax(1) == targets.argmax(1)).sum())
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
     if not _may_step(run, mean_loss, norm):
-        torch.manual_seed(streams.mixed_seed(*key))
+        torch.manual_seed(dropout_seed)
         raise _not_finite(run, images, targets, mean_loss, norm.item())
     run.scaler.step(run.optimizer)
     run.scaler.update()
@@ -234,11 +233,11 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     return mean_loss
 
 
-def _augmented(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
-    """This process's images and targets of a step.
+def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
+    """This process's images and targets of a step on the images `indexes`, as `Augmentation`'s.
 
-    The whole batch is varied and mixed in each process, and shared afterwards: an image may be
-    mixed with one of another process's, and augmentation is cheap beside the network.
+    The whole batch is varied and mixed in every process, and shared out afterwards: an image may be
+    mixed with another process's, and augmentation is cheap beside the network.
     """
     recipe = run.recipe
     images, labels = train.batch(indexes, run.device)
@@ -257,7 +256,7 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     if torch.isfinite(norm):
         return norm
     # Squares of fp32 values above 1.8e19 overflow: such gradients can still be clipped.
-    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in gradients]
+    norms = [torch.linalg.vector_norm(values, dtype=torch.float64) for values in gradients]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
@@ -281,15 +280,16 @@ def _may_step(run: Run, loss: float, norm: Tensor) -> bool:
 
 def _finish_epoch(run: Run, val: Packed) -> None:
     """Evaluate on val, add a row to the history and print it."""
-    sums, found = run.sums, evaluate(run.evaluated, val, run.recipe, run.device)
+    parallel.share_buffers(run.evaluated)
+    sums, on_val = run.sums, evaluate(run.evaluated, val, run.recipe, run.device)
     row = {
         "epoch": run.epoch + 1,
         "learning_rate": run.optimizer.param_groups[0]["lr"],
         "train_loss": sums["loss"] / sums["images"],
         "train_top1": 100 * sums["top1"] / sums["images"],
-        "val_loss": found["loss"],
-        "val_top1": found["top1"],
-        "val_top5": found["top5"],
+        "val_loss": on_val["loss"],
+        "val_top1": on_val["top1"],
+        "val_top5": on_val["top5"],
         "images_per_second": sums["images"] / sums["seconds"],
         "seconds": sums["seconds"],
         "peak_memory_mib": peak_memory_mib(run.device),
@@ -347,5 +347,3 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
         " --lr, --clip-norm 1 or --precision fp32"
     )
     return NotFinite(message, module, direction)
-
-

@@ -18,17 +18,12 @@ from common.job import rank, say, size
 
 def add_flag(parser: cli.Parser) -> None:
     """`--gpus N`."""
-    parser.add(
-        "--gpus",
-        type=cli.whole,
-        default=0,
-        metavar="N",
-        help="N GPUs in one process by DataParallel; 0: what --device says",
-    )
+    meaning = "N GPUs in one process by DataParallel; 0: what --device says"
+    parser.add("--gpus", type=cli.whole, default=0, metavar="N", help=meaning)
 
 
 def pick_device(name: str, gpus: int = 0) -> torch.device:
-    """The device of this process, of `--device` and `--gpus`.
+    """The device of this process: of `--device` and `--gpus`, and of torchrun's local rank.
 
     Raises:
         UserError: no GPU or fewer than asked for, or both torchrun and `--gpus`.
@@ -113,6 +108,13 @@ def broadcast(decide: Callable[[], object]):
     return decided[0]
 
 
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's buffers: batch norm has averaged each process's images."""
+    if dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def wait() -> None:
     """Return once all processes are here."""
     if dist.is_initialized():
@@ -129,14 +131,7 @@ def launch(processes: int, function, *args) -> dict[int, object]:
     """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # slow to import
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id="one",  # torch warns where it has to draw one
-        start_method="spawn",
-        max_restarts=0,
-    )
+    # torch warns where it has to draw a run_id.
+    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "run"}
+    config = LaunchConfig(1, 1, processes, **meeting, start_method="spawn", max_restarts=0)
     return elastic_launch(config, function)(*args)

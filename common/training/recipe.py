@@ -21,6 +21,7 @@ class Recipe:
     image_size_px: int
     learning_rate: float
     optimizer: str = "adamw"
+    schedule: str = "cosine"  # after warm-up; or "constant"
     weight_decay: float = 0.05
     warmup_epochs: float = 5
     label_smoothing: float = 0.1
@@ -38,9 +39,11 @@ class Recipe:
         return {**values, **augmentation}
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017)."""
+        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
+        if self.schedule == "constant":
+            return self.learning_rate
         left = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return self.learning_rate * (1 + math.cos(math.pi * min(1.0, left))) / 2
 
@@ -60,40 +63,27 @@ def add_flags(
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
     add("--lr", type=cli.non_negative, default=learning_rate, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
-    add(
-        "--warmup-epochs",
-        type=cli.non_negative,
-        default=warmup_epochs,
-        help="linear warm-up in epochs",
-    )
+    add("--warmup-epochs", type=cli.non_negative, default=warmup_epochs, help="of linear warm-up")
     add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
     add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
     add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
-    add("--crop-area", type=cli.fraction, default=0.25, help="least share that a random crop keeps")
-    add("--jitter", type=cli.fraction, default=0.3, help="brightness, contrast, saturation: 1 +- this")
+    add("--crop-area", type=cli.fraction, default=0.25, help="least share a random crop keeps")
+    add("--jitter", type=cli.fraction, default=0.3, help="of brightness, contrast, saturation")
     add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
-    add(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="of matrix products and convolutions; auto: bf16 where the device gains",
-    )
+    precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
+    add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
     add("--seeds", type=cli.positive, default=1, help="runs, of seeds SEED, SEED + 1, ...")
     add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
-    add(
-        "--checkpoint-seconds",
-        type=cli.non_negative,
-        default=300.0,
-        help="save in mid-epoch this often, beside once an epoch",
-    )
+    often = "save in mid-epoch this often, beside once an epoch"
+    add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse a batch of one image, which batch norm can't train on.
+    """Refuse flags of `add_flags` that can't be trained with.
 
     Raises:
-        UserError: with what to type instead.
+        UserError: a batch of one image, which batch norm can't train on.
     """
     if args.batch_size < 2:
         raise UserError("--batch-size 1: batch norm needs 2 or more images a step")

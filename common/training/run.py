@@ -27,7 +27,7 @@ class Run:
         self.epoch = self.step = 0
         self.sums = no_sums()
         self.history: list[dict] = []
-        self.step_seconds: list[float] = []  # of this call
+        self.step_seconds: list[float] = []  # of every step that this process has taken
 
     @property
     def evaluated(self) -> nn.Module:
@@ -83,13 +83,12 @@ def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor]
 
 
 def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [one for one in network.parameters() if one.requires_grad]
-    groups = [
-        {"params": [one for one in parameters if one.ndim >= 2]},
-        # Norms and biases: pulling them to zero regularises nothing (He et al. 2019, section 3).
-        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
-    ]
-    common = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
+    # Norms and biases: pulling them to zero regularises nothing (He et al. 2019, section 3).
+    vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **common)
-    return torch.optim.AdamW(groups, **common, fused=True)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **options)
+    return torch.optim.AdamW(groups, **options, fused=True)

@@ -1,10 +1,10 @@
-"""Runs: a network of those compared, trained once a seed, and tested once."""
+"""Runs: each network that is compared, trained once a seed and tested once."""
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,23 @@ from torch import nn
 from common import files, job
 from common.data.packed import Packed, pack
 from common.data.sets import DrawnSet, FileSet
+from common.reporting import plotting, tables
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
-from common.training.checkpoint import load_checkpoint
+from common.training.checkpoint import load_stopped
 from common.training.precision import Precision, choose_precision, with_fp32_convolutions
 from common.training.recipe import Recipe, recipe_of
+
+COLUMNS = {
+    "network": "{network}",
+    "seed": "{seed}",
+    "best epoch": "{best_epoch}",
+    "val top-1": "{val_top1:.2f}",
+    "test top-1": "{test_top1:.2f}{spread}",
+    "95 % interval": "{test_top1_low:.2f} - {test_top1_high:.2f}",
+    "images/s": "{images_per_second:.1f}",
+    "seconds": "{training_seconds:.0f}",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +68,16 @@ class Setup:
     @property
     def tag(self) -> str:
         """What every table and figure of a training says of its origin."""
-        recipe = self.recipe
-        return f"{self.data}, {recipe.image_size_px} px, {recipe.precision}, {self.device.type}"
+        return self.tag_in(self.recipe.precision)
+
+    def tag_in(self, precision: str) -> str:
+        """The tag of trainings in another precision, which a run that goes on may have kept."""
+        return f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}"
 
     def provenance(self) -> dict:
         """Data, device and precision, for results.json."""
-        precision = {
-            "asked": self.args.precision,
-            "chosen": self.precision.name,
-            "why": self.precision.why,
-        }
+        chosen, why = self.precision.name, self.precision.why
+        precision = {"asked": self.args.precision, "chosen": chosen, "why": why}
         return {"data": self.data, "device": str(self.device), "precision": precision}
 
 
@@ -86,10 +98,11 @@ def set_up(
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """One of the networks compared.
+    """One of the networks that are compared.
 
-    build: a seed to the network, for images in [0, 1], and its identity: plain values, every flag
-    and file that its first weights depend on. recipe_changes: what it is trained with differently.
+    build: from a seed to the network, for images in [0, 1], and its identity: plain values, every
+    flag and file that its first weights depend on, under names that the recipe does not have.
+    recipe_changes: what it is trained with differently.
     """
 
     name: str
@@ -97,19 +110,23 @@ class NetworkSpec:
     recipe_changes: dict = field(default_factory=dict)
 
 
+# ------------------------------------------------------------------------------ trained and tested
+
+
 def train_seeds(
     setup: Setup, spec: NetworkSpec, seeds: int | None = None, gpus: int | None = None
 ) -> list[dict]:
-    """Train a network once a seed and test each run; see `train_and_test`.
+    """Train a network once a seed and test each run; a list of `train_and_test`'s dicts.
 
     By default the seeds and GPUs of the flags. A run that is complete is read, not trained again.
+
+    Raises:
+        UserError: as `train_and_test`.
     """
     args = setup.args
     gpus = args.gpus if gpus is None else gpus
     count = args.seeds if seeds is None else seeds
-    return [
-        train_and_test(setup, spec, seed, gpus) for seed in range(args.seed, args.seed + count)
-    ]
+    return [train_and_test(setup, spec, args.seed + index, gpus) for index in range(count)]
 
 
 def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dict:
@@ -121,31 +138,22 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
         images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
 
     Raises:
-        UserError: as `loop.fit`.
+        UserError: as `loop.fit`, such as a run of that name with another identity.
     """
     args, device, packed = setup.args, setup.device, setup.packed
     folder = setup.folder / "runs" / _run_name(spec.name, args.epochs, seed, gpus)
     if folder in setup.finished:
         return setup.finished[folder]
-    job.say(f"{folder.name}: {setup.tag}")
+    changes = {"precision": _run_precision(setup, folder), **spec.recipe_changes}
+    recipe = replace(setup.recipe, seed=seed, **changes)
+    job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
     network, identity = spec.build(seed)
-    recipe = replace(setup.recipe, seed=seed, **spec.recipe_changes)
-    if not args.fresh and args.precision == "auto":
-        recipe = replace(recipe, precision=_begun_with(folder / "last.pt") or recipe.precision)
     network = with_fp32_convolutions(network, recipe.precision, device)
-    about = {"data": {split: part.source.fingerprint() for split, part in packed.items()}}
-    history = loop.fit(
-        network,
-        packed["train"],
-        packed["val"],
-        recipe,
-        folder,
-        device,
-        {**about, **identity},
-        fresh=args.fresh,
-        checkpoint_seconds=args.checkpoint_seconds,
-        gpus=gpus,
-    )
+    data = {split: part.source.fingerprint() for split, part in packed.items()}
+    about = {"data": data, **identity}
+    options = {"fresh": args.fresh, "checkpoint_seconds": args.checkpoint_seconds, "gpus": gpus}
+    train, val = packed["train"], packed["val"]
+    history = loop.fit(network, train, val, recipe, folder, device, about, **options)
     tested = _test_once(network, packed["test"], recipe, folder, device)
     setup.finished[folder] = _summary(recipe, folder, history, tested)
     return setup.finished[folder]
@@ -160,17 +168,18 @@ def _run_name(name: str, epochs: int, seed: int, gpus: int) -> str:
     return f"{name}{mode}-{epochs}epochs-seed{seed}"
 
 
-def _begun_with(checkpoint: Path) -> str | None:
-    """The precision that a run began with: it goes on in it on whatever machine."""
-    if not checkpoint.exists():
-        return None
-    return load_checkpoint(checkpoint, torch.device("cpu"))["about"].get("precision")
+def _run_precision(setup: Setup, folder: Path) -> str:
+    """The setup's precision; of a run that goes on the one that it began with, where not asked."""
+    stopped = None
+    if setup.args.precision == "auto" and not setup.args.fresh:
+        stopped = load_stopped(folder / "last.pt", torch.device("cpu"))
+    return stopped["about"]["precision"] if stopped else setup.recipe.precision
 
 
 def _test_once(
     network: nn.Module, test: Packed, recipe: Recipe, folder: Path, device: torch.device
 ) -> dict:
-    """What `evaluate` says of test, kept in test.json and read there from then on."""
+    """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
     path, sha256 = folder / "test.json", files.sha256_of(folder / "best.pt")
     kept = json.loads(files.load(path)) if path.exists() else {}
     if kept.get("weights_sha256") == sha256:
@@ -202,10 +211,17 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
     }
 
 
+# --------------------------------------------------------------------------------- told to readers
+
+
 def over_seeds(runs: list[dict], images: int) -> dict:
-    """Means over the seeds, and the spread of test top-1 (sample standard deviation).
+    """Means over the seeds, and the spread of test top-1; `images` is the number in test.
 
     The Wilson interval is of one test set: the same images again are no new evidence.
+
+    Returns:
+        val_top1, test_top1, test_top1_low, test_top1_high, test_top1_std (sample standard
+        deviation, None of one run), all in per cent, and training_seconds of a run.
     """
     mean = {key: float(np.mean([run[key] for run in runs])) for key in ("val_top1", "test_top1")}
     low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
@@ -217,3 +233,41 @@ def over_seeds(runs: list[dict], images: int) -> dict:
         "test_top1_std": spread,
         "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
     }
+
+
+def training_report(
+    setup: Setup,
+    part: str,
+    networks: Mapping[str, list[dict]],
+    caption: str = "",
+    extra_rows: Iterable[Mapping] = (),
+) -> tuple[dict[str, str], dict[str, Callable[[Path], None]]]:
+    """A table of all runs and their curves, as `Findings` takes them: (tables, figures).
+
+    A row a run, and one over the seeds of a network that has several. `networks` maps names to
+    runs; `caption` is what else is said of the trainings, such as "init scratch"; `extra_rows` are
+    records with keys of COLUMNS for methods without a training.
+    """
+    precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
+    tag = setup.tag_in(" and ".join(precisions))
+    if caption:
+        tag = f"{tag}, {caption}"
+    text = (
+        f"{tag}, {setup.recipe.epochs} epochs.\n"
+        "Top-1 in per cent, of the epoch that was best on val; test looked at once; chance"
+        f" {100 / setup.classes:.2f} %."
+    )
+    records = [{**row, "spread": ""} for row in extra_rows]
+    for name, runs in networks.items():
+        records += [{**run, "network": name, "spread": ""} for run in runs]
+        if len(runs) > 1:
+            means = over_seeds(runs, len(setup.packed["test"]))
+            shown = {key: means[key] for key in ("val_top1", "test_top1")}
+            spread = f" +- {means['test_top1_std']:.2f}"
+            records.append({"network": name, "seed": "all", "spread": spread, **shown})
+    smoothing = setup.recipe.label_smoothing
+    title = f"{tag}; labels smoothed by {smoothing:g} in training alone" if smoothing else tag
+    histories = {name: [run["history"] for run in runs] for name, runs in networks.items()}
+    curves = partial(plotting.training_curves, title=title, histories=histories)
+    table = tables.table(text, COLUMNS, records)
+    return {f"{part}_training.txt": table}, {f"{part}_curves.png": curves}

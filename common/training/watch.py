@@ -1,9 +1,4 @@
-"""What every module puts out and gets back: hooks, and the search for the first bad value.
-
-    from common.training.watch import watched
-    with watched(network, lambda module, direction, values: print(module, direction)):
-        network(images).sum().backward()
-"""
+"""What every module puts out and gets back: hooks, and the search for the first bad value."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -26,28 +21,28 @@ class NotFinite(UserError):
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:
-    """(module, "output" or "gradient") where a step's first non-finite value appears.
+    """Where a step's first non-finite value appears: (module, "output" or "gradient").
 
-    `compute_loss` runs the network once.
+    `compute_loss` runs the network once and returns its loss.
     """
-    found: list[tuple[str, str]] = []
+    bad: list[tuple[str, str]] = []
 
     def look(module: str, direction: str, values: Tensor) -> None:
         if not torch.isfinite(values).all():
-            found.append((module, direction))
+            bad.append((module, direction))
 
     network.zero_grad()  # of the step that failed: its gradients are not to be added to
     with watched(network, look):
         loss = compute_loss()
-        if not found and not torch.isfinite(loss):
-            found.append(("the loss", "output"))
+        if not bad and not torch.isfinite(loss):
+            bad.append(("the loss", "output"))
         loss.backward()
-    return found[0] if found else (_non_finite_parameter(network), "gradient")
+    return bad[0] if bad else (_non_finite_parameter(network), "gradient")
 
 
 def _non_finite_parameter(network: nn.Module) -> str:
-    for name, one in network.named_parameters():
-        if one.grad is not None and not torch.isfinite(one.grad).all():
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return name
     return "all parameters together"
 
@@ -62,7 +57,7 @@ def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Ite
     """
     handles = []
 
-    def hook_of(name: str):
+    def make_hook(name: str):
         def hook(_module, _inputs, output):
             if not isinstance(output, Tensor):
                 return
@@ -75,7 +70,7 @@ def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Ite
         return hook
 
     handles += [
-        module.register_forward_hook(hook_of(name))
+        module.register_forward_hook(make_hook(name))
         for name, module in network.named_modules()
         if name  # the network's own output is that of its last module
     ]

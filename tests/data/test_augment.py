@@ -3,8 +3,8 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
 
-from common import augment
-from common.augment import Augmentation, Draws
+from common.data import augment, streams
+from common.data.augment import Augmentation, Draws
 
 CPU = torch.device("cpu")
 
@@ -25,32 +25,58 @@ def batch(images=4, side=9, seed=0):
     return drawn.permute(0, 3, 1, 2)
 
 
-def draws(total, key=(0, 1, 2), share=slice(None)):
-    return Draws(key, total, share, CPU)
+def draws(images, seed=0, purpose=streams.AUGMENT, epoch=1, step=2):
+    return Draws(seed, purpose, epoch, step, images, CPU)
 
 
-def test_normalised_network_sees_imagenet_statistics():
-    images = torch.rand(2, 3, 5, 5)
-    seen = augment.Normalized(torch.nn.Identity())(images)
-    wanted = reference.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    torch.testing.assert_close(seen, wanted)
+def test_parameters_depend_on_the_key_alone():
+    parameters = draws(5).uniform(0, 1, 2)
+    assert parameters.shape == (5, 2)
+    assert torch.equal(parameters, draws(5).uniform(0, 1, 2))
+    assert torch.equal(parameters * 6 - 2, draws(5).uniform(-2, 4, 2))
+    for change in ({"seed": 1}, {"purpose": streams.BLOCK}, {"epoch": 2}, {"step": 3}):
+        assert not torch.equal(parameters, draws(5, **change).uniform(0, 1, 2)), change
 
 
-def test_normalisation_is_no_part_of_the_state():
-    network = augment.Normalized(torch.nn.Linear(1, 1))
-    assert set(network.state_dict()) == {"network.weight", "network.bias"}
+def test_another_purpose_does_not_replay():
+    """Neither what was drawn nor what will be; and the draws for pixels are apart as well."""
+    first = draws(50)
+    first.uniform(0, 1)
+    several = [
+        draws(50),
+        first,
+        first.another(streams.BLOCK),
+        first.another(streams.BLOCK_NOISE),
+        first.another(streams.BLOCK).another(streams.ORDER),
+    ]
+    numbers = [each.uniform(0, 1).tolist() for each in several]
+    numbers += [torch.rand(50, generator=each.on_device()).tolist() for each in several[1:]]
+    everything = [number for stream in numbers for number in stream]
+    assert len(set(everything)) > 0.99 * len(everything)  # of 2^24 numbers, two may meet
 
 
-def test_parameters_depend_on_the_key_alone_and_shares_are_of_the_whole():
-    whole = draws(5).uniform(0, 1, 2)
-    assert torch.equal(whole, draws(5).uniform(0, 1, 2))
-    assert not torch.equal(whole, draws(5, key=(0, 1, 3)).uniform(0, 1, 2))
-    parts = [draws(5, share=slice(rank, None, 2)).uniform(0, 1, 2) for rank in range(2)]
-    assert torch.equal(parts[0], whole[::2])
-    assert torch.equal(parts[1], whole[1::2])
+def test_another_purpose_and_back_is_the_same_step():
+    there_and_back = draws(5, epoch=3).another(streams.BLOCK).another(streams.AUGMENT)
+    assert torch.equal(there_and_back.uniform(0, 1), draws(5, epoch=3).uniform(0, 1))
+    blocks = [draws(5, step=step).another(streams.BLOCK).uniform(0, 1) for step in range(2)]
+    assert not torch.equal(*blocks)
 
 
-def test_one_batch_as_a_whole():
+def test_a_block_is_given_the_varied_images_and_the_same_draws():
+    seen = []
+
+    def block(images, block_draws):
+        seen.append((images.shape, block_draws.key))
+        return images / 2
+
+    images, labels = batch(), torch.tensor([0, 2, 1, 2])
+    plain, _ = Augmentation()(images, labels, 3, 8, draws(4))
+    halved, _ = Augmentation(block=block)(images, labels, 3, 8, draws(4))
+    assert seen == [((4, 3, 8, 8), (0, streams.AUGMENT, 1, 2))]
+    assert torch.equal(halved, plain / 2)
+
+
+def test_a_batch_as_a_whole():
     images, labels = batch(), torch.tensor([0, 2, 1, 2])
     before = images.clone()
     augmentation = Augmentation(cutmix_prob=1)
@@ -76,38 +102,38 @@ def test_a_whole_crop_at_the_same_size_keeps_every_pixel(mirrored):
     images = torch.rand(2, 3, 7, 7)
     ones, zeros = torch.ones(2), torch.zeros(2)
     fixed = Fixed(ones, zeros, torch.zeros(2, 2), zeros if mirrored else ones)
-    found = augment.random_resized_crop(images, 7, 1, fixed)
-    torch.testing.assert_close(found, images.flip(3) if mirrored else images)
+    varied = augment.random_resized_crop(images, 7, 1, fixed)
+    torch.testing.assert_close(varied, images.flip(3) if mirrored else images)
 
 
 def test_a_crop_equals_torchvisions_resized_crop():
     images = torch.rand(1, 3, 8, 8)
     # A quarter of the area, square, in the upper left corner.
     fixed = Fixed(torch.tensor([0.25]), torch.zeros(1), -torch.ones(1, 2), torch.ones(1))
-    found = augment.random_resized_crop(images, 8, 0.1, fixed)
+    varied = augment.random_resized_crop(images, 8, 0.1, fixed)
     wanted = reference.resized_crop(images, 0, 0, 4, 4, [8, 8], antialias=False)
     # At the crop's inner border ours sees the neighbouring pixels, torchvision's repeats the last.
-    torch.testing.assert_close(found[..., :7, :7], wanted[..., :7, :7])
+    torch.testing.assert_close(varied[..., :7, :7], wanted[..., :7, :7])
 
 
 def test_crops_never_leave_the_image():
     ramp = torch.linspace(0, 1, 16).expand(500, 3, 16, 16)
-    found = augment.random_resized_crop(ramp, 4, 0.05, draws(500))
-    spread = (found.amax((1, 2, 3)) - found.amin((1, 2, 3))).sort().values
+    varied = augment.random_resized_crop(ramp, 4, 0.05, draws(500))
+    spread = (varied.amax((1, 2, 3)) - varied.amin((1, 2, 3))).sort().values
     assert spread[0] > 0
-    assert 0 <= found.min() < 0.2
-    assert 0.8 < found.max() <= 1
+    assert 0 <= varied.min() < 0.2
+    assert 0.8 < varied.max() <= 1
 
 
 def test_colour_jitter_equals_torchvision():
     images = 0.2 + torch.rand(3, 3, 6, 6) * 0.4  # torchvision clips after each step
     factors = [torch.tensor([f, 1.1, 0.8]).view(-1, 1, 1, 1) for f in (0.9, 1.2, 0.7)]
-    found = augment.colour_jitter(images, 0.3, Fixed(*factors))
+    varied = augment.colour_jitter(images, 0.3, Fixed(*factors))
     for i, image in enumerate(images):
         wanted = reference.adjust_brightness(image, factors[0][i].item())
         wanted = reference.adjust_contrast(wanted, factors[1][i].item())
         wanted = reference.adjust_saturation(wanted, factors[2][i].item())
-        torch.testing.assert_close(found[i], wanted, atol=2e-3, rtol=0)  # other luma digits
+        torch.testing.assert_close(varied[i], wanted, atol=2e-3, rtol=0)  # other luma digits
 
 
 def test_no_jitter_changes_nothing():

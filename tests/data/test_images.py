@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from conftest import picture
 from PIL import Image
 
 import problem1_perceptual as p1
-from common import data
+from common.data import images
+from tests.conftest import picture
 
 
 def test_embedded_photos_are_real_colour_photos():
-    photos = data.embedded_photos()
-    assert list(photos) == sorted(data.EMBEDDED_PHOTOS)
+    photos = images.embedded_photos()
+    assert list(photos) == sorted(images.EMBEDDED_PHOTOS)
     for name, image in photos.items():
         assert image.dtype == np.uint8
         assert image.shape[2] == 3, name
@@ -19,11 +19,11 @@ def test_embedded_photos_are_real_colour_photos():
 
 def test_uint8_to_tensor_and_back():
     image = picture(0)
-    tensor = data.to_tensor(image)
+    tensor = images.to_tensor(image)
     assert tensor.shape == (3, 40, 48)
     assert tensor.min() >= 0
     assert tensor.max() <= 1
-    np.testing.assert_array_equal(data.to_uint8(tensor), image)
+    np.testing.assert_array_equal(images.to_uint8(tensor), image)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
@@ -31,7 +31,7 @@ def test_any_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / "image.tif"
     image = Image.fromarray(picture(0)).convert(mode)
     image.save(path)
-    np.testing.assert_array_equal(data.load_image(path), np.array(image.convert("RGB")))
+    np.testing.assert_array_equal(images.load_image(path), np.array(image.convert("RGB")))
 
 
 def test_alpha_is_laid_over_white(tmp_path):
@@ -40,22 +40,22 @@ def test_alpha_is_laid_over_white(tmp_path):
     pixels[:, 6:] = (200, 0, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
     Image.fromarray(pixels).convert("LA").save(tmp_path / "la.png")
-    loaded = data.load_image(tmp_path / "rgba.png")
+    loaded = images.load_image(tmp_path / "rgba.png")
     assert (loaded[:, :6] == (200, 0, 0)).all()
     assert (loaded[:, 6:] == 255).all()
-    assert (data.load_image(tmp_path / "la.png")[:, 6:] == 255).all()
+    assert (images.load_image(tmp_path / "la.png")[:, 6:] == 255).all()
 
 
 def test_a_transparent_palette_colour_is_laid_over_white(tmp_path):
     image = Image.new("P", (12, 12), 0)
     image.putpalette([10, 20, 30] + [0] * 765)
     image.save(tmp_path / "p.gif", transparency=0)
-    assert (data.load_image(tmp_path / "p.gif") == 255).all()
+    assert (images.load_image(tmp_path / "p.gif") == 255).all()
 
 
 def test_16_bit_grey_is_scaled(tmp_path):
     Image.fromarray(np.full((12, 12), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
-    assert (data.load_image(tmp_path / "deep.png") == 128).all()
+    assert (images.load_image(tmp_path / "deep.png") == 128).all()
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -64,21 +64,21 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     image.save(tmp_path / "turned.png", exif=exif)
     expected = np.rot90(picture(0), k=-1)
-    np.testing.assert_array_equal(data.load_image(tmp_path / "turned.png"), expected)
+    np.testing.assert_array_equal(images.load_image(tmp_path / "turned.png"), expected)
 
 
 def test_fit_to_covers_and_cuts_the_centre():
     stripes = np.zeros((40, 100, 3), np.uint8)
     stripes[:, 30:70] = 255
-    assert data.fit_to(stripes, 40, 40).shape == (40, 40, 3)
-    assert (data.fit_to(stripes, 40, 40) == 255).all()
-    assert data.fit_to(stripes, 30, 90).shape == (90, 30, 3)
+    assert images.fit_to(stripes, 40, 40).shape == (40, 40, 3)
+    assert (images.fit_to(stripes, 40, 40) == 255).all()
+    assert images.fit_to(stripes, 30, 90).shape == (90, 30, 3)
 
 
 def test_centre_crop():
     image = torch.arange(5 * 7).view(1, 5, 7)
-    assert torch.equal(data.centre_crop(image, 3, 1), image[:, 2:3, 2:5])
-    assert torch.equal(data.centre_crop(image, 99, 99), image)
+    assert torch.equal(images.centre_crop(image, 3, 1), image[:, 2:3, 2:5])
+    assert torch.equal(images.centre_crop(image, 99, 99), image)
 
 
 def test_bad_images_end_in_one_line(fails, tmp_path):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import cli, data, manifest
-from common.cli import UserError
+from common.data import folders, manifest
+from common.data.sets import SPLITS, FileSet
+from common.errors import UserError
+from common.reporting.results import ROOT
 
-SHARED = cli.ROOT.parent / "shared" / "data"
+SHARED = ROOT.parent / "shared" / "data"
 FOLDER_100 = SHARED / "imagenet-100x32"
 SPLIT = (0.7, 0.15, 0.15)
 
@@ -84,8 +86,8 @@ def test_every_class_is_in_every_split_and_the_catalogue_counts_the_rows(root):
     wanted = {"classes": 3, "images_per_class": 8, "total": 24, "train": 18, "val": 3, "test": 3}
     assert drawn.catalogue() == wanted
     for class_id in {row.class_id for row in drawn.rows}:
-        of_class = Counter(row.split for row in drawn.rows if row.class_id == class_id)
-        assert of_class == {"train": 6, "val": 1, "test": 1}
+        class_splits = Counter(row.split for row in drawn.rows if row.class_id == class_id)
+        assert class_splits == {"train": 6, "val": 1, "test": 1}
     assert len({row.path for row in drawn.rows}) == 24
     assert drawn.quarantined == []
     fewer = replace(drawn, rows=drawn.rows[1:])
@@ -132,8 +134,8 @@ def test_the_draw_of_seed_0_is_for_ever(root):
     """A change here means that published seeds no longer give their data sets."""
     drawn, reserve = manifest.choose(root, 2, 3, 0, False)
     assert (list(drawn), list(reserve)) == (["b", "c"], ["a", "d"])
-    found = [int(name[2:-4]) for name in drawn["b"]]
-    assert found == [6, 3, 2, 0, 1, 4, 8, 9, 5, 7, 10, 11]
+    numbers = [int(name[2:-4]) for name in drawn["b"]]
+    assert numbers == [6, 3, 2, 0, 1, 4, 8, 9, 5, 7, 10, 11]
 
 
 def test_fewer_images_are_the_first_of_more(root):
@@ -163,8 +165,8 @@ def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
         (root / "c" / f"c {seed}.png").unlink()
     assert "c" not in {row.class_id for row in draw(root, classes=None).rows}
     with_it = draw(root, classes=4, allow_fewer=True)
-    of_class = Counter((row.class_id, row.split) for row in with_it.rows)
-    assert [of_class["c", split] for split in manifest.SPLITS] == [5, 1, 1]
+    counts = Counter((row.class_id, row.split) for row in with_it.rows)
+    assert [counts["c", split] for split in SPLITS] == [5, 1, 1]
     assert with_it.catalogue()["images_per_class"] == [7, 8]
     fails(
         r"--classes 4: 3 of the 4 classes in .* have 8 or more .*\(7 to 12 a class\)",
@@ -226,13 +228,13 @@ def test_a_class_that_runs_out_is_replaced_by_the_next_one_drawn(root, capsys):
 
 def test_a_duplicate_is_never_drawn_twice_also_across_classes(root):
     order = manifest.choose(root, 3, 8, 0, False)[0]
-    (one, names), (other, other_names) = list(order.items())[:2]
-    shutil.copy(root / one / names[0], root / one / names[7])
-    shutil.copy(root / one / names[1], root / other / other_names[3])
+    (first, names), (other, other_names) = list(order.items())[:2]
+    shutil.copy(root / first / names[0], root / first / names[7])
+    shutil.copy(root / first / names[1], root / other / other_names[3])
     drawn = draw(root)
     assert drawn.quarantined == [
-        f"{one}/{names[7]}: duplicate of {one}/{names[0]}",
-        f"{other}/{other_names[3]}: duplicate of {one}/{names[1]}",
+        f"{first}/{names[7]}: duplicate of {first}/{names[0]}",
+        f"{other}/{other_names[3]}: duplicate of {first}/{names[1]}",
     ]
     assert drawn.catalogue()["total"] == len({row.sha256 for row in drawn.rows}) == 24
     assert draw(root) == drawn
@@ -306,14 +308,14 @@ def test_links(root, tmp_path):
 
 
 def test_class_names(root):
-    assert manifest.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
+    assert folders.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
     (root / "LOC_synset_mapping.txt").write_text("a army ant, driver\nz zebra\n")
-    names = manifest.class_names(root, ["a", "b", "z"])
+    names = folders.class_names(root, ["a", "b", "z"])
     assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins
 
 
 def test_class_names_from_the_package(root):
-    names = manifest.class_names(root, ["n01440764", "a", "n9"])
+    names = folders.class_names(root, ["n01440764", "a", "n9"])
     assert names == {"n01440764": "tench, Tinca tinca", "a": "ant, emmet", "n9": "n9"}
 
 
@@ -322,12 +324,13 @@ def test_sets_are_labelled_by_sorted_id(root, tmp_path):
     drawn = draw(root, classes=4)
     sets = drawn.sets()
     assert list(sets) == ["train", "val", "test"]
-    for split, one in sets.items():
-        assert isinstance(one, data.FileSet)
-        assert one.class_names == ["crane (a)", "bee", "crane (c)", "d"]
-        assert ["abcd"[label] for label in one.labels] == [path.parent.name for path in one.files]
+    for split, files in sets.items():
+        assert isinstance(files, FileSet)
+        assert files.class_names == ["crane (a)", "bee", "crane (c)", "d"]
+        class_ids = [path.parent.name for path in files.files]
+        assert ["abcd"[label] for label in files.labels] == class_ids
         wanted = [root / path for path, in_split in seats(drawn).items() if in_split == split]
-        assert one.files == wanted
+        assert files.files == wanted
     assert {row.class_name for row in drawn.rows} == {"crane", "bee", "d"}
 
 
@@ -403,9 +406,9 @@ def test_what_is_no_manifest_is_refused(root, tmp_path, change, reason):
 def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root, tmp_path):
     drawn, _, _ = written(root, tmp_path)
     rows = [replace(row, sha256="0") for row in drawn.rows]
-    for split, one in drawn.sets().items():
-        assert one.fingerprint() == drawn.sets()[split].fingerprint()
-        assert one.fingerprint() != replace(drawn, rows=rows).sets()[split].fingerprint()
+    for split, files in drawn.sets().items():
+        assert files.fingerprint() == drawn.sets()[split].fingerprint()
+        assert files.fingerprint() != replace(drawn, rows=rows).sets()[split].fingerprint()
 
 
 def test_a_missing_manifest_is_named(root, tmp_path):

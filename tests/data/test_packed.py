@@ -1,39 +1,26 @@
-import hashlib
 import multiprocessing
 import os
 import resource
-import shutil
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import picture
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
-from common import cli, data
-from common.cli import UserError
+from common.data import packed as packing
+from common.data.images import load_image
+from common.data.packed import in_parallel
+from common.data.sets import FileSet
+from common.errors import UserError
+from tests.conftest import picture
 
 CPU = torch.device("cpu")
-SHARED = cli.ROOT.parent / "shared" / "data"
-
-
-@pytest.fixture
-def source(tmp_path):
-    """Seven PNG files of three classes, of varying size."""
-    folder = tmp_path / "originals"
-    folder.mkdir()
-    files = [folder / f"{seed}.png" for seed in range(7)]
-    for seed, path in enumerate(files):
-        Image.fromarray(picture(seed, 40 + seed, 33 + 2 * seed)).save(path)
-    return data.FileSet("toys train", files, [0, 1, 2, 0, 1, 2, 0], ["rose", "lily", "iris"])
 
 
 def pack(source, tmp_path, skip_bad=False, size=28):
-    return data.pack(source, size, tmp_path / "cache", skip_bad)
+    return packing.pack(source, size, tmp_path / "cache", skip_bad)
 
 
 def folders(tmp_path):
@@ -47,7 +34,7 @@ def test_packed_images_are_the_scaled_central_squares(source, tmp_path):
     assert isinstance(packed.images, np.memmap)
     assert packed.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     for row, path in enumerate(source.files):
-        image = torch.from_numpy(data.load_image(path)).permute(2, 0, 1)
+        image = torch.from_numpy(load_image(path)).permute(2, 0, 1)
         # torchvision's own way to Pillow: the same size and filter, and no reducing in between.
         scaled = resize(to_pil_image(image), 32, InterpolationMode.BICUBIC)
         left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
@@ -67,14 +54,14 @@ def test_a_batch_is_an_index_into_the_array(source, tmp_path):
 
 def test_the_second_use_decodes_nothing(source, tmp_path, monkeypatch):
     first = pack(source, tmp_path)
-    monkeypatch.setattr(data, "_squares", None)
+    monkeypatch.setattr(packing, "in_parallel", None)
     assert np.array_equal(pack(source, tmp_path).images, first.images)
 
 
 def test_the_key_is_the_data_set_the_size_and_the_file_list(source, tmp_path):
     pack(source, tmp_path)
     pack(source, tmp_path, size=21)
-    fewer = data.FileSet("toys train", source.files[:5], [0, 1, 2, 0, 1], source.class_names)
+    fewer = FileSet("toys train", source.files[:5], [0, 1, 2, 0, 1], source.class_names)
     assert len(pack(fewer, tmp_path)) == 5
     assert len(folders(tmp_path)) == 3
     Image.fromarray(picture(99)).save(source.files[0])
@@ -88,7 +75,7 @@ def test_a_cache_that_a_killed_run_left_is_not_taken_for_a_whole_one(source, tmp
         os._exit(9)
 
     def child():
-        data._squares = die_half_way
+        packing.in_parallel = die_half_way
         pack(source, tmp_path)
 
     process = multiprocessing.get_context("fork").Process(target=child)
@@ -152,104 +139,50 @@ def test_jpegs_are_decoded_at_a_fraction_and_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show
     Image.fromarray(picture(1, 800, 400)).save(turned, exif=exif, quality=95)
-    small = data.load_image(turned, 64)
+    small = load_image(turned, 64)
     assert small.shape == (128, 64, 3)
-    whole = Image.fromarray(data.load_image(turned)).resize((64, 128), Image.Resampling.BICUBIC)
+    whole = Image.fromarray(load_image(turned)).resize((64, 128), Image.Resampling.BICUBIC)
     assert np.abs(small.astype(int) - np.array(whole)).mean() < 2
 
 
-# ----------------------------------------------------------------------------------- Flowers-102
+# ----------------------------------------------------------------------------------- process pool
 
 
-@pytest.fixture
-def flowers_root(tmp_path):
-    """Flowers-102's real label files, without images."""
-    if not (SHARED / "flowers-102").exists():
-        pytest.skip(f"{SHARED / 'flowers-102'} is not there")
-    folder = tmp_path / "root" / "flowers-102"
-    (folder / "jpg").mkdir(parents=True)
-    for file in data.FLOWERS_LABELS:
-        shutil.copy(SHARED / "flowers-102" / file, folder)
-    return folder.parent
+def double(number):
+    if number == 13:
+        raise ValueError("thirteen")
+    return 2 * number
 
 
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr("torchvision.datasets.flowers102.download_and_extract_archive", refuse)
-    monkeypatch.setattr("torchvision.datasets.flowers102.download_url", refuse)
+def process_id(_):
+    return os.getpid()
 
 
-def test_official_splits(flowers_root):
-    splits = data.flowers102(flowers_root)
-    assert {split: len(one.files) for split, one in splits.items()} == data.FLOWERS_SIZES
-    everything = [path.name for one in splits.values() for path in one.files]
-    assert len(set(everything)) == 8189
-    assert all(
-        np.bincount(splits[split].labels).tolist() == [10] * 102 for split in ("train", "val")
-    )
-    assert splits["train"].class_names[:2] == ["pink primrose", "hard-leaved pocket orchid"]
+def test_results_are_in_the_order_of_the_items():
+    items = [*range(12, -1, -1), *range(14, 100)]
+    assert list(in_parallel(double, items, "doubling")) == [2 * number for number in items]
+    assert list(in_parallel(double, [], "doubling")) == []
 
 
-@pytest.mark.usefixtures("offline")
-def test_no_data_and_no_network(tmp_path):
-    with pytest.raises(UserError) as caught:
-        data.flowers102(tmp_path)
-    message = str(caught.value)
-    for word in ("102flowers.tgz", "imagelabels.mat", "setid.mat", "--data synthetic"):
-        assert word in message
-    assert str(tmp_path / "flowers-102") in message
-    assert "\n" not in message
+def test_work_is_done_in_other_processes_that_end_with_it():
+    workers = set(in_parallel(process_id, range(100), "asking"))
+    assert os.getpid() not in workers
+    assert multiprocessing.active_children() == []
 
 
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("file", ["imagelabels.mat", "setid.mat"])
-def test_a_label_file_with_another_md5_is_refused_and_kept(flowers_root, file):
-    path = flowers_root / "flowers-102" / file
-    path.write_bytes(path.read_bytes()[:-20])
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=f"{file}: its MD5 is not .* refused"):
-        data.flowers102(flowers_root)
-    assert path.read_bytes() == before
+def test_work_that_needs_a_large_argument_takes_it_along_once():
+    table = np.arange(1000)
+    assert list(in_parallel(table.__getitem__, range(40), "looking up")) == list(range(40))
 
 
-def test_a_missing_flower_is_named(flowers_root, tmp_path):
-    train = data.flowers102(flowers_root)["train"]
-    with pytest.raises(UserError, match=r"image_\d{5}.jpg: no such file"):
-        data.pack(train, 32, tmp_path / "cache", skip_bad=False)
+def test_an_error_of_the_work_ends_it():
+    with pytest.raises(ValueError, match="thirteen"):
+        list(in_parallel(double, range(1000), "doubling"))
+    assert multiprocessing.active_children() == []
 
 
-def test_resolutions_of_original_flowers_are_exact():
-    folder = SHARED / "flowers-originals"
-    if not folder.exists():
-        pytest.skip(f"{folder} is not there")
-    files = sorted(folder.rglob("*.jpg"))
-    originals = data.FileSet("originals", files, [0] * len(files), ["flower"])
-    found = Counter(originals.size(index) for index in range(len(files)))
-    wanted = Counter(data.load_image(path).shape[1::-1] for path in files)
-    assert found == wanted
-    assert found.total() == 190
-
-
-# -------------------------------------------------------------------------------- embedded flowers
-
-
-def test_drawn_splits_are_balanced_and_packed_alike(tmp_path):
-    drawn = data.DrawnSet("train", 8, 4, seed=1)
-    assert np.bincount(drawn.labels).tolist() == [2] * 4
-    packed = data.pack(drawn, 28, tmp_path / "cache", skip_bad=False)
-    assert packed.images.shape == (8, 32, 32, 3)
-    assert [drawn.flower(i, 32).label for i in range(8)] == packed.labels.tolist()
-    assert (
-        hashlib.sha256(drawn.fingerprint().encode()).hexdigest()
-        != hashlib.sha256(data.DrawnSet("train", 8, 4, seed=2).fingerprint().encode()).hexdigest()
-    )
-    assert drawn.size(0) == drawn.picture(0).shape[1::-1]
-
-
-def test_files_are_absolute_or_relative_alike(source):
-    moved = [Path(os.path.relpath(path)) for path in source.files]
-    other = data.FileSet("toys train", moved, source.labels.tolist(), source.class_names)
-    assert other.fingerprint() == source.fingerprint()
+def test_a_caller_that_has_enough_leaves_no_process_behind():
+    results = in_parallel(double, range(14, 1000), "doubling")
+    assert next(results) == 28
+    results.close()
+    assert multiprocessing.active_children() == []

@@ -6,8 +6,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.models import efficientnet_v2_s
 
-import problem2_flowers as p2
-from common.cli import UserError
+from common.errors import UserError
+from common.networks import gradcam
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def scaled(maps):
 @pytest.mark.parametrize("layer", ["features.4", "features.6", "features.7"])
 def test_maps_equal_the_grad_cam_packages(network, images, layer):
     classes = torch.tensor([0, 3, 4])
-    module = p2.find_layer(network, layer)
-    found = p2.grad_cam(network, module, images.clone(), classes)
+    module = gradcam.feature_layer(network, layer)
+    maps = gradcam.grad_cam(network, module, images, classes)
     with GradCAM(model=network, target_layers=[module]) as package:
-        targets = [ClassifierOutputTarget(int(one)) for one in classes]
+        targets = [ClassifierOutputTarget(int(label)) for label in classes]
         wanted = torch.from_numpy(package(input_tensor=images, targets=targets))
-    assert found.shape == wanted.shape == (3, 96, 128)
+    assert maps.shape == wanted.shape == (3, 96, 128)
     assert wanted.amax() > 0.9
     # The package scales before it enlarges and once more after.
-    torch.testing.assert_close(scaled(found), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled(maps), wanted, atol=1e-4, rtol=0)
 
 
 def test_a_linear_network_by_hand():
@@ -48,29 +48,42 @@ def test_a_linear_network_by_hand():
     conv, head = nn.Conv2d(3, 2, 1), nn.Linear(2, 3)
     net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     images = torch.rand(2, 3, 4, 4)
-    maps = p2.grad_cam(net, conv, images, torch.tensor([2, 0]))
+    maps = gradcam.grad_cam(net, conv, images, torch.tensor([2, 0]))
     for i, which in enumerate((2, 0)):
         weights = head.weight[which] / 16  # the mean pool's gradient, averaged over pixels
         wanted = (weights[:, None, None] * conv(images)[i]).sum(0).relu()
         torch.testing.assert_close(maps[i], wanted.detach())
 
 
+def test_what_is_seen_of_many_images_is_what_one_batch_shows():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 2, 1)
+    net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
+    images, labels = torch.rand(40, 3, 4, 4), torch.arange(40) % 3
+    seen = gradcam.see(net, conv, images, labels)
+    logits = net(images)
+    torch.testing.assert_close(seen["probabilities"], logits.softmax(1).detach())
+    for kind, classes in (("predicted", logits.argmax(1)), ("true", labels)):
+        torch.testing.assert_close(seen[kind], gradcam.grad_cam(net, conv, images, classes))
+
+
 def test_hooks_are_removed_also_after_an_error(network, images):
     network.zero_grad()
-    layer = p2.find_layer(network, "features.6")
-    p2.grad_cam(network, layer, images.clone(), torch.tensor([0, 1, 2]))
+    layer = gradcam.feature_layer(network, "features.6")
+    gradcam.grad_cam(network, layer, images, torch.tensor([0, 1, 2]))
     assert not layer._forward_hooks
     with pytest.raises(RuntimeError):
-        p2.grad_cam(network, layer, images.clone(), torch.tensor([0, 1, 99]))
+        gradcam.grad_cam(network, layer, images, torch.tensor([0, 1, 99]))
     assert not layer._forward_hooks
     assert all(parameter.grad is None for parameter in network.parameters())
+    assert not images.requires_grad
 
 
 def test_in_a_batch_as_alone(network, images):
-    layer, classes = p2.find_layer(network, "features.6"), torch.tensor([1, 1, 2])
-    together = p2.grad_cam(network, layer, images.clone(), classes)
+    layer, classes = gradcam.feature_layer(network, "features.6"), torch.tensor([1, 1, 2])
+    together = gradcam.grad_cam(network, layer, images, classes)
     for i in range(3):
-        alone = p2.grad_cam(network, layer, images[i : i + 1].clone(), classes[i : i + 1])
+        alone = gradcam.grad_cam(network, layer, images[i : i + 1], classes[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-3)
 
 
@@ -80,15 +93,15 @@ def test_a_map_without_evidence_is_zero_and_misses():
     nn.init.constant_(net[4].weight, -1)
     nn.init.constant_(conv.weight, 1)
     nn.init.constant_(conv.bias, 0)
-    maps = p2.grad_cam(net, conv, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    maps = gradcam.grad_cam(net, conv, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
     assert torch.equal(maps, torch.zeros(2, 8, 8))
-    assert p2.pointing_game(maps, torch.ones(2, 8, 8, dtype=torch.bool)) == 0
+    assert gradcam.pointing_game(maps, torch.ones(2, 8, 8, dtype=torch.bool)) == 0
 
 
 def test_unknown_layer(network):
     for name in ("features.9", "classifier", "features.6.x", ""):
         with pytest.raises(UserError, match=r"no such feature layer; choose from features.0"):
-            p2.find_layer(network, name)
+            gradcam.feature_layer(network, name)
 
 
 def test_pointing_game_counts_peaks_on_the_mask():
@@ -96,13 +109,13 @@ def test_pointing_game_counts_peaks_on_the_mask():
     maps[0, 1, 2] = maps[1, 5, 5] = maps[2, 0, 0] = maps[3, 3, 3] = 1
     masks = torch.zeros(4, 6, 6, dtype=torch.bool)
     masks[0, 1, 2] = masks[1, 5, 5] = masks[3, 3, 3] = True
-    assert p2.pointing_game(maps, masks) == 75
+    assert gradcam.pointing_game(maps, masks) == 75
 
 
 def test_the_peak_of_a_coarse_map_is_at_its_cells_centre():
     coarse = torch.tensor([[[[0.0, 1.0], [0.2, 0.1]]]])
     enlarged = nn.functional.interpolate(coarse, (64, 64), mode="bilinear")[0]
     # Pixels 15 and 48 are the outermost of those that the next cell bears on.
-    assert p2.peaks(enlarged).tolist() == [[15, 48]]
+    assert gradcam.peaks(enlarged).tolist() == [[15, 48]]
     assert cv2.minMaxLoc(enlarged[0].numpy())[3] == (48, 0)  # the first of equals: a border pixel
-    assert p2.peaks(torch.eye(5)[None]).tolist() == [[2, 2]]
+    assert gradcam.peaks(torch.eye(5)[None]).tolist() == [[2, 2]]

@@ -1,7 +1,10 @@
+import pytest
 import torch
-from torchvision.models import vgg16
+from torch import nn
+from torch.nn import functional
+from torchvision.models import efficientnet_v2_s, vgg16
 
-from common import summary
+from common.networks import summary
 
 
 def figure_4():
@@ -56,3 +59,56 @@ def test_the_model_keeps_its_mode_and_hooks():
     assert model.training
     assert torch.equal(model[1].running_mean, before)
     assert not model[0]._forward_hooks
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+class Network(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.conv1, self.activation1 = nn.Conv2d(3, 4, 3, bias=False), activation()
+        self.conv2, self.activation2 = nn.Conv2d(4, 5, 3, stride=2), activation()
+        self.fc = nn.Linear(5, 1000)
+
+    def forward(self, x):
+        x = self.activation1(self.conv1(x))
+        x = self.activation2(self.conv2(x))
+        return self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_hidden_modules_leave_the_table_of_functions():
+    size = (3, 40, 40)
+    wanted = summary.summary_table(Network(lambda: torch.square), size)
+    assert summary.summary_table(Network(Square), size, hide=("Square",)) == wanted
+    assert "Square" in summary.summary_table(Network(Square), size)
+    assert summary.summary_table(Network(Square), size, hide=("ReLU",)) == (
+        summary.summary_table(Network(Square), size)
+    )
+
+
+def test_each_part_of_a_chain_takes_what_the_one_before_puts_out():
+    network = Network(Square)
+    parts = {"first": nn.Sequential(network.conv1), "second": nn.Sequential(network.conv2)}
+    tables = summary.tables_in_turn(parts, (3, 40, 40), hide=("Square",))
+    assert [summary.layer_rows(table) for table in tables.values()] == [
+        [("Conv2d-1", [-1, 4, 38, 38], 108)],
+        [("Conv2d-1", [-1, 5, 18, 18], 185)],
+    ]
+
+
+def test_macs_equal_a_count_by_hand():
+    stages = [*(f"features.{k}" for k in range(8)), "classifier"]
+    network = summary.without_weights(lambda: efficientnet_v2_s(num_classes=102)).train()
+    macs = summary.count_macs(network, 64, stages)
+    assert macs["features.0"] == 32 * 32 * 24 * 3 * 9
+    assert macs["features.1"] == 2 * 32 * 32 * 24 * 24 * 9
+    assert macs["features.7"] == 2 * 2 * 256 * 1280
+    assert macs["classifier"] == 1280 * 102
+    assert network.training
+    # torchvision's own figure for EfficientNetV2-S at 384 px is 8.366 GMACs.
+    whole = summary.without_weights(lambda: efficientnet_v2_s(num_classes=1000))
+    giga_macs = sum(summary.count_macs(whole, 384, stages).values()) / 1e9
+    assert giga_macs == pytest.approx(8.366, abs=0.05)

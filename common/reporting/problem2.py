@@ -1,0 +1,166 @@
+"""How Problem 2 is told: its tables and figures, made of results and pictures.
+
+Tables are made of what results.json holds, so that they can be made again without a training.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from common.reporting import plotting
+from common.reporting.statistics import wilson_interval
+from common.reporting.tables import table
+
+TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
+MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
+CONTROLS = ("chance", "centre")  # of the pointing game: known, not sampled
+Figures = dict[str, Callable[[Path], None]]
+
+
+def top_resolutions(sizes: Mapping[tuple[int, int], int]) -> list[list[int]]:
+    """The most frequent [width, height, images], larger ones first among equals."""
+    ordered = sorted(sizes.items(), key=lambda item: (item[1], item[0]), reverse=True)
+    return [[*size_px, count] for size_px, count in ordered[:TOP_RESOLUTIONS]]
+
+
+def init_words(init: str, zero_head: bool) -> str:
+    """What is said of a training's first weights."""
+    return f"{init}, head at zero" if zero_head else init
+
+
+def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:
+    """A table of the splits, and one of their most frequent resolutions, by file name."""
+    columns = {"split": "{split}", "images": "{images:,}", "classes": "{classes}"}
+    columns |= {"resolutions": "{resolutions}"}
+    columns["images per class"] = "{images_per_class[0]} - {images_per_class[1]}"
+    rows = [{"split": split, **counts} for split, counts in splits.items()]
+    longest = max(len(counts["top_resolutions"]) for counts in splits.values())
+    ranks = [{"rank": k + 1} for k in range(longest)]
+    for split, counts in splits.items():
+        for row, (width, height, images) in zip(ranks, counts["top_resolutions"], strict=False):
+            row.update({split: f"({width}, {height})", f"{split} images": images})
+    rank_columns = {key: f"{{{key}}}" for key in ranks[0]}
+    caption = f"{data}: the most frequent resolutions, (width, height) in px."
+    return {
+        "2.1_splits.txt": table(data, columns, rows),
+        "2.1_resolutions.txt": table(caption, rank_columns, ranks),
+    }
+
+
+def data_figures(
+    data: str,
+    sizes: Mapping[str, Mapping[tuple[int, int], int]],
+    class_counts: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    pictures: Mapping[str, list[np.ndarray]],
+) -> Figures:
+    """Of each split its resolutions, its images per class, and pictures of some classes."""
+    figures = {
+        f"2.1_resolutions_{split}.png": partial(
+            plotting.resolutions, title=f"{data}: {split}", sizes=counts
+        )
+        for split, counts in sizes.items()
+    }
+    figures["2.1_class_counts.png"] = partial(
+        plotting.class_counts, title=data, counts=class_counts
+    )
+    title = f"{data}: {len(class_names)} random classes"
+    figures["2.1_samples.png"] = partial(
+        plotting.image_grid, title=title, headers=class_names, rows=pictures
+    )
+    return figures
+
+
+def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
+    """Channels, parameters and multiply-adds of each stage in 2.3's result, and their sums."""
+    columns = {"stage": "{name}", "channels": "{narrow}", "wide": "{wide}", "ratio": "{ratio:.3f}"}
+    columns |= {"parameters": "{parameters_narrow:,}", "parameters, wide": "{parameters_wide:,}"}
+    columns |= {"MACs": "{macs_narrow:,}", "MACs, wide": "{macs_wide:,}"}
+    rows = [{**row, "ratio": row["wide"] / row["narrow"]} for row in result["stages"]]
+    summed = ("parameters_narrow", "parameters_wide", "macs_narrow", "macs_wide")
+    total = {"name": "total", **{key: sum(row[key] for row in rows) for key in summed}}
+    caption = (
+        f"EfficientNetV2-S widened {result['width']:g} times, {classes} classes;\nMACs: multiply-"
+        f"adds for one image of {image_size_px}x{image_size_px} px."
+    )
+    return table(caption, columns, [*rows, total])
+
+
+def mode_rows(trained: Mapping[str, tuple[int, Mapping]], why_not: str) -> list[dict]:
+    """2.4's result: of each mode its processes and what its run came to, or why it was not run."""
+    rows = []
+    for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
+        row = {"not_run": why_not}
+        if mode in trained:
+            processes, run = trained[mode]
+            row = {"processes": processes, **{key: run[key] for key in MODE_KEYS}}
+        rows.append({"mode": mode, **row})
+    return rows
+
+
+def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str:
+    """2.4's ways to train on several devices, or why one was not run."""
+    talk = "gloo, on the cores of one CPU" if device == "cpu" else "nccl"
+    caption = f"{tag}, global batch {batch_size};\n{device}, where processes talk by {talk}."
+    columns = {key: f"{{{key}}}" for key in ("mode", "processes", "precision")}
+    columns |= {"images/s": "{images_per_second:.1f}", "seconds": "{training_seconds:.1f}"}
+    columns |= {"test top-1 %": "{test_top1:.1f}", "remark": "{not_run}"}
+    return table(caption, columns, rows)
+
+
+def pointing_table(result: Mapping, tag: str) -> str:
+    """2.6's pointing game: a row a network, with its 95 % interval, and the controls."""
+    rows, maps = [], result["maps"]
+    for name, hits in result["pointing_game"].items():
+        rows.append({"name": name, "hits": hits})
+        if name not in CONTROLS:
+            low, high = wilson_interval(round(hits * maps / 100), maps)
+            rows[-1] |= {"low": 100 * low, "high": 100 * high}
+    caption = (
+        f"Pointing game: per cent of Grad-CAM maps ({result['layer']}) whose peak lies on the"
+        f" flower,\n{maps} test images; {tag}.\nchance: a random pixel; centre: the middle."
+    )
+    columns = {"maps of": "{name}", "on the flower": "{hits:.1f}"}
+    columns["95 % interval"] = "{low:.1f} - {high:.1f}"
+    return table(caption, columns, rows)
+
+
+def noise_figure(
+    data: str, block: Mapping, class_names: list[str], pictures: Mapping[str, list[np.ndarray]]
+) -> Callable[[Path], None]:
+    """Pictures of the named classes, and the same covered by the noise block of 2.5's result."""
+    area = f"area {block['area_low']:g} to {block['area_high']:g}"
+    title = f"Noise block ({block['kind']}), {area}: {data}"
+    return partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
+
+
+def map_figure(
+    title: str,
+    images: Mapping[int, np.ndarray],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    seen: Mapping[str, Mapping],
+    both: bool,
+) -> Callable[[Path], None]:
+    """Images and, beside each, every network's map of the predicted, or of `both` classes.
+
+    `images` are uint8 (H, W, 3) by their number in labels and in what each network has seen:
+    probabilities (N, classes), predicted and true, which are maps (N, H, W).
+    """
+    rows = []
+    for number, image in images.items():
+        truth = int(labels[number])
+        cells = [plotting.Overlay(image, None, f"true: {class_names[truth]}")]
+        for network, made in seen.items():
+            predicted = int(made["probabilities"][number].argmax())
+            asked = {"predicted": predicted}
+            if both and predicted != truth:
+                asked["true"] = truth
+            for kind, label in asked.items():
+                confidence = 100 * made["probabilities"][number, label]
+                caption = f"{network}, {kind}: {class_names[label]}, {confidence:.0f} %"
+                cells.append(plotting.Overlay(image, made[kind][number].numpy(), caption))
+        rows.append(cells)
+    return partial(plotting.overlays, title=title, rows=rows)

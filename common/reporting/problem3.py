@@ -1,0 +1,178 @@
+"""How Problem 3 is told: its tables and figures, made of what results.json holds.
+
+A `tag` says of what data a result is, at which size and width.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from common.reporting import plotting
+from common.reporting.tables import table
+
+# He et al. 2016's recipe, as the report does not print its own.
+RECIPE = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+
+
+def width_words(width: float) -> list[str]:
+    """What captions say of a ResNet-36 that is not as wide as the report's."""
+    return [] if width == 1 else [f"ResNet-36 {width:g} TIMES AS WIDE"]
+
+
+def remarks(residual: str, width: float) -> list[str]:
+    """What captions of the networks trained say of a ResNet-36 that is not as by default."""
+    return (["f AFTER THE SUM"] if residual == "sum" else []) + width_words(width)
+
+
+def catalogue_table(result: Mapping, data: str) -> str:
+    """3.1's numbers of classes and images."""
+    names = {"images per class": "images_per_class", "images": "total"}
+    numbers = {**result, "quarantined": len(result["quarantined"])}
+    rows = []
+    for name in ("classes", *names, "train", "val", "test", "quarantined"):
+        number = numbers[names.get(name, name)]
+        ends = number if isinstance(number, list) else [number]  # fewest and most where they differ
+        rows.append({"name": name, "number": " - ".join(f"{end:,}" for end in ends)})
+    caption = f"Drawn from {data}, counted from the manifest."
+    return table(caption, {"": "{name}", "number": "{number}"}, rows)
+
+
+def samples_figure(
+    data: str, class_names: Sequence[str], pictures: Mapping[str, list[np.ndarray]]
+) -> partial:
+    """3.1's pictures of some classes, a row a split; of a class its first name."""
+    title = f"{data}: {len(class_names)} random classes"
+    headers = [name.split(",")[0] for name in class_names]
+    return partial(plotting.image_grid, title=title, headers=headers, rows=pictures)
+
+
+def summary_text(result: Mapping, tables: Mapping[str, str]) -> str:
+    """3.2's tables by torchsummary under their names."""
+    width = result["width"]
+    wide = "" if width == 1 else f", {width:g} TIMES AS WIDE AS THE REPORT'S"
+    caption = f"ResNet-36, {result['classes']} classes, activation: {result['residual']}{wide}."
+    return "\n".join([caption, *(f"{name}\n{rows}" for name, rows in tables.items())])
+
+
+def moments_table(result: Mapping, samples: int) -> str:
+    """3.3's moments, s the deviation of the normal input."""
+    columns = {"of": "{function}", "s": "{deviation:g}"}
+    for key in ("mean", "variance", "kurtosis"):
+        columns[key] = f"{{closed_form[{key}]:.4g}}"
+        columns[f"measured {key}"] = f"{{measured[{key}]:.4g}}"
+    caption = (
+        f"Moments for x ~ N(0, s^2) in closed form, and measured on {samples:,} values;\n"
+        "the kurtosis of a normal value is 3."
+    )
+    return table(caption, columns, result["moments"])
+
+
+def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
+    """3.3's costs, a row a shape, and of all activations of the network."""
+    ratios = {"time_vs_where": ("seconds", "where"), "memory_vs_where": ("bytes", "where")}
+    ratios["time_vs_relu"] = ("seconds", "ReLU")
+    rows = []
+    for row in result["costs"]:
+        costs = {name: row[key]["f"] / row[key][form] for name, (key, form) in ratios.items()}
+        milliseconds = {form: 1e3 * seconds for form, seconds in row["seconds"].items()}
+        shape = "x".join(str(size) for size in row["shape"])
+        rows.append({**costs, **milliseconds, "shape": shape, "times": row["times"]})
+    rows.append({**result, "shape": "all", "times": sum(row["times"] for row in rows)})
+    columns = {"shape": "{shape}", "times": "{times}"}
+    columns |= {form: f"{{{form}:.2f}}" for form in result["costs"][0]["seconds"]}
+    columns |= {"f / where": "{time_vs_where:.2f}", "memory": "{memory_vs_where:.2f}"}
+    columns["f / ReLU"] = "{time_vs_relu:.2f}"
+    caption = (
+        f"Forward + backward in ms, {images} images of 224 px, fp32, channels_last, {device};\n"
+        f"median of {repeats}. where: f as torch.where(x > 0, x * x, 0.2 * x). memory: peak, ours"
+        " over where's."
+    )
+    return table(caption, columns, rows)
+
+
+def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
+    """What is said of a network that is to be trained and starts beyond fp16's range."""
+    return (
+        f"warning: overflow forecast: {name} starts with values up to {forecast['peak']:.2g} in"
+        f" {forecast['module']}, beyond fp16's largest {largest:.3g} from {forecast['beyond_fp16']}"
+        " on: within a few steps they may leave bf16 and fp32 too; try --residual branch, or"
+        " --diagnose to see where"
+    )
+
+
+def doctor_tables(
+    result: Mapping, ranges: Mapping[str, float], last_steps: int, trained_tag: str, tag: str
+) -> dict[str, str]:
+    """3.4's forecast, single changes, and values beyond the ranges, by file name."""
+    return {
+        "3.4_forecast.txt": forecast_table(result, trained_tag),
+        "3.4_single_changes.txt": changes_table(result, last_steps, tag),
+        "3.4_doctor.txt": doctor_table(result, ranges, tag),
+    }
+
+
+def forecast_table(result: Mapping, tag: str) -> str:
+    """3.4's largest values before the first step, a row a network."""
+    rows = []
+    for name, forecast in result["forecast"].items():
+        beyond = forecast["beyond_fp16"]
+        verdict = f"beyond fp16 from {beyond} on" if beyond else "within fp16"
+        rows.append({"network": name, **forecast, "verdict": verdict})
+    columns = {"network": "{network}", "stem": "{blocks[maxpool][peak]:.3g}"}
+    columns |= {"largest": "{peak:.3g}", "in": "{module}", "logits": "{blocks[fc][peak]:.3g}"}
+    columns["forecast"] = "{verdict}"
+    caption = (
+        "Overflow forecast, before the first step: largest |output| of any module of new networks"
+        f"\nfor one batch; {tag}; the pass itself in fp32.\n"
+        "resnet36_sum: the report's, f after the sum. resnet34_f: ResNet-34 with f for its ReLUs."
+    )
+    return table(caption, columns, rows)
+
+
+def changes_table(result: Mapping, last_steps: int, tag: str) -> str:
+    """3.4's changes to the report's training, a row a change."""
+    changes = [*result["single_changes"], *result["not_single_changes"]]
+    rows = [{**row, **(row["divergence"] or {})} for row in changes]
+    columns = {"change": "{change}", "first loss": "{first_loss:.4g}", "loss": "{last_loss:.4g}"}
+    columns |= {"finite steps": "{steps}", "diverges in": "step {step}: {direction} of {module}"}
+    caption = (
+        "One change at a time to the report's network and recipe; in brackets, two changes to it,"
+        f" and the report's other network.\n{RECIPE}, batch {result['recipe']['batch_size']}.\n"
+        f"{result['steps']} steps, or until a value is not finite; same seed, same images; loss:"
+        f" mean of the last {last_steps} steps,\nof equal logits {result['chance_loss']:.3f}."
+        f" {tag}."
+    )
+    return table(caption, columns, rows)
+
+
+def doctor_table(result: Mapping, ranges: Mapping[str, float], tag: str) -> str:
+    """3.4's first values beyond each range, of each training that was watched."""
+    recipe, rows = result["recipe"], []
+    for name, beyond in result["beyond_range"].items():
+        for precision, largest in ranges.items():
+            about = {"network": name, "precision": precision, "largest": largest}
+            rows.append({**about, **beyond.get(precision, {})})
+    columns = {"network": "{network}", "range of": "{precision}", "largest": "{largest:.3g}"}
+    columns |= {key: f"{{{key}}}" for key in ("step", "module", "direction")}
+    report, branch, as_given = result["beyond_range"]
+    caption = (
+        "The first value, output or gradient, beyond the range of a precision, in"
+        f" {result['steps']} steps or until\nthe loss is not finite. {report}: the report's"
+        f" network; {branch}: f inside the branch alone;\n{RECIPE}.\n{as_given}: as the flags have"
+        f" it, f: {result['residual']}, {recipe['optimizer']} {recipe['learning_rate']:g},"
+        f" {recipe['precision']}. {tag}."
+    )
+    return table(caption, columns, rows)
+
+
+def doctor_figure(
+    curves: Mapping[str, Mapping[int, list[float]]],
+    blocks: Sequence[str],
+    ranges: Mapping[str, float],
+    tag: str,
+) -> partial:
+    """3.4's peaks by depth: `curves[training][step]` has one a block."""
+    limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
+    title = f"f after the sum, in the branch alone, and resnet36 as the flags have it: {tag}"
+    return partial(plotting.peaks, title=title, modules=blocks, curves=curves, limits=limits)

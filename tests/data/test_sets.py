@@ -1,0 +1,175 @@
+import hashlib
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.data import flowers, packed, sets
+from common.data.images import fit_to, load_image
+from common.data.sets import DrawnSet, FileSet
+from common.errors import UserError
+from common.reporting.results import ROOT
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def test_files_are_absolute_or_relative_alike(source):
+    moved = [Path(os.path.relpath(path)) for path in source.files]
+    other = FileSet("toys train", moved, source.labels.tolist(), source.class_names)
+    assert other.fingerprint() == source.fingerprint()
+
+
+def test_sample_pictures_are_of_their_classes_and_splits(source):
+    sources = {"train": source, "val": source}
+    names, pictures = sets.sample_pictures(sources, seed=3, classes=2)
+    labels = [source.class_names.index(name) for name in names]
+    assert labels == sorted(set(labels))
+    assert len(labels) == 2
+    assert list(pictures) == ["train", "val"]
+    for label, *samples in zip(labels, *pictures.values(), strict=True):
+        paths = [
+            path for path, own in zip(source.files, source.labels, strict=True) if own == label
+        ]
+        candidates = {fit_to(load_image(path), 300, 300).tobytes() for path in paths}
+        assert {sample.tobytes() for sample in samples} <= candidates
+        assert all(sample.shape == (300, 300, 3) for sample in samples)
+
+
+def test_sample_pictures_of_a_seed_are_for_ever(source):
+    """The classes first, then the pictures split by split, as published grids were drawn."""
+    rng = np.random.default_rng(7)
+    labels = sorted(rng.choice(3, 2, replace=False))
+    indexes = [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
+    indexes += [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
+    names, pictures = sets.sample_pictures({"train": source, "test": source}, seed=7, classes=2)
+    assert names == [source.class_names[label] for label in labels]
+    for row, samples in zip(indexes, pictures.values(), strict=True):
+        wanted = [fit_to(source.picture(index), 300, 300) for index in row]
+        assert np.array_equal(samples, wanted)
+
+
+def test_sample_pictures_are_of_all_classes_where_there_are_few(source):
+    names, pictures = sets.sample_pictures({"train": source}, seed=0)
+    assert names == source.class_names
+    assert len(pictures["train"]) == 3
+
+
+# ----------------------------------------------------------------------------------- Flowers-102
+
+
+@pytest.fixture
+def flowers_root(tmp_path):
+    """Flowers-102's real label files, without images."""
+    if not (SHARED / "flowers-102").exists():
+        pytest.skip(f"{SHARED / 'flowers-102'} is not there")
+    folder = tmp_path / "root" / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for file in sets.FLOWERS_LABELS:
+        shutil.copy(SHARED / "flowers-102" / file, folder)
+    return folder.parent
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr("torchvision.datasets.flowers102.download_and_extract_archive", refuse)
+    monkeypatch.setattr("torchvision.datasets.flowers102.download_url", refuse)
+
+
+def test_official_splits(flowers_root):
+    splits = sets.flowers102(flowers_root)
+    assert {split: len(files.files) for split, files in splits.items()} == sets.FLOWERS_SIZES
+    everything = [path.name for split in splits.values() for path in split.files]
+    assert len(set(everything)) == 8189
+    assert all(
+        np.bincount(splits[split].labels).tolist() == [10] * 102 for split in ("train", "val")
+    )
+    assert splits["train"].class_names[:2] == ["pink primrose", "hard-leaved pocket orchid"]
+
+
+@pytest.mark.usefixtures("offline")
+def test_no_data_and_no_network(tmp_path):
+    with pytest.raises(UserError) as caught:
+        sets.flowers102(tmp_path)
+    message = str(caught.value)
+    for word in ("102flowers.tgz", "imagelabels.mat", "setid.mat", "--data synthetic"):
+        assert word in message
+    assert str(tmp_path / "flowers-102") in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("file", ["imagelabels.mat", "setid.mat"])
+def test_a_label_file_with_another_md5_is_refused_and_kept(flowers_root, file):
+    path = flowers_root / "flowers-102" / file
+    path.write_bytes(path.read_bytes()[:-20])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"{file}: its MD5 is not .* refused"):
+        sets.flowers102(flowers_root)
+    assert path.read_bytes() == before
+
+
+def test_a_missing_flower_is_named(flowers_root, tmp_path):
+    train = sets.flowers102(flowers_root)["train"]
+    with pytest.raises(UserError, match=r"image_\d{5}.jpg: no such file"):
+        packed.pack(train, 32, tmp_path / "cache", skip_bad=False)
+
+
+def test_resolutions_of_original_flowers_are_exact():
+    folder = SHARED / "flowers-originals"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    files = sorted(folder.rglob("*.jpg"))
+    originals = FileSet("originals", files, [0] * len(files), ["flower"])
+    sizes = Counter(originals.size(index) for index in range(len(files)))
+    wanted = Counter(load_image(path).shape[1::-1] for path in files)
+    assert sizes == wanted
+    assert sizes.total() == 190
+
+
+# -------------------------------------------------------------------------------- embedded flowers
+
+
+def test_drawn_splits_are_balanced_and_packed_alike(tmp_path):
+    drawn = DrawnSet("train", 8, 4, seed=1)
+    assert np.bincount(drawn.labels).tolist() == [2] * 4
+    images = packed.pack(drawn, 28, tmp_path / "cache", skip_bad=False)
+    assert images.images.shape == (8, 32, 32, 3)
+    assert [drawn.flower(i, 32).label for i in range(8)] == images.labels.tolist()
+    assert (
+        hashlib.sha256(drawn.fingerprint().encode()).hexdigest()
+        != hashlib.sha256(DrawnSet("train", 8, 4, seed=2).fingerprint().encode()).hexdigest()
+    )
+    assert drawn.size(0) == drawn.picture(0).shape[1::-1]
+
+
+def test_embedded_folders_hold_the_flowers_of_the_train_split(tmp_path):
+    folder = sets.embedded_folders(tmp_path / "cache", 3, 2, 20, seed=4)
+    assert folder.name == "train"
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name[:4] for name in names] == ["000_", "001_", "002_"]
+    flower = DrawnSet("train", 6, 3, seed=4).picture(5, 20)
+    assert min(flower.shape[:2]) == 20
+    assert np.array_equal(load_image(folder / names[2] / "00001.png"), flower)
+    assert not list(folder.parent.glob("val"))
+
+
+def test_embedded_folders_are_written_once_and_are_others_by_their_numbers(tmp_path, monkeypatch):
+    cache, written = tmp_path / "cache", []
+
+    def write_folders(folder, *about):
+        written.append(about)
+        (folder / "train").mkdir()
+
+    monkeypatch.setattr(flowers, "write_folders", write_folders)
+    numbers = [(3, 2, 20, 4), (4, 2, 20, 4), (3, 1, 20, 4), (3, 2, 21, 4), (3, 2, 20, 5)]
+    folders = {sets.embedded_folders(cache, *about) for about in [*numbers, *numbers]}
+    assert len(folders) == 5
+    assert written == [(*about, ("train",)) for about in numbers]
+    monkeypatch.setattr(flowers, "__file__", __file__)  # another code draws other flowers
+    assert sets.embedded_folders(cache, *numbers[0]) not in folders

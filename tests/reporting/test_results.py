@@ -1,0 +1,186 @@
+import json
+import multiprocessing
+import os
+import re
+import sys
+from functools import partial
+
+import pytest
+
+from common.errors import UserError
+from common.reporting import results
+from common.reporting.results import Findings
+
+ABOUT = {"command": "python problem1_perceptual.py", "call_seconds": 1.5}
+
+
+def write(text, path):
+    """A figure for tests."""
+    path.write_text(text)
+
+
+def publish(folder, part="1.1", result=None, **told):
+    results.publish(folder, part, Findings(result or {}, **told), ABOUT)
+
+
+def stored(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def start(work) -> multiprocessing.Process:
+    """Another process, which forgets nothing that this one has imported."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+def exit_codes(processes) -> list[int]:
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+# -------------------------------------------------------------------------------- what is stored
+
+
+def test_one_part_replaces_its_own_key_alone(tmp_path):
+    publish(tmp_path, "1.2", {"a": 1})
+    publish(tmp_path, "1.1", {"b": 2})
+    publish(tmp_path, "1.2", {"c": float("inf"), "d": (1, 2)})
+    parts = stored(tmp_path)["parts"]
+    assert parts == {
+        "1.1": {"b": 2, "provenance": ABOUT},
+        "1.2": {"c": None, "d": [1, 2], "provenance": ABOUT},
+    }
+    assert list(parts) == ["1.1", "1.2"]
+    assert results.read(tmp_path)["parts"] == parts
+
+
+def test_provenance_overwrites_nothing_that_a_part_found(tmp_path):
+    found = {"command": "found", "call_seconds": "found", "seed": "found"}
+    publish(tmp_path, "1.1", found)
+    part = stored(tmp_path)["parts"]["1.1"]
+    assert {key: part[key] for key in found} == found
+    assert part["provenance"] == ABOUT
+
+
+def test_provenance_says_command_commit_and_machine(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/problem1_perceptual.py", "--image", "a b.png"])
+    about = results.provenance(3, 1.5, data="one image", precision=None)
+    assert about["command"] == "python problem1_perceptual.py --image 'a b.png'"
+    assert (about["seed"], about["call_seconds"], about["data"]) == (3, 1.5, "one image")
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", about["git_commit"] or "0" * 40)
+    assert about["environment"]["torch"].startswith("2.")
+    assert about["environment"]["processor"]
+
+
+def test_a_write_that_fails_leaves_the_old_results(tmp_path):
+    publish(tmp_path, "1.1", {"a": 1})
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(TypeError):
+        publish(tmp_path, "1.1", {"a": object()})
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert names(tmp_path) == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["my notes", "[1]", '{"parts": {}}', '{"files": {"1.1": null}, "parts": {}}', '{"parts": 1}'],
+)
+def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match="move it away"):
+        results.open_folder(tmp_path)
+    assert (tmp_path / "results.json").read_text() == text
+
+
+# ------------------------------------------------------------------------------------- the files
+
+
+def test_tables_are_printed_and_kept_texts_and_figures_kept_alone(tmp_path, capsys):
+    told = {
+        "texts": {"1.1.csv": b"a,b\r\n", "1.1.md": "a"},
+        "figures": {"1.1.png": partial(write, "drawn")},
+    }
+    publish(tmp_path, tables={"1.1_losses.txt": "loss  raw\n"}, **told)
+    assert (tmp_path / "1.1_losses.txt").read_text() == "loss  raw\n"
+    assert (tmp_path / "1.1.csv").read_bytes() == b"a,b\r\n"
+    assert (tmp_path / "1.1.md").read_text() == "a"
+    assert (tmp_path / "1.1.png").read_text() == "drawn"
+    assert stored(tmp_path)["files"] == {"1.1": ["1.1.csv", "1.1.md", "1.1.png", "1.1_losses.txt"]}
+    printed = capsys.readouterr().out
+    assert "loss  raw" in printed
+    assert "a,b" not in printed
+    assert printed.endswith("results.json [1.1] in 1.5 s\n")
+
+
+def test_a_rerun_replaces_its_files_and_removes_those_it_does_not_make_again(tmp_path, capsys):
+    publish(tmp_path, "1.2", tables={"1.2.txt": "other part"})
+    publish(tmp_path, "1.1", tables={"1.1_a.txt": "old", "1.1_b.txt": "old"})
+    (tmp_path / "1.1_mine.txt").write_text("the user's")
+    publish(tmp_path, "1.1", tables={"1.1_a.txt": "new"})
+    assert names(tmp_path) == ["1.1_a.txt", "1.1_mine.txt", "1.2.txt", "results.json"]
+    assert (tmp_path / "1.1_a.txt").read_text() == "new"
+    assert "removed" in capsys.readouterr().out
+    assert stored(tmp_path)["files"] == {"1.1": ["1.1_a.txt"], "1.2": ["1.2.txt"]}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "other part's"])
+def test_what_is_in_the_way_is_named_and_left(tmp_path, kind):
+    path = tmp_path / "1.1.txt"
+    if kind == "file":
+        path.write_text("the user's")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        publish(tmp_path, "1.2", tables={"1.1.txt": "the user's"})
+    before = names(tmp_path)
+    with pytest.raises(UserError, match=r"1\.1\.txt is in the way.*part 1\.1"):
+        publish(tmp_path, tables={"1.1.txt": "new"}, texts={"1.1_new.txt": "new"})
+    assert names(tmp_path) == before
+    if path.is_file():
+        assert path.read_text() == "the user's"
+
+
+def test_a_run_killed_while_it_writes_does_not_stand_in_its_own_way(tmp_path):
+    publish(tmp_path, "1.1", {"a": 1}, tables={"1.1_old.txt": "old"})
+    killed = {"1.1_z.png": lambda _: os._exit(9)}
+    told = {"tables": {"1.1_a.txt": "half"}, "figures": killed}
+    assert exit_codes([start(lambda: publish(tmp_path, "1.1", {"a": 2}, **told))]) == [9]
+    assert (tmp_path / "1.1_a.txt").read_text() == "half"
+    assert stored(tmp_path)["parts"]["1.1"] == {"a": 1, "provenance": ABOUT}
+    publish(tmp_path, "1.1", {"a": 3}, tables={"1.1_b.txt": "whole"})
+    assert names(tmp_path) == ["1.1_b.txt", "results.json"]
+    assert stored(tmp_path)["files"] == {"1.1": ["1.1_b.txt"]}
+
+
+def publish_often(folder, part, name):
+    for number in range(20):
+        told = {f"{part}_{name}{number}.txt": name}
+        publish(folder, part, {"by": name, "number": number}, tables=told)
+
+
+def test_several_processes_at_once_lose_nothing_of_each_other(tmp_path):
+    writers = [("1.1", "a"), ("1.2", "b"), ("1.2", "c")]
+    running = [start(partial(publish_often, tmp_path, *writer)) for writer in writers]
+    assert exit_codes(running) == [0, 0, 0]
+    last = stored(tmp_path)
+    assert last["parts"]["1.1"]["number"] == last["parts"]["1.2"]["number"] == 19
+    name = last["parts"]["1.2"]["by"]
+    assert last["files"] == {"1.1": ["1.1_a19.txt"], "1.2": [f"1.2_{name}19.txt"]}
+    assert names(tmp_path) == ["1.1_a19.txt", f"1.2_{name}19.txt", "results.json"]
+
+
+def test_only_the_first_process_of_a_job_prints_draws_and_writes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    drawn = []
+    publish(tmp_path, tables={"1.1.txt": "text"}, figures={"1.1.png": drawn.append})
+    assert not drawn
+    assert names(tmp_path) == []
+    assert capsys.readouterr() == ("", "")

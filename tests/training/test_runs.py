@@ -1,0 +1,252 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.training import loop, precision, runs
+from common.training.runs import NetworkSpec, over_seeds, set_up, train_seeds, training_report
+from tests.training import test_loop as tiny
+from tests.training.test_recipe import parse
+
+SPLITS = {"train": tiny.packed(), "val": tiny.packed(7, 1), "test": tiny.packed(9, 2)}
+
+
+def build(seed, **identity):
+    return tiny.network(seed), identity
+
+
+TINY = NetworkSpec("tiny", build)
+
+
+@pytest.fixture
+def setup_of(tmp_path, monkeypatch):
+    """What a new process makes of flags: a `Setup` on the tiny splits."""
+    monkeypatch.setattr(runs, "pack", lambda split, *_: split)
+
+    def make(*flags, splits=SPLITS):
+        args = parse("--epochs", 2, *flags)
+        args.device, args.gpus, args.cache, args.skip_bad = "cpu", 0, None, False
+        return set_up(args, "TINY", splits, tmp_path)
+
+    yield make
+    precision._fastest.cache_clear()
+
+
+@pytest.fixture
+def bf16_gains(monkeypatch):
+    """Say that bf16 is faster on this machine, or is not."""
+
+    def pretend(gains):
+        seconds = {"fp32": 1.0, "bf16": 0.5 if gains else 2.0}
+        monkeypatch.setattr(precision, "convolution_seconds", lambda *_: seconds)
+        precision._fastest.cache_clear()
+
+    return pretend
+
+
+@pytest.fixture
+def looks_at_test(monkeypatch):
+    """The evaluations of the test split so far."""
+    looks, evaluate = [], loop.evaluate
+
+    def counting(network, split, *args):
+        if split is SPLITS["test"]:
+            looks.append(network)
+        return evaluate(network, split, *args)
+
+    monkeypatch.setattr(loop, "evaluate", counting)
+    return looks
+
+
+# ----------------------------------------------------------------------------- what makes a run it
+
+
+def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch):
+    first = train_seeds(setup_of("--seeds", 2, "--precision", "fp32"), TINY)
+    assert [run["seed"] for run in first] == [0, 1]
+    monkeypatch.setattr(loop, "train_step", None)
+    setup = setup_of("--seeds", 2, "--precision", "fp32")
+    assert train_seeds(setup, TINY) == first
+    assert train_seeds(setup, TINY, seeds=1) == first[:1]
+    assert set(first[0]) == {
+        "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
+        "test_top1_high", "test_top5", "training_seconds", "images_per_second", "peak_memory_mib",
+        "history",
+    }  # fmt: skip
+    assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
+
+
+def test_a_network_of_the_same_name_but_another_identity_is_refused(setup_of):
+    def narrow(seed):
+        return build(seed, width=1.0, from_narrow=None)
+
+    def widened(seed):
+        return build(seed, width=1.0, from_narrow="1f2e")
+
+    train_seeds(setup_of("--precision", "fp32"), NetworkSpec("net", narrow))
+    with pytest.raises(UserError) as refused:
+        train_seeds(setup_of("--precision", "fp32"), NetworkSpec("net", widened))
+    message = str(refused.value)
+    assert (
+        "runs/net-2epochs-seed0/last.pt is of another run: from_narrow None (now 1f2e)" in message
+    )
+    assert "\n" not in message
+
+
+def test_another_recipe_or_other_data_are_refused(setup_of):
+    train_seeds(setup_of("--precision", "fp32"), TINY)
+    with pytest.raises(UserError, match=r"is of another run: weight_decay 0.05 \(now 0.1\); give"):
+        train_seeds(setup_of("--precision", "fp32", "--weight-decay", 0.1), TINY)
+    other = NetworkSpec("tiny", build, {"clip_norm": 1})
+    with pytest.raises(UserError, match=r"is of another run: clip_norm 0.0 \(now 1\); give"):
+        train_seeds(setup_of("--precision", "fp32"), other)
+    source = type("Source", (tiny.Source,), {"fingerprint": lambda _: "other"})()
+    splits = SPLITS | {"val": replace(SPLITS["val"], source=source)}
+    with pytest.raises(
+        UserError, match=r"is of another run: data {.*'val': 'tiny'.* \(now .*other"
+    ):
+        train_seeds(setup_of("--precision", "fp32", splits=splits), TINY)
+
+
+# ------------------------------------------------------------------------------ test looked at once
+
+
+def test_test_is_evaluated_once_for_all_parts_and_calls(setup_of, looks_at_test):
+    setup = setup_of("--precision", "fp32")
+    first = train_seeds(setup, TINY)
+    assert train_seeds(setup, TINY) == first
+    assert train_seeds(setup_of("--precision", "fp32"), TINY) == first
+    assert len(looks_at_test) == 1
+
+
+def test_other_weights_are_tested_again(setup_of, looks_at_test):
+    setup = setup_of("--precision", "fp32")
+    folder = setup.folder / "runs" / "tiny-2epochs-seed0"
+    train_seeds(setup, TINY)
+    best = tiny.state(folder, "best.pt")
+    best["network"]["6.weight"].zero_()
+    best["network"]["6.bias"] = torch.tensor([-9.0, -9.0, 9.0])
+    torch.save(best, folder / "best.pt")
+    (run,) = train_seeds(setup_of("--precision", "fp32"), TINY)
+    assert len(looks_at_test) == 2
+    assert run["test_top1"] == pytest.approx(100 / 3)  # all are called the third class
+    kept = json.loads((folder / "test.json").read_text())
+    assert kept["top1"] == run["test_top1"]
+    train_seeds(setup_of("--precision", "fp32", "--fresh"), TINY)
+    assert len(looks_at_test) == 3
+
+
+def test_what_is_tested_are_the_best_weights(setup_of):
+    setup = setup_of("--precision", "fp32")
+    (run,) = train_seeds(setup, TINY)
+    network = tiny.network(7)
+    network.load_state_dict(
+        tiny.state(setup.folder / "runs" / "tiny-2epochs-seed0", "best.pt")["network"]
+    )
+    tested = loop.evaluate(network, SPLITS["test"], setup.recipe, setup.device)
+    assert run["test_top1"] == tested["top1"]
+    assert run["test_top1_low"] < run["test_top1"] < run["test_top1_high"]
+
+
+# -------------------------------------------------------------------------------------- precision
+
+
+def stop_after_an_epoch(setup):
+    """Train the tiny network's first epoch, as a call that is stopped does."""
+    train_one_epoch = loop.train_one_epoch
+
+    def stopping(run, *args):
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        train_one_epoch(run, *args)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(loop, "train_one_epoch", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_seeds(setup, TINY)
+
+
+def test_a_run_that_goes_on_keeps_the_precision_that_it_began_with(setup_of, bf16_gains, capsys):
+    bf16_gains(True)
+    stop_after_an_epoch(setup_of())
+    bf16_gains(False)  # as on another machine
+    setup = setup_of()
+    assert setup.precision.name == "fp32"
+    (run,) = train_seeds(setup, TINY)
+    assert run["precision"] == "bf16"
+    assert "going on at epoch 2" in capsys.readouterr().out
+    tables, _ = training_report(setup, "9.9", {"tiny": [run]})
+    assert "TINY, 8 px, bf16, cpu" in tables["9.9_training.txt"]
+    with pytest.raises(UserError, match=r"is of another run: precision bf16 \(now fp32\)"):
+        train_seeds(setup_of("--precision", "fp32"), TINY)
+    (anew,) = train_seeds(setup_of("--fresh"), TINY)
+    assert anew["precision"] == "fp32"
+
+
+def test_a_spec_that_names_a_precision_has_it(setup_of, bf16_gains):
+    bf16_gains(True)
+    (run,) = train_seeds(setup_of(), NetworkSpec("tiny", build, {"precision": "fp32"}))
+    assert run["precision"] == "fp32"
+
+
+def test_provenance_says_what_was_chosen_and_why(setup_of, bf16_gains):
+    bf16_gains(False)
+    assert setup_of().provenance() == {
+        "data": "TINY",
+        "device": "cpu",
+        "precision": {
+            "asked": "auto",
+            "chosen": "fp32",
+            "why": "a convolution in bf16 is 0.50 times as fast as in fp32",
+        },
+    }
+
+
+# ------------------------------------------------------------------------------- told to readers
+
+
+def run_of(seed, test_top1, **changes):
+    return {
+        "seed": seed, "weights": "best.pt", "precision": "fp32", "best_epoch": 3, "val_top1": 60.0,
+        "test_top1": test_top1, "test_top1_low": 20.0, "test_top1_high": 80.0, "test_top5": 100.0,
+        "training_seconds": 12.4, "images_per_second": 345.67, "peak_memory_mib": 1.0,
+        "history": [{"epoch": 1}],
+    } | changes  # fmt: skip
+
+
+def test_over_seeds_has_means_and_the_sample_standard_deviation():
+    runs_of_two = [run_of(0, 40.0), run_of(1, 50.0, val_top1=70.0, training_seconds=13.6)]
+    means = over_seeds(runs_of_two, 20)
+    assert (means["val_top1"], means["test_top1"], means["training_seconds"]) == (65, 45, 13)
+    assert means["test_top1_std"] == pytest.approx(50**0.5)
+    assert means["test_top1_low"] < 45 < means["test_top1_high"]
+    assert over_seeds(runs_of_two[:1], 20)["test_top1_std"] is None
+
+
+def test_the_report_has_a_row_a_run_and_one_over_the_seeds(setup_of):
+    setup = setup_of("--precision", "fp32", "--label-smoothing", 0.1)
+    networks = {"relu": [run_of(0, 40.0), run_of(1, 50.0)], "f": [run_of(0, 30.0)]}
+    histogram = {"network": "histogram", "val_top1": 31.2, "test_top1": 30.0}
+    tables, figures = training_report(setup, "9.9", networks, "init scratch", [histogram])
+    lines = tables["9.9_training.txt"].splitlines()
+    assert lines[0] == "TINY, 8 px, fp32, cpu, init scratch, 2 epochs."
+    assert lines[1].startswith("Top-1 in per cent, of the epoch that was best on val; test looked")
+    assert lines[1].endswith("at once; chance 33.33 %.")
+    cells = [line.replace(" +- ", "+-").replace(" - ", "-").split() for line in lines[4:]]
+    assert cells == [
+        ["histogram", "-", "-", "31.20", "30.00", "-", "-", "-"],
+        ["relu", "0", "3", "60.00", "40.00", "20.00-80.00", "345.7", "12"],
+        ["relu", "1", "3", "60.00", "50.00", "20.00-80.00", "345.7", "12"],
+        ["relu", "all", "-", "60.00", "45.00+-7.07", "-", "-", "-"],
+        ["f", "0", "3", "60.00", "30.00", "20.00-80.00", "345.7", "12"],
+    ]
+    for header in runs.COLUMNS:
+        assert header in lines[2]
+    (curves,) = figures.values()
+    assert list(figures) == ["9.9_curves.png"]
+    assert curves.keywords["title"] == (
+        "TINY, 8 px, fp32, cpu, init scratch; labels smoothed by 0.1 in training alone"
+    )
+    assert curves.keywords["histories"] == {"relu": [[{"epoch": 1}]] * 2, "f": [[{"epoch": 1}]]}
