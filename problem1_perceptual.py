@@ -155,11 +155,11 @@ def part_1_2(shared: Shared) -> results.Findings:
         "losses": summarise(whole_photos(shared), "shift"),
     }
     tag = tag_of(shared, weights)
+    losses_table = problem1.feature_table(result, args.shift, args.edge, tag)
     return results.Findings(
         result,
-        {"1.2_feature_losses.txt": problem1.feature_table(result, args.shift, args.edge, tag)},
-        {"1.2_vgg16_summary.txt": layer_table},
-        {"1.2_feature_losses.png": problem1.feature_figure(result, args.shift, tag)},
+        tables={"1.2_vgg16_summary.txt": layer_table, "1.2_feature_losses.txt": losses_table},
+        figures={"1.2_feature_losses.png": problem1.feature_figure(result, args.shift, tag)},
     )
 
 
@@ -497,8 +497,9 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add, source = parser.add, parser.add_mutually_exclusive_group()
     image_help = "one image (default: embedded photos)"
+    images_help = "all images of a folder (default: embedded photos)"
     source.add_argument("--image", type=Path, metavar="FILE", help=image_help)
-    source.add_argument("--images", type=Path, metavar="DIR", help="all images of a folder")
+    source.add_argument("--images", type=Path, metavar="DIR", help=images_help)
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
     edges = ("crop", "replicate", "wrap")
     add("--edge", choices=edges, default="crop", help="what the border does")

@@ -15,7 +15,7 @@ from common.data import flowers
 from common.data.images import fit_to, load_image, one_line_errors
 from common.errors import UserError
 
-SPLITS = ("train", "val", "test")
+SPLITS = flowers.SPLITS
 FLOWERS_SIZES = {"train": 1020, "val": 1020, "test": 6149}
 FLOWERS_LABELS = dict(Flowers102._file_dict[key] for key in ("label", "setid"))
 FLOWERS_URL = Flowers102._download_url_prefix

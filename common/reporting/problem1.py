@@ -142,7 +142,7 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     caption = (
         f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units, {tag},\ntheir"
         f" central {side_px}x{side_px} px. A low sigma: a loss more sensitive to noise, by the"
-        ' measure of its own answer\nto the shift. "inf": not reached up to sigma'
+        ' measure of its own answer\nto the shift. "-": not reached up to sigma'
         f" {max(curves['sigma'])}.{control}"
     )
     return table(caption, columns, rows)

@@ -22,7 +22,8 @@ def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) 
 def cell(template: str, record: Mapping) -> str | None:
     """A format string filled from a record; None where a value that it names is not there.
 
-    Not there are keys that are missing, None, and NaN, which results.json stores as null.
+    Not there are keys that are missing, None, and NaN and infinities, which results.json stores as
+    null.
     """
     for _, field, _, _ in FORMATTER.parse(template):
         if field is None:  # text after the last value
@@ -31,7 +32,7 @@ def cell(template: str, record: Mapping) -> str | None:
             value, _ = FORMATTER.get_field(field, (), record)
         except (KeyError, IndexError):
             return None
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None
     return template.format_map(record)
 

@@ -4,14 +4,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import cli, synthetic
-from common.synthetic import NUM_CLASSES, class_names, draw_flower, full_size
+from common.data import flowers
+from common.data.flowers import NUM_CLASSES, SPLITS, class_names, draw_flower, full_size
+from common.errors import UserError
+
+RED, YELLOW = 1, 3  # poppy, buttercup
 
 
 def box_scaled(pixels, like):
     """Mean over boxes, to the size of `like`."""
     size = like.shape[1::-1]
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)).astype(int)
+
+
+def central_square(pixels):
+    """The central square, which the networks see most of."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
 
 
 def test_the_same_key_gives_the_same_picture():
@@ -25,11 +36,11 @@ def test_the_same_key_gives_the_same_picture():
 @pytest.mark.parametrize(
     ("key", "short_side_px", "digest"),
     [
-        ((0, "train", 0), 64, "32d1536035307e0030743ab8222c210b326307603f98cbc076d6dbde7729bcce"),
+        ((0, "train", 0), 64, "31f2cbe2d89dbe534b22401a7d88b6ff8e8660467e2c41341e13709b32a98b79"),
         (
             (7, "test", 101),
             None,
-            "b9ef1dab0bcdf23a06996fb259ce40c042880edcea45fb4d5686403bbda97905",
+            "ce990cc5a88a29b044448ee810eecce111c4a7601b705d118b48c5fe1adf50fd",
         ),
     ],
     ids=["64 px", "full"],
@@ -55,10 +66,11 @@ def test_labels_are_balanced():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_species_has_its_colour_in_every_seed(seed):
-    for index, pink in ((0, False), (2, True)):  # the others are white
+    for index in (RED, YELLOW):
         flower = draw_flower(seed, "train", index, 10, 64)
-        red, green, _ = np.median(flower.image[flower.mask], axis=0)
-        assert (red > 1.4 * green) == pink
+        red, green, blue = np.median(flower.image[flower.mask].astype(int), axis=0)
+        assert (red > 2 * green) == (index == RED)
+        assert (green > 1.5 * blue) == (index == YELLOW)
 
 
 def test_few_classes_are_the_first_of_many():
@@ -72,7 +84,12 @@ def test_names_are_unique_and_short():
     names = class_names()
     assert len(set(names)) == NUM_CLASSES
     assert max(map(len, names)) <= 32
-    assert names[0] == "5 round, white, yellow eye"
+    assert names[0] == "white daisy"
+
+
+def test_the_first_ten_classes_share_no_colour_and_no_form():
+    colours, forms = zip(*(name.split() for name in class_names(10)), strict=True)
+    assert len(set(colours)) == len(set(forms)) == 10
 
 
 def test_masks_cover_a_part_of_the_picture():
@@ -85,12 +102,21 @@ def test_masks_cover_a_part_of_the_picture():
 
 
 def test_the_mask_lies_on_the_flower():
-    """Pink flowers: red exceeds green on them and not around them, in each of some pictures."""
-    for index in (2, 12, 22, 3, 13, 23):
+    """Red exceeds green on red flowers and not around them, in each of some pictures."""
+    for index in range(RED, 60, 10):
         flower = draw_flower(0, "train", index, 10, 64)
         red, green, _ = flower.image.astype(int).transpose(2, 0, 1)
         assert np.median((red - green)[flower.mask]) > 30
         assert np.median((red - green)[~flower.mask]) < 15
+
+
+def test_flowers_stand_beside_the_centre_and_inside_the_central_square():
+    masks = [draw_flower(0, "test", index, 10, 32).mask for index in range(200)]
+    squares = [central_square(mask) for mask in masks]
+    assert np.mean([square[16, 16] for square in squares]) < 0.55
+    inside = [square.sum() / mask.sum() for square, mask in zip(squares, masks, strict=True)]
+    assert min(inside) > 0.7
+    assert np.mean(inside) > 0.95
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -113,14 +139,14 @@ def test_sizes_vary_as_those_of_photos():
 
 @pytest.mark.parametrize("num_classes", [0, 103])
 def test_a_wrong_number_of_classes_is_refused(num_classes):
-    with pytest.raises(cli.UserError, match="choose from 1 to 102"):
+    with pytest.raises(UserError, match="choose from 1 to 102"):
         draw_flower(0, "train", 0, num_classes)
-    with pytest.raises(cli.UserError, match="choose from 1 to 102"):
+    with pytest.raises(UserError, match="choose from 1 to 102"):
         class_names(num_classes)
 
 
 def test_wrong_keys_are_refused():
-    with pytest.raises(cli.UserError, match="short side 15"):
+    with pytest.raises(UserError, match="short side 15"):
         draw_flower(0, "train", 0, short_side_px=15)
     with pytest.raises(ValueError, match="not in tuple"):
         full_size(0, "valid", 0)
@@ -131,22 +157,21 @@ def test_wrong_keys_are_refused():
 def test_folders_hold_what_was_drawn(run, tmp_path):
     folder = tmp_path / "flowers"
     flags = ("--classes", 3, "--images-per-class", 2, "--short-side", 32, "--seed", 5)
-    code, out, _ = run(synthetic, "--out", folder, *flags)
+    code, out, _ = run(flowers, "--out", folder, *flags)
     assert code == 0
     assert str(folder) in out
-    pictures = sorted(path.relative_to(folder) for path in folder.glob("t*/*/*.png"))
-    assert len(pictures) == 2 * 3 * 2
-    assert len(list(folder.glob("val/*/*.png"))) == 3 * 2
+    for split in SPLITS:
+        assert len(list(folder.glob(f"{split}/*/*.png"))) == 3 * 2
     flower = draw_flower(5, "test", 1 * 3 + 2, 3, 32)
-    place = "test/002_5_notched_pink_yellow_eye/00001.png"
+    place = "test/002_orange_lily/00001.png"
     np.testing.assert_array_equal(np.array(Image.open(folder / place)), flower.image)
     np.testing.assert_array_equal(np.array(Image.open(folder / "masks" / place)), flower.mask)
 
 
 def test_the_command_line_refuses_in_one_line(fails, tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
-    assert "not an empty folder" in fails(synthetic, "--out", tmp_path)
-    assert "not an empty folder" in fails(synthetic, "--out", tmp_path / "mine.txt")
-    assert "classes 103" in fails(synthetic, "--out", tmp_path / "new", "--classes", 103)
-    assert "short side 8" in fails(synthetic, "--out", tmp_path / "new", "--short-side", 8)
+    assert "not an empty folder" in fails(flowers, "--out", tmp_path)
+    assert "not an empty folder" in fails(flowers, "--out", tmp_path / "mine.txt")
+    assert "classes 103" in fails(flowers, "--out", tmp_path / "new", "--classes", 103)
+    assert "short side 8" in fails(flowers, "--out", tmp_path / "new", "--short-side", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -9,41 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import folders, manifest
+from common.data import manifest
 from common.data.sets import SPLITS, FileSet
 from common.errors import UserError
 from common.reporting.results import ROOT
+from tests.data.conftest import SPLIT, draw, fails
 
 SHARED = ROOT.parent / "shared" / "data"
 FOLDER_100 = SHARED / "imagenet-100x32"
-SPLIT = (0.7, 0.15, 0.15)
-
-
-def save(path, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (9, 8 + seed % 5, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def root(tmp_path):
-    """Four classes of 12 different PNG files, a 0.png to d 11.png; words.txt names two of them."""
-    folder = tmp_path / "images"
-    for number, class_id in enumerate("abcd"):
-        (folder / class_id).mkdir(parents=True)
-        for seed in range(12):
-            save(folder / class_id / f"{class_id} {seed}.png", 100 * number + seed)
-    (tmp_path / "words.txt").write_text("a\tant, emmet\nb\tbee\n")
-    return folder
-
-
-def draw(root, classes=3, per_class=8, split=SPLIT, seed=0, allow_fewer=False):
-    return manifest.draw(root, classes, per_class, split, seed, allow_fewer)
-
-
-def fails(match, root, **changes):
-    with pytest.raises(UserError, match=match) as error:
-        draw(root, **changes)
-    assert "\n" not in str(error.value)
 
 
 def seats(drawn):
@@ -248,75 +221,6 @@ def test_a_class_that_is_given_up_does_not_block_its_duplicates(root):
     shutil.copy(root / bad / order[bad][6], root / spare / names[0])
     drawn = draw(root)
     assert f"{spare}/{names[0]}" in {row.path for row in drawn.rows}
-
-
-@pytest.mark.usefixtures("root")
-def test_bad_folders_end_in_one_line(tmp_path):
-    fails(r"none: cannot be read \(No such file", tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
-    (tmp_path / "empty" / "only").mkdir()
-    fails(r"empty: 1 class folder\(s\)", tmp_path / "empty")
-    fails(r"words.txt: cannot be read \(Not a directory", tmp_path / "words.txt")
-    shutil.rmtree(tmp_path / "empty")
-    (tmp_path / "val").mkdir()
-    fails(r"images/[abcd]: a folder inside a class folder; give the folder that holds", tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_or_file_is_named(root):
-    (root / "b").chmod(0)
-    fails(r"images/b: cannot be read \(Permission denied\)", root)
-    (root / "b").chmod(0o700)
-    for path in (root / "b").iterdir():
-        path.chmod(0)
-    fails(r"images/b/b \d+.png: cannot be read \(Permission denied\)", root, classes=4)
-
-
-def test_what_the_system_refuses_is_named(root, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    fails(r"images: cannot be read \(Permission denied\)", root)
-
-
-def test_files_among_the_class_folders(root):
-    before = draw(root)
-    for name in (".DS_Store", "words.txt", "LOC_synset_mapping.txt", "a/._a 0.png", "a/notes.txt"):
-        (root / name).write_text("")
-    (root / "a" / ".cache").mkdir()
-    assert draw(root) == before
-    shutil.copy(root / "a" / "a 0.png", root / "stray.png")
-    fails(r"images/stray.png: a file among the class folders; move it away", root)
-
-
-def test_links(root, tmp_path):
-    before = draw(root)
-    shutil.move(root / "b", tmp_path / "elsewhere")
-    (root / "b").symlink_to(tmp_path / "elsewhere")
-    assert draw(root) == before
-    for target in ("loop", ".", root, root.parent):
-        (root / "loop").symlink_to(target)
-        fails(r"images/loop: (cannot be read \(Too many levels|a symbolic link in a circle)", root)
-        (root / "loop").unlink()
-    (root / "a" / "up.png").symlink_to(root)
-    fails(r"a/up.png: a folder inside a class folder", root)
-    (root / "a" / "up.png").unlink()
-    (root / "a" / "lost.png").symlink_to("nowhere")
-    fails(r"a/lost.png: a link to nothing", root)
-
-
-def test_class_names(root):
-    assert folders.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
-    (root / "LOC_synset_mapping.txt").write_text("a army ant, driver\nz zebra\n")
-    names = folders.class_names(root, ["a", "b", "z"])
-    assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins
-
-
-def test_class_names_from_the_package(root):
-    names = folders.class_names(root, ["n01440764", "a", "n9"])
-    assert names == {"n01440764": "tench, Tinca tinca", "a": "ant, emmet", "n9": "n9"}
 
 
 def test_sets_are_labelled_by_sorted_id(root, tmp_path):

@@ -39,9 +39,9 @@ def test_a_cell_is_filled_or_none(template, text):
     assert tables.cell(template, RUN) == text
 
 
-def test_nan_is_shown_as_its_null_in_results_json_is():
-    assert tables.cell("{low:.1f}", {"low": math.nan}) is None
-    assert tables.cell("{low:.1f}", {"low": math.inf}) == "inf"
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_shown_as_its_null_in_results_json_is(value):
+    assert tables.cell("{low:.1f}", {"low": value}) is None
 
 
 def test_cells_stay_as_they_are():
