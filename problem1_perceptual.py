@@ -419,7 +419,8 @@ def prepare(args: argparse.Namespace) -> Shared:
         weights = load_vgg16(args.weights, args.seed, want_lpips=not args.no_lpips)
         references = choose_references(args, photos, sizes)
     about["weights_source"] = weights.source if weights else "none used"
-    about |= {"device": str(device), "precision": args.precision}
+    precision = {"asked": args.precision, "chosen": args.precision, "why": "asked for"}
+    about |= {"device": str(device), "precision": precision}
     return Shared(args, device, layers, photos, sizes, square_px, weights, references, about)
 
 

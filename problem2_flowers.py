@@ -44,11 +44,14 @@ from common.training import parallel, recipe, runs
 from common.training.runs import NetworkSpec, Setup, train_seeds
 
 NARROW, NOISE_BLOCK = "efficientnet_v2_s", "noise_block"  # the wide ones are named by their width
+NARROW_PARTS = ("2.2", "2.3", "2.5", "2.6")  # those that train the narrow network
+MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
+TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
 
 
 # --------------------------------------------------------------------------- the networks compared
 def networks(setup: Setup) -> dict[str, NetworkSpec]:
-    """The networks compared, by name: how each starts, and what it is trained with differently."""
+    """The networks compared, by name: how each starts, and what its recipe has differently."""
     wide = wide_name(setup)
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     specs = [
@@ -61,7 +64,7 @@ def networks(setup: Setup) -> dict[str, NetworkSpec]:
 
 
 def wide_name(setup: Setup) -> str:
-    """The wide network's name, such as wide_1.1."""
+    """The wide network's name, which says how wide it is, such as wide_1.1."""
     return f"wide_{setup.args.width:g}"
 
 
@@ -89,10 +92,10 @@ def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
 
 
 def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
-    """The wide network as the function of a trained narrow one, its symmetry broken; identity."""
+    """The wide network as a trained narrow one's function, symmetry broken, and its identity."""
     args = setup.args
     path, _, wide = widened(setup, seed)
-    widening.break_symmetry(wide, args.symmetry_noise, seed)
+    widening.break_symmetry(wide, args.symmetry_noise, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
     return wide, {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
 
@@ -117,7 +120,7 @@ def part_2_1(setup: Setup) -> Findings:
             "images": len(source.labels),
             "classes": int((counts[split] > 0).sum()),
             "resolutions": len(sizes[split]),
-            "top_resolutions": problem2.top_resolutions(sizes[split]),
+            "top_resolutions": sets.top_resolutions(sizes[split]),
             "images_per_class": [int(counts[split].min()), int(counts[split].max())],
         }
     names, pictures = sets.sample_pictures(setup.sources, setup.args.seed)
@@ -134,11 +137,12 @@ def part_2_2(setup: Setup) -> Findings:
     yardstick = colour_neighbour(setup)
     rows = [{"network": "colour histogram, nearest neighbour", **yardstick}]
     trained = train_seeds(setup, networks(setup)[NARROW])
+    as_trained = replace(setup.recipe, precision=trained[0]["precision"])
     result = {
         "parameters": summary.count_parameters(bare),
         "epochs": args.epochs,
         "init": init,
-        "recipe": setup.recipe.as_dict(),
+        "recipe": as_trained.as_dict(),
         **runs.over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
         "yardsticks": {"colour_histogram_nearest_neighbour": yardstick},
@@ -149,17 +153,18 @@ def part_2_2(setup: Setup) -> Findings:
 
 
 def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str, str]:
-    """torchsummary's table by its file name, its last 7 lines said."""
+    """torchsummary's table of a network by its file name; its last 7 lines are said."""
     text = summary.summary_table(bare, (3, image_size_px, image_size_px))
     say("Last 7 lines of torchsummary:", *text.rstrip().splitlines()[-7:])
     return {f"{part}_summary.txt": text}
 
 
 def colour_neighbour(setup: Setup) -> dict[str, float]:
-    """What one nearest neighbour among the train images' colour histograms makes of val and test.
+    """Classify val and test by one nearest neighbour among train's colour histograms.
 
-    Returns val_top1, test_top1 and its 95 % interval test_top1_low and test_top1_high, all in per
-    cent, and seconds.
+    Returns:
+        val_top1, test_top1 and its 95 % interval test_top1_low and test_top1_high, all in per
+        cent, and seconds.
     """
     start, packed, top1 = time.perf_counter(), setup.packed, {}
     train = yardsticks.colour_histograms(packed["train"].images, setup.args.image_size)
@@ -168,8 +173,8 @@ def colour_neighbour(setup: Setup) -> dict[str, float]:
         right = packed["train"].labels[yardsticks.nearest(counts, train)] == packed[split].labels
         top1[f"{split}_top1"] = 100 * right.double().mean().item()
     low, high = wilson_interval(int(right.sum()), len(right))
-    top1 |= {"test_top1_low": 100 * low, "test_top1_high": 100 * high}
-    return {**top1, "seconds": time.perf_counter() - start}
+    interval = {"test_top1_low": 100 * low, "test_top1_high": 100 * high}
+    return {**top1, **interval, "seconds": time.perf_counter() - start}
 
 
 # -------------------------------------------------------------------------------------- 2.3 widen
@@ -187,7 +192,7 @@ def part_2_3(setup: Setup) -> Findings:
         "stages": efficientnet.stage_rows(narrow, wide, args.image_size),
         "max_logit_difference": logit_difference(setup),
         "symmetry_noise": args.symmetry_noise,
-        "runs": with_means(setup, trained),
+        "runs": runs.with_means(setup, trained),
     }
     init = problem2.init_words(args.init, args.zero_head)
     tables, figures = runs.training_report(setup, "2.3", trained, f"init {init}")
@@ -195,14 +200,8 @@ def part_2_3(setup: Setup) -> Findings:
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
 
 
-def with_means(setup: Setup, trained: dict[str, list[dict]]) -> dict[str, dict]:
-    """Each network's means over its runs, and the runs."""
-    images = len(setup.packed["test"])
-    return {name: {**runs.over_seeds(rows, images), "runs": rows} for name, rows in trained.items()}
-
-
 def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
-    """The file of a trained narrow network, that network, and the wide one with its function.
+    """Widen a trained narrow network, and return its file, itself and the wide network.
 
     The file is --from-narrow's, or that of the narrow network trained with this seed.
     """
@@ -211,7 +210,7 @@ def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
         run = runs.train_and_test(setup, networks(setup)[NARROW], seed, setup.args.gpus)
         path = Path(run["weights"])
     narrow, (wide, _) = efficientnet.trained(path, setup.classes), start_wide(setup, seed)
-    widening.widen_from(narrow, wide.network, seed)
+    widening.widen_from(narrow, wide.network, streams.mixed_seed(seed, streams.WIDEN))
     return path, Normalized(narrow), wide
 
 
@@ -244,14 +243,24 @@ def part_2_4(setup: Setup) -> Findings:
         if enough or setup.device.type == "cpu":
             run = launch_ddp(setup, many, single["precision"])
             trained["DistributedDataParallel"] = (many, run)
-    rows = problem2.mode_rows(trained, why_not)
+    rows = []
+    for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
+        row = {"not_run": why_not}
+        if mode in trained:
+            processes, run = trained[mode]
+            row = {"processes": processes, **{key: run[key] for key in MODE_KEYS}}
+        rows.append({"mode": mode, **row})
     tag = f"{spec.name}, {setup.data}, {args.image_size} px, {args.epochs} epochs, seed {args.seed}"
     text = problem2.modes_table(tag, args.batch_size, setup.device.type, rows)
     return Findings({"runs": rows}, {"2.4_parallel.txt": text})
 
 
 def launch_ddp(setup: Setup, processes: int, precision: str) -> dict:
-    """The wide network's first run again, by so many processes of this machine."""
+    """Train the wide network's first run again, by so many processes of this machine.
+
+    Raises:
+        UserError: a process failed.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # slow to import
 
     flags = {"gpus": 0, "device": setup.device.type, "precision": precision}
@@ -266,7 +275,7 @@ def launch_ddp(setup: Setup, processes: int, precision: str) -> dict:
 
 
 def ddp_run(args: argparse.Namespace, folder: Path, threads: int) -> dict:
-    """What each process of `launch_ddp` does."""
+    """The wide network's first run in one of the processes that `launch_ddp` starts."""
     torch.set_num_threads(threads)
     setup = prepare(args, folder)
     run = train_seeds(setup, networks(setup)[wide_name(setup)], seeds=1)[0]
@@ -277,7 +286,7 @@ def ddp_run(args: argparse.Namespace, folder: Path, threads: int) -> dict:
 # --------------------------------------------------------------------------------- 2.5 noise block
 @dataclass(frozen=True)
 class NoiseBlock:
-    """Covers a random rectangle of some images with noise, on their device.
+    """Random rectangles of noise on some of the images, made on their device.
 
     Each image has its own rectangle with probability `prob`: its part of the area is uniform in
     [area_low, area_high], its aspect ratio log-uniform in [1/2, 2] where both sides fit, its place
@@ -290,7 +299,7 @@ class NoiseBlock:
     kind: str = "uniform"
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """A copy of float images (N, 3, H, W) in [0, 1], some of them covered."""
+        """Copy float images (N, 3, H, W) in [0, 1], with a block on some of them."""
         places, height, width = draws.another(streams.BLOCK), *images.shape[2:]
         area = places.uniform(self.area_low, self.area_high)
         root_ratio = torch.exp(places.uniform(-0.5, 0.5) * math.log(2))
@@ -316,7 +325,7 @@ def _span(length: Tensor, place: Tensor, size_px: int) -> Tensor:
 
 
 def noise_block(args: argparse.Namespace) -> NoiseBlock:
-    """The block of the flags."""
+    """The noise block that the flags --noise-prob, --noise-area and --noise ask for."""
     return NoiseBlock(args.noise_prob, *args.noise_area, args.noise)
 
 
@@ -330,7 +339,7 @@ def part_2_5(setup: Setup) -> Findings:
     say(f"the noise block takes {1000 * seconds:.2f} ms of a {1000 * step_seconds:.0f} ms step")
     result = {
         "noise_block": asdict(block),
-        "runs": with_means(setup, trained),
+        "runs": runs.with_means(setup, trained),
         "paired_difference": [a["test_top1"] - b["test_top1"] for a, b in pairs],
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
@@ -342,44 +351,45 @@ def part_2_5(setup: Setup) -> Findings:
     return Findings(result, tables, figures=figures)
 
 
-def block_seconds(setup: Setup, block: NoiseBlock, repeats: int = 30) -> float:
-    """Median seconds that the block takes for one batch, after a warm-up."""
+def block_seconds(setup: Setup, block: NoiseBlock) -> float:
+    """Median seconds that the block takes for a batch, after a warm-up."""
     count, size_px, device = setup.args.batch_size, setup.args.image_size, setup.device
     images = torch.rand(count, 3, size_px, size_px, device=device)
     images, seconds = images.contiguous(memory_format=torch.channels_last), []
-    for repeat in range(repeats + 3):
+    for repeat in range(WARM_UP_BATCHES + TIMED_BATCHES):
         start = time.perf_counter()
         block(images, Draws(0, streams.AUGMENT, 0, repeat, count, device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[3:]))
+    return float(np.median(seconds[WARM_UP_BATCHES:]))
 
 
 def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[str, list]]:
-    """The classes of the first train images, and these images as they are and all covered."""
+    """The first train images' classes, and these uint8 (H, W, 3) as "original" and "covered"."""
     train, cpu = setup.packed["train"], torch.device("cpu")
     squares, labels = train.batch(torch.arange(min(5, len(train))), cpu)
-    plain = centre_square(squares, setup.args.image_size)
-    draws = Draws(setup.args.seed, streams.AUGMENT, 0, 0, len(plain), cpu)
-    batches = {"original": plain, "covered": replace(block, prob=1.0)(plain, draws)}
+    images = centre_square(squares, setup.args.image_size)
+    draws = Draws(setup.args.seed, streams.AUGMENT, 0, 0, len(images), cpu)
+    batches = {"original": images, "covered": replace(block, prob=1.0)(images, draws)}
     pictures = {name: [to_uint8(image) for image in batch] for name, batch in batches.items()}
     return [train.class_names[label] for label in labels], pictures
 
 
 # ------------------------------------------------------------------------------------ 2.6 Grad-CAM
 def part_2_6(setup: Setup) -> Findings:
-    """Grad-CAM of the plain, wide and noise-block networks."""
+    """Grad-CAM of the narrow, wide and noise-block networks."""
     args, test, specs = setup.args, setup.packed["test"], networks(setup)
     order = np.random.default_rng(args.seed).permutation(len(test))
     rows = torch.from_numpy(order[: args.pointing_images])
     squares, labels = test.batch(rows, setup.device)
-    images, seen = centre_square(squares, args.image_size), {}
-    for name in (NARROW, wide_name(setup), NOISE_BLOCK):
-        run = train_seeds(setup, specs[name], seeds=1)[0]
+    images, names = centre_square(squares, args.image_size), (NARROW, wide_name(setup), NOISE_BLOCK)
+    trained = {name: train_seeds(setup, specs[name], seeds=1)[0] for name in names}
+    tag, seen = setup.tag_in(trained[NARROW]["precision"]), {}
+    for name, run in trained.items():
         network, _ = specs[name].build(args.seed)
         network.load_state_dict(weights.read_state_dict(Path(run["weights"])))
-        seen[name], tag = see(setup, network, images, labels), setup.tag_in(run["precision"])
+        seen[name] = see(setup, network, images, labels)
     zero = {name: made["predicted"].amax((1, 2)) == 0 for name, made in seen.items()}
     result = {
         "layer": args.layer,
@@ -407,7 +417,7 @@ def part_2_6(setup: Setup) -> Findings:
 
 
 def see(setup: Setup, network: Normalized, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """`gradcam.see` at --layer."""
+    """A network's predictions and its Grad-CAM maps at --layer, as `gradcam.see`."""
     network = network.to(setup.device).eval()
     layer = network.network.get_submodule(setup.args.layer)
     return gradcam.see(network, layer, images, labels)
@@ -416,7 +426,7 @@ def see(setup: Setup, network: Normalized, images: Tensor, labels: Tensor) -> di
 def play_pointing_game(
     setup: Setup, rows: Tensor, images: Tensor, labels: Tensor, seen: dict[str, dict]
 ) -> dict[str, float]:
-    """The pointing game on the flowers' masks, with its controls, in per cent.
+    """Play the pointing game on the flowers' masks: per cent of maps by network, and controls.
 
     Random weights are the sanity check (Adebayo et al. 2018): maps that show the flower without
     training say nothing of what was learnt. "chance" is a random pixel, "centre" the middle one.
@@ -439,7 +449,6 @@ def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------ command line
-
 PARTS = {
     "2.1": part_2_1,
     "2.2": part_2_2,
@@ -461,7 +470,7 @@ def make_parser() -> cli.ProblemParser:
     add("--images-per-class", type=cli.positive, default=100, help=count)
     add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
-    add("--image-size", type=cli.positive, default=224, help="side of the network's input in px")
+    add("--image-size", type=cli.at_least(32), default=224, help="side of the input in px")
     add("--init", default="scratch", help="scratch, imagenet or a file of weights")
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
     parallel.add_flag(parser)
@@ -471,9 +480,8 @@ def make_parser() -> cli.ProblemParser:
     add("--symmetry-noise", type=cli.fraction, default=0.01, help=varied)
     add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")
     low_high = {"nargs": 2, "metavar": ("LOW", "HIGH"), "default": (0.05, 0.3)}
-    add("--noise-area", type=cli.fraction, **low_high, help="its share of the image")
-    kinds = ("uniform", "gaussian")
-    add("--noise", choices=kinds, default="uniform", help="what it is filled with")
+    add("--noise-area", type=cli.fraction, **low_high, help="its part of the image's area")
+    add("--noise", choices=("uniform", "gaussian"), default="uniform", help="what the block holds")
     add("--layer", default="features.6", help="feature layer for Grad-CAM, by its name")
     add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
     add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
@@ -482,7 +490,11 @@ def make_parser() -> cli.ProblemParser:
 
 
 def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | sets.DrawnSet]]:
-    """What tables say of --data, and its splits train, val and test, not yet decoded."""
+    """The name of --data in tables, and its splits train, val and test, not yet decoded.
+
+    Raises:
+        UserError: data that is not there, or classes that the embedded data has not.
+    """
     if args.data == "flowers102":
         return "Oxford Flowers-102", sets.flowers102(args.data_root)
     classes, most = args.classes, flowers.NUM_CLASSES
@@ -495,21 +507,20 @@ def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | s
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Setup:
-    """What the parts share. Raises UserError before any work that would fail in the middle."""
-    if args.image_size < 32:  # the network halves it five times
-        raise UserError(f"--image-size {args.image_size}: EfficientNetV2-S needs 32 px or more")
+    """Set up what the parts share; raises UserError before work that would fail in the middle."""
     if args.width <= 1:
         raise UserError(f"--width {args.width:g}: a wider network has more than 1")
     low, high = args.noise_area
     if not 0 < low <= high < 1:
-        raise UserError(f"--noise-area {low:g} {high:g}: give two shares, 0 < low <= high < 1")
-    recipe.check_flags(args)
+        raise UserError(f"--noise-area {low:g} {high:g}: give two areas, 0 < low <= high < 1")
     parallel.pick_device(args.device, args.gpus)  # refuses before a download
     data, sources = read_data(args)
     counts = {split: len(source.labels) for split, source in sources.items()}
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
+    if args.init not in ("scratch", "imagenet") and set(NARROW_PARTS) & set(args.parts):
+        efficientnet.load_but_head(efficientnet_v2_s(num_classes=classes), Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
         efficientnet.trained(args.from_narrow, classes)
     if "2.6" in args.parts:

@@ -41,10 +41,11 @@ from common.reporting import plotting, problem3, results
 from common.reporting.results import Findings
 from common.training import loop, parallel, runs
 from common.training.precision import with_fp32_convolutions
-from common.training.recipe import Recipe, add_flags, check_flags
+from common.training.recipe import Recipe, add_flags
 from common.training.runs import NetworkSpec, Setup
 
-RESIDUALS = ("branch", "sum")
+NAME_ENDS = {"branch": "", "sum": "_sum"}  # of networks, by where their activation is
+RESIDUALS = tuple(NAME_ENDS)
 REPORT_SIZE = (3, 224, 224)  # of the report's tables: channels, height, width
 STAGE_BLOCKS, STAGE_CHANNELS = (3, 3, 3, 2), (128, 256, 512, 1024)
 DEVIATIONS, SAMPLES = (0.5, 1.0, 2.0), 4_000_000  # of the normal input of part 3.3
@@ -54,17 +55,23 @@ CLAMP = 6  # as ReLU6
 LAST_STEPS = 10  # that a loss reached is averaged over
 # The report's network and its training; the same training with f inside the branch alone.
 REPORT, BRANCH_BY_REPORT = "resnet36_sum", "resnet36_report_recipe"
-# He et al. 2016's, as the report does not print its own; problem3.RECIPE says it in words.
-REPORT_RECIPE = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "constant"}
-REPORT_RECIPE |= {"weight_decay": 1e-4, "warmup_epochs": 0, "label_smoothing": 0, "ema_decay": 0}
-REPORT_RECIPE |= {"clip_norm": 0, "precision": "fp32", "compile": False}
+REPORT_RECIPE = {  # He et al. 2016's, as the report does not print its own
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "schedule": "constant",
+    "weight_decay": 1e-4,
+    "warmup_epochs": 0,
+    "label_smoothing": 0,
+    "ema_decay": 0,
+    "clip_norm": 0,
+    "precision": "fp32",
+    "compile": False,
+}
 NOT_FOUND = dict.fromkeys(("step", "module", "direction"))
 Activation = Callable[[], nn.Module]
 
 
 # ---------------------------------------------------------------------------- f, the activation
-
-
 class _SquareLeaky(torch.autograd.Function):
     """The activation, and -x, which is all that its backward pass needs.
 
@@ -95,7 +102,7 @@ def square_leaky(x: Tensor) -> Tensor:
 
 
 class SquareLeaky(nn.Module):
-    """`square_leaky` as a module."""
+    """The activation f as a module: `square_leaky` of what comes in."""
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x), the same shape and dtype as x."""
@@ -103,11 +110,9 @@ class SquareLeaky(nn.Module):
 
 
 # --------------------------------------------------------------------------- 3.1 the data set
-
-
 @dataclass(frozen=True)
 class Prepared:
-    """What the parts share; `drawn` is None where no part needs images."""
+    """What the parts share; the data set, `drawn`, is None where no part needs images."""
 
     setup: Setup
     drawn: manifest.Manifest | None
@@ -135,8 +140,6 @@ def part_3_1(prepared: Prepared) -> Findings:
 
 
 # ---------------------------------------------------------------------------- 3.2 the network
-
-
 class ResidualBlock(nn.Module):
     """Three 3x3 convolutions with batch norm, and a 1x1 shortcut where the shape changes.
 
@@ -160,7 +163,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         branch = self.activation1(self.bn1(self.conv1(x)))
         branch = self.activation2(self.bn2(self.conv2(branch)))
         total = self.bn3(self.conv3(branch)) + self.shortcut(x)
@@ -243,8 +246,6 @@ def summary_tables(network: ResNet36) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------- 3.3 the activation
-
-
 def where_form(x: Tensor) -> Tensor:
     """f as it is usually written, which `square_leaky` is measured against."""
     return torch.where(x > 0, x * x, 0.2 * x)
@@ -283,27 +284,25 @@ def part_3_3(prepared: Prepared) -> Findings:
 
 
 # --------------------------------------------------- 3.4 the networks, and what they start with
-
-
-def compared_networks(setup: Setup) -> list[NetworkSpec]:
-    """ResNet-34, ResNet-36 as the flags have it, and the same with ReLU for f.
+def compared_networks(setup: Setup) -> dict[str, NetworkSpec]:
+    """The networks compared, by name: ResNet-34, ResNet-36 by the flags, and that with ReLU for f.
 
     With the seed all of them see the same images in the same order, augmented alike: that is all
     that order and augmentation depend on.
     """
-    args, place = setup.args, {"branch": "", "sum": "_sum"}[setup.args.residual]
+    args, classes, end = setup.args, setup.classes, NAME_ENDS[setup.args.residual]
     gammas = {"zero_init_residual": args.zero_init_residual}
     ours = {"residual": args.residual, "width": args.width, **gammas}
     compared = {
-        "resnet34": (partial(resnet34, num_classes=setup.classes), "ReLU", gammas),
-        f"resnet36{place}": (partial(ResNet36, setup.classes, SquareLeaky), "SquareLeaky", ours),
-        f"resnet36_relu{place}": (partial(ResNet36, setup.classes, nn.ReLU), "ReLU", ours),
+        "resnet34": (partial(resnet34, num_classes=classes), "ReLU", gammas),
+        f"resnet36{end}": (partial(ResNet36, classes, SquareLeaky), "SquareLeaky", ours),
+        f"resnet36_relu{end}": (partial(ResNet36, classes, nn.ReLU), "ReLU", ours),
     }
-    return [NetworkSpec(name, partial(new_network, *network)) for name, network in compared.items()]
+    return {name: NetworkSpec(name, partial(new_network, *how)) for name, how in compared.items()}
 
 
 def new_network(build: Callable, activation: str, how: dict, seed: int) -> tuple[nn.Module, dict]:
-    """A network for images in [0, 1] as it starts, and its identity."""
+    """Build a network for images in [0, 1] as it starts from a seed, and tell its identity."""
     identity = {"init": "scratch", "activation": activation, **how}
     return seeded(partial(build, **how), seed), identity
 
@@ -314,7 +313,7 @@ def name_beside_report(name: str) -> str:
 
 
 def report_network(setup: Setup, **changes) -> Normalized:
-    """ResNet-36 with f after the sum, or with `changes` of the constructor's arguments."""
+    """The report's ResNet-36, f after the sum, or with `changes` of the constructor's arguments."""
     arguments = {"residual": "sum", "width": setup.args.width, **changes}
     return seeded(partial(ResNet36, setup.classes, **arguments), setup.args.seed)
 
@@ -329,7 +328,7 @@ def resnet34_f(setup: Setup) -> Normalized:
 
 
 def forecast_all(setup: Setup) -> dict[str, dict]:
-    """`doctor.summarise` of the networks compared, warning of overflow, and of the report's two."""
+    """Forecast all networks, as `doctor.summarise` does; warn of overflow in one to be trained."""
     args, train = setup.args, setup.packed["train"]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
     packed, _ = train.batch(order[: args.batch_size], setup.device)
@@ -338,9 +337,10 @@ def forecast_all(setup: Setup) -> dict[str, dict]:
     def forecast(network: nn.Module) -> dict:
         return doctor.summarise(doctor.forecast(network.to(setup.device), images), BLOCK)
 
-    for spec in compared_networks(setup):
+    for spec in compared_networks(setup).values():
         name, (network, _) = name_beside_report(spec.name), spec.build(args.seed)
-        values = forecasts[name] = forecast(network)
+        values = forecast(network)
+        forecasts[name] = values
         if values["beyond_fp16"]:
             job.say(problem3.overflow_warning(name, values, doctor.RANGES["fp16"]), file=sys.stderr)
     forecasts[REPORT] = forecast(report_network(setup))
@@ -349,10 +349,8 @@ def forecast_all(setup: Setup) -> dict[str, dict]:
 
 
 # ------------------------------------------------------- 3.4 the divergence, one change at a time
-
-
 class ClampedSquareLeaky(nn.Module):
-    """f, at most `CLAMP`."""
+    """The activation f with an upper bound, `CLAMP`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """min(f(x), CLAMP), the same shape and dtype as x."""
@@ -364,9 +362,10 @@ RESNET34_F = "(ResNet-34 with f for its ReLUs)"
 
 
 def single_changes(half_epochs: float) -> dict[str, tuple[dict, dict]]:
-    """What is changed of `ResNet36`'s arguments and of the recipe, by name.
+    """The single changes to the report's training, by name.
 
-    Half of the steps that are followed take so many epochs.
+    Each is (arguments of `ResNet36`, fields of the recipe). Half of the steps that are followed
+    take `half_epochs`.
     """
     return {
         "none": ({}, {}),
@@ -416,68 +415,73 @@ def part_3_4(prepared: Prepared) -> Findings:
     setup, args = prepared.setup, prepared.setup.args
     forecasts, specs = forecast_all(setup), compared_networks(setup)
     job.say(", ".join([setup.tag, *problem3.remarks(args.residual, args.width)]))
-    trained = {} if args.diagnose else {spec.name: runs.train_seeds(setup, spec) for spec in specs}
+    trained, recipe = {}, setup.recipe
+    ours = specs[f"resnet36{NAME_ENDS[args.residual]}"]
+    if not args.diagnose:
+        trained = {name: runs.train_seeds(setup, spec) for name, spec in specs.items()}
+        recipe = replace(recipe, precision=trained[ours.name][0]["precision"])
     changed = try_changes(setup)
-    resnet36, (network, _) = name_beside_report(specs[1].name), specs[1].build(args.seed)
+    resnet36, (network, _) = name_beside_report(ours.name), ours.build(args.seed)
     watched = {
         REPORT: changed["none"],
         BRANCH_BY_REPORT: changed[BRANCH],
-        resnet36: follow(setup, f"{resnet36}, as trained", network, setup.recipe, watch=True),
+        resnet36: follow(setup, f"{resnet36}, as trained", network, recipe, watch=True),
     }
     in_branch = report_network(setup, residual="branch")
     others = {
         TWO_CHANGES: follow_report(setup, TWO_CHANGES, in_branch, {"learning_rate": 0.01}),
         RESNET34_F: follow_report(setup, RESNET34_F, resnet34_f(setup), {}),
     }
-    single, not_single = (
-        [{"change": name, **followed.result(LAST_STEPS)} for name, followed in trainings.items()]
-        for trainings in (changed, others)
-    )
-    images = len(setup.packed["test"])
     result = {
         "networks": {
-            name: {"epochs": seeds[0]["history"], **runs.over_seeds(seeds, images), "runs": seeds}
-            for name, seeds in trained.items()
+            name: {"epochs": network["runs"][0]["history"], **network}
+            for name, network in runs.with_means(setup, trained).items()
         },
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched[REPORT].divergence or NOT_FOUND)},
         "beyond_range": {name: followed.beyond for name, followed in watched.items()},
-        "single_changes": single,
-        "not_single_changes": not_single,
+        "single_changes": change_rows(changed),
+        "not_single_changes": change_rows(others),
         "steps": args.steps,
         "chance_loss": math.log(setup.classes),
         "residual": args.residual,
         "width": args.width,
         "init": "scratch" + (", last gammas at 0" if args.zero_init_residual else ""),
-        "recipe": setup.recipe.as_dict(),
+        "recipe": recipe.as_dict(),
     }
     return findings_3_4(setup, result, trained, watched)
+
+
+def change_rows(trainings: dict[str, Followed]) -> list[dict]:
+    """A row a training that was followed: its change, and the keys of `Followed.result`."""
+    return [{"change": name, **followed.result(LAST_STEPS)} for name, followed in trainings.items()]
 
 
 def findings_3_4(
     setup: Setup, result: dict, trained: dict[str, list[dict]], watched: dict[str, Followed]
 ) -> Findings:
-    """The result of part 3.4 with its tables, the doctor's rows and the figures."""
+    """Put together 3.4's findings: its result, the tables, the doctor's rows and the figures."""
     args, blocks = setup.args, [*result["forecast"][REPORT]["blocks"]]
     remarks = problem3.remarks(args.residual, args.width)
-    trained_tag = ", ".join([setup.tag, *remarks, f"seed {args.seed}"])
+    as_trained = setup.tag_in(result["recipe"]["precision"])
+    trained_tag = ", ".join([as_trained, *remarks, f"seed {args.seed}"])
     about = [f"{args.image_size} px", setup.device.type, *problem3.width_words(args.width)]
     tag = ", ".join([setup.data, *about])
     tables, figures, texts, curves = {}, {}, {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}"])
         tables, figures = runs.training_report(setup, "3.4", trained, caption)
-    tables |= problem3.doctor_tables(result, doctor.RANGES, LAST_STEPS, trained_tag, tag)
+    doctors = (result, doctor.RANGES, LAST_STEPS, REPORT_RECIPE, trained_tag, tag)
+    tables |= problem3.doctor_tables(*doctors)
     for name, followed in watched.items():
         rows, steps = followed.rows, (1, followed.last_step)
         texts[f"3.4_doctor_{name}.csv"] = doctor.csv_text(rows)
         curves[name] = {step: doctor.peaks(rows, step, blocks) for step in steps}
-    figures |= {"3.4_doctor.png": problem3.doctor_figure(curves, blocks, doctor.RANGES, tag)}
+    figures["3.4_doctor.png"] = problem3.doctor_figure(curves, blocks, doctor.RANGES, tag)
     return Findings(result, tables, texts, figures)
 
 
 # ------------------------------------------------------------------------------ command line
-
 PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
 
 
@@ -488,7 +492,7 @@ def make_parser() -> cli.ProblemParser:
     prototype.add_flags(parser)
     add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
-    add("--image-size", type=cli.positive, default=224, help="side of the networks' input in px")
+    add("--image-size", type=cli.at_least(32), default=224, help="side of the input in px")
     add("--width", type=cli.above_zero, default=1.0, help="of ResNet-36, in the report's widths")
     residual = "f in each branch alone, or after the sum too"
     add("--residual", choices=RESIDUALS, default="branch", help=residual)
@@ -509,11 +513,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
         UserError: flags that can't be followed, or a data set that can't be drawn.
     """
     needing = [part for part in args.parts if part in ("3.1", "3.4")]
-    check_flags(args)
     prototype.check_flags(args, needing)
     parallel.pick_device(args.device, args.gpus)
-    if args.image_size < 32:  # the stem would leave nothing
-        raise UserError(f"--image-size {args.image_size}: ResNet-36 needs 32 px or more")
     if args.diagnose and "3.4" not in args.parts:
         raise UserError("--diagnose is of part 3.4; name it too, or leave the parts out")
     start = time.perf_counter()

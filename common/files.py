@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from common.errors import UserError
+from common.errors import DISK_FULL, UserError
 
 
 @contextlib.contextmanager
@@ -35,10 +35,18 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
     A killed process or a full disk leaves the file as it was before.
+
+    Raises:
+        UserError: the disk is full, which the system says without the file's name.
     """
     written = content.encode() if isinstance(content, str) else content
     with atomic(path) as temporary:
-        temporary.write_bytes(written)
+        try:
+            temporary.write_bytes(written)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise UserError(f"{path}: cannot be written ({error.strerror}); free space") from None
     return hashlib.sha256(written).hexdigest()
 
 
@@ -100,7 +108,7 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` in a cache, which `fill(folder)` writes where it is not there yet.
 
     It appears in one step, so one that a killed run left unfinished is never opened; such are
-    removed, by their names `.partial-*`.
+    removed, by their names `.unfinished-folder-*`.
 
     Raises:
         UserError: the cache can't be written to.
@@ -109,9 +117,9 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
     with locked(cache):
         if folder.exists():
             return folder
-        for leftover in cache.glob(".partial-*"):  # we hold the lock: nobody writes there any more
-            shutil.rmtree(leftover)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+        for leftover in cache.glob(".unfinished-folder-*"):
+            shutil.rmtree(leftover)  # we hold the lock: nobody writes there any more
+        partial = Path(tempfile.mkdtemp(prefix=".unfinished-folder-", dir=cache))
         try:
             fill(partial)
             partial.rename(folder)

@@ -122,7 +122,7 @@ def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):
     with pytest.raises(ValueError, match="no more"):
         files.cached_folder(tmp_path, "flowers", fail)
     assert names(tmp_path) == [".lock"]
-    (tmp_path / ".partial-of-a-killed-run").mkdir()
+    (tmp_path / ".unfinished-folder-of-a-killed-run").mkdir()
     (tmp_path / "mine").mkdir()
     files.cached_folder(tmp_path, "flowers", lambda folder: (folder / "a").touch())
     assert names(tmp_path) == [".lock", "flowers", "mine"]

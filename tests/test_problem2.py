@@ -11,12 +11,13 @@ from torchvision.models import efficientnet_v2_s
 
 import problem2_flowers as p2
 from common import files
+from common.data import sets, streams
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.errors import UserError
 from common.networks import efficientnet, gradcam, summary, yardsticks
-from common.reporting import problem2
-from common.training.runs import over_seeds
+from common.training import runs
+from common.training.precision import Precision
 
 TINY = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
@@ -159,6 +160,16 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
             assert f"SHA-256 {sha256}" in pairs[changed[0]][1].values()
 
 
+def test_widening_and_breaking_symmetry_draw_from_streams_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "narrow.pt").touch()
+    seeds = []
+    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: [])
+    monkeypatch.setattr(p2.widening, "widen_from", lambda *args: seeds.append(args[-1]))
+    monkeypatch.setattr(p2.widening, "break_symmetry", lambda *args: seeds.append(args[-1]))
+    p2.start_wide_from_narrow(setup_of("--from-narrow", tmp_path / "narrow.pt"), 5)
+    assert seeds == [streams.mixed_seed(5, streams.WIDEN), streams.mixed_seed(5, streams.SYMMETRY)]
+
+
 def test_what_a_network_sees_is_its_grad_cam_maps():
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
@@ -188,7 +199,7 @@ def test_stages_add_up_to_the_whole_networks():
 def test_top_resolutions_are_ordered_by_count_then_size():
     sizes = Counter({(500, 667): 3, (667, 500): 3, (752, 500): 9, (1, 2): 1})
     wanted = [[752, 500, 9], [667, 500, 3], [500, 667, 3], [1, 2, 1]]
-    assert problem2.top_resolutions(sizes) == wanted
+    assert sets.top_resolutions(sizes) == wanted
 
 
 def test_colour_histograms_count_the_central_pixels():
@@ -229,14 +240,14 @@ def test_a_test_image_that_is_a_train_image_gets_its_label():
 
 def test_means_over_seeds_and_the_interval_of_one_test_set():
     pairs = ((40, 30), (50, 34))
-    runs = [{"val_top1": v, "test_top1": t, "training_seconds": 2.0} for v, t in pairs]
-    means = over_seeds(runs, 100)
+    seeds = [{"val_top1": v, "test_top1": t, "training_seconds": 2.0} for v, t in pairs]
+    means = runs.over_seeds(seeds, 100)
     assert means["test_top1"] == 32
     assert means["test_top1_std"] == pytest.approx(np.std([30, 34], ddof=1))
     # Wilson 1927 for 32 of 100.
     assert means["test_top1_low"] == pytest.approx(23.67, abs=0.01)
     assert means["test_top1_high"] == pytest.approx(41.66, abs=0.01)
-    assert over_seeds(runs[:1], 100)["test_top1_std"] is None
+    assert runs.over_seeds(seeds[:1], 100)["test_top1_std"] is None
 
 
 # ------------------------------------------------------------------------------- parts, from flags
@@ -333,9 +344,9 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--image-size", 8], "--image-size 8: EfficientNetV2-S needs 32 px or more"),
-        (["--batch-size", 0], "'0' is not a whole number of 1 or more"),
-        (["--batch-size", 1], "batch norm needs 2 or more"),
+        (["--image-size", 8], "--image-size: '8' is not a whole number of 32 or more"),
+        (["--batch-size", 0], "--batch-size: '0' is not a whole number of 2 or more"),
+        (["--batch-size", 1], "--batch-size: '1' is not a whole number of 2 or more"),
         (["--classes", 1], "--classes 1: the embedded data set has 2 to 102"),
         (["--classes", 103], "2 to 102"),
         (["--jitter", 1.5], "'1.5' is not a number from 0 to 1"),
@@ -347,7 +358,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
         (["2.3", "--from-narrow", __file__], "not a file of PyTorch weights"),
         (["2.3", "--from-narrow", "nowhere.pt"], "nowhere.pt: no such file"),
         (["2.6", "--layer", "features.77"], "--layer features.77: no such feature layer"),
-        (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two shares"),
+        (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two areas"),
         (["--noise-prob", 2], "'2' is not a number from 0 to 1"),
         (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
         (["--width-divisor", 8], "unknown argument --width-divisor"),
@@ -357,6 +368,28 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
 def test_bad_flags_end_in_one_line(fails, tmp_path, argv, words):
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     assert words in fails(p2, "2.2", "--data", "synthetic", *folders, *TINY[4:], *argv)
+
+
+def test_wrong_weights_are_refused_before_any_image_is_packed(fails, tmp_path):
+    (tmp_path / "no_weights.pt").write_text("no weights")
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "another.pt")
+    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    for part in p2.NARROW_PARTS:
+        assert "none.pt: no such file" in fails(p2, part, *TINY, *folders, "--init", "none.pt")
+    for name, words in (("no_weights.pt", "not a file of"), ("another.pt", "not EfficientNetV2-S")):
+        message = fails(p2, "2.2", *TINY, *folders, "--init", tmp_path / name)
+        assert f"{name}: {words}" in message
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(tiny_run, monkeypatch):
+    parts, _ = tiny_run("2.2", flags=QUICK)
+    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
+    again, out = tiny_run("2.2", "--precision", "auto", flags=QUICK[:-2])
+    assert "fp32" in out
+    assert again["2.2"]["provenance"]["precision"]["chosen"] == "bf16"
+    assert again["2.2"]["recipe"] == parts["2.2"]["recipe"]
+    assert again["2.2"]["recipe"]["precision"] == "fp32"
 
 
 def test_an_unwritable_cache_is_named(fails, tmp_path):

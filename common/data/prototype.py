@@ -22,24 +22,16 @@ DRAW_DEFAULTS = {  # of the flags that a manifest answers
 
 
 def add_flags(parser: cli.Parser) -> None:
-    """The flags that say what is drawn from where."""
+    """Add the flags that say what is drawn from where."""
     add, default = parser.add, DRAW_DEFAULTS
     add("--data", metavar="DIR", help="folder of class folders; synthetic: embedded drawn flowers")
-    add(
-        "--classes",
-        type=cli.at_least(2),
-        help="classes drawn (default: 500, or all where fewer; synthetic: 10)",
-    )
+    classes = "classes drawn (default: 500, or all where fewer; synthetic: 10)"
+    add("--classes", type=cli.at_least(2), help=classes)
     add("--per-class", type=cli.positive, default=default["per_class"], help="images of each class")
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
-    add(
-        "--split",
-        type=cli.fraction,
-        nargs=len(SPLITS),
-        metavar=tuple(split.upper() for split in SPLITS),
-        default=default["split"],
-        help="shares of each class",
-    )
+    names = tuple(split.upper() for split in SPLITS)
+    numbers = {"nargs": len(names), "metavar": names, "default": default["split"]}
+    add("--split", type=cli.fraction, help="fractions of each class", **numbers)
     add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")
 
 
@@ -66,7 +58,9 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
 
 
 def draw(args: argparse.Namespace) -> manifest.Manifest:
-    """The data set, every image of it verified. Each process of a job draws the same.
+    """Draw the data set, or read it by --manifest, and verify every image of it.
+
+    Each process of a job draws the same.
 
     Raises:
         UserError: as `manifest.draw`, `manifest.read` and `embedded_folders`.
@@ -82,7 +76,7 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
 
 
 def name(args: argparse.Namespace) -> str:
-    """What tables and figures call the data."""
+    """The name of the data in tables and figures."""
     if args.data == "synthetic":
         return f"EMBEDDED DRAWN FLOWERS, {args.classes or SYNTHETIC_CLASSES} classes"
     if not args.data:

@@ -19,11 +19,12 @@ SPLITS = flowers.SPLITS
 FLOWERS_SIZES = {"train": 1020, "val": 1020, "test": 6149}
 FLOWERS_LABELS = dict(Flowers102._file_dict[key] for key in ("label", "setid"))
 FLOWERS_URL = Flowers102._download_url_prefix
-SAMPLE_SIDE_PX = 300
+SAMPLE_CLASSES, SAMPLE_SIDE_PX = 5, 300
+TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 
 
 class FileSet:
-    """The labelled image files of a split.
+    """The labelled image files of a split, `files`.
 
     `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files,
     where they are known, tell two sets apart whose files have the same names and sizes.
@@ -51,7 +52,11 @@ class FileSet:
             return image.size
 
     def picture(self, index: int, short_side_px: int | None = None) -> np.ndarray:
-        """The image of a file, as `load_image` gives it."""
+        """The image of a file, as `load_image` gives it: uint8 (height, width, 3).
+
+        Raises:
+            UserError: the file is missing, or no image that can be decoded.
+        """
         return load_image(self.files[index], short_side_px)
 
     def fingerprint(self) -> str:
@@ -100,21 +105,27 @@ class DrawnSet:
         return hashlib.sha256(about.encode() + code).hexdigest()
 
 
+def top_resolutions(sizes: Mapping[tuple[int, int], int]) -> list[list[int]]:
+    """The most frequent [width, height, images] in px, larger ones first among equals."""
+    ordered = sorted(sizes.items(), key=lambda item: (item[1], item[0]), reverse=True)
+    return [[*size_px, count] for size_px, count in ordered[:TOP_RESOLUTIONS]]
+
+
 def sample_pictures(
-    sources: Mapping[str, FileSet | DrawnSet], seed: int, classes: int = 5
+    sources: Mapping[str, FileSet | DrawnSet], seed: int
 ) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-    """A few random classes, and of each split a random picture of each of them.
+    """Draw a few random classes, and of each split a random picture of each of them.
 
     Returns:
-        The names of `classes` classes, or of all where there are fewer, in the order of their
-        labels; and by split their pictures in that order, uint8 (300, 300, 3).
+        The names of five classes, or of all where there are fewer, in the order of their labels;
+        and by split their pictures in that order, uint8 (300, 300, 3).
 
     Raises:
         UserError: a picture that can't be read.
     """
     rng = np.random.default_rng(seed)
     names = sources["train"].class_names
-    labels = sorted(rng.choice(len(names), min(classes, len(names)), replace=False))
+    labels = sorted(rng.choice(len(names), min(SAMPLE_CLASSES, len(names)), replace=False))
     pictures = {}
     for split, source in sources.items():
         indexes = [int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]
@@ -152,11 +163,8 @@ def flowers102(root: Path) -> dict[str, FileSet]:
     folder = root / "flowers-102"
     for file in FLOWERS_LABELS:
         _check_md5(folder / file)
-    missing = [
-        path
-        for path in (folder / "jpg", *map(folder.joinpath, FLOWERS_LABELS))
-        if not path.exists()
-    ]
+    needed = [folder / name for name in ("jpg", *FLOWERS_LABELS)]
+    missing = [path for path in needed if not path.exists()]
     if missing:
         _download_flowers(root, missing[0])
     splits = {}

@@ -7,7 +7,7 @@ what an uninterrupted one does, and two processes draw what a single one would.
 import numpy as np
 import torch
 
-ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE = range(5)  # purposes of a training
+ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY = range(7)  # purposes of a training
 
 
 def mixed_seed(*key: int) -> int:

@@ -126,15 +126,12 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     }
     for key in equal:
         sigma, interval = headers[key]
-        columns |= {
-            sigma: f"{{{key}[sigma]:.1f}}",
-            interval: f"{{{key}[low]:.1f}} - {{{key}[high]:.1f}}",
-        }
+        columns |= {sigma: f"{{{key}[sigma]}}", interval: f"{{{key}[low]}} - {{{key}[high]}}"}
     rows = [
         {
             "loss": loss,
             "relative": row["shift"]["relative"][at_1_px],
-            **{key: sigmas[loss] for key, sigmas in equal.items()},
+            **{key: _reached(sigmas[loss]) for key, sigmas in equal.items()},
         }
         for loss, row in curves["weights"].items()
     ]
@@ -142,10 +139,20 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     caption = (
         f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units, {tag},\ntheir"
         f" central {side_px}x{side_px} px. A low sigma: a loss more sensitive to noise, by the"
-        ' measure of its own answer\nto the shift. "-": not reached up to sigma'
+        ' measure of its own answer\nto the shift. "none": not reached up to sigma'
         f" {max(curves['sigma'])}.{control}"
     )
     return table(caption, columns, rows)
+
+
+def _reached(sigmas: Mapping[str, float | None]) -> dict[str, str | None]:
+    """Sigmas as text, "none" where no dose reached the loss; no interval where low is missing.
+
+    results.json stores both infinity and NaN as null.
+    """
+    known = {key: value is not None and np.isfinite(value) for key, value in sigmas.items()}
+    text = {key: f"{value:.1f}" if known[key] else "none" for key, value in sigmas.items()}
+    return text if known["low"] else {**text, "low": None}
 
 
 def _limits(curves: list[Mapping]) -> tuple[float, float]:

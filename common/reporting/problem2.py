@@ -13,25 +13,17 @@ from common.reporting import plotting
 from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
 
-TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
-MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
 CONTROLS = ("chance", "centre")  # of the pointing game: known, not sampled
 Figures = dict[str, Callable[[Path], None]]
 
 
-def top_resolutions(sizes: Mapping[tuple[int, int], int]) -> list[list[int]]:
-    """The most frequent [width, height, images], larger ones first among equals."""
-    ordered = sorted(sizes.items(), key=lambda item: (item[1], item[0]), reverse=True)
-    return [[*size_px, count] for size_px, count in ordered[:TOP_RESOLUTIONS]]
-
-
 def init_words(init: str, zero_head: bool) -> str:
-    """What is said of a training's first weights."""
+    """The words for a training's first weights, from --init and --zero-head."""
     return f"{init}, head at zero" if zero_head else init
 
 
 def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:
-    """A table of the splits, and one of their most frequent resolutions, by file name."""
+    """2.1's tables by file name: its result's splits, and their most frequent resolutions."""
     columns = {"split": "{split}", "images": "{images:,}", "classes": "{classes}"}
     columns |= {"resolutions": "{resolutions}"}
     columns["images per class"] = "{images_per_class[0]} - {images_per_class[1]}"
@@ -56,13 +48,15 @@ def data_figures(
     class_names: Sequence[str],
     pictures: Mapping[str, list[np.ndarray]],
 ) -> Figures:
-    """Of each split its resolutions, its images per class, and pictures of some classes."""
-    figures = {
-        f"2.1_resolutions_{split}.png": partial(
-            plotting.resolutions, title=f"{data}: {split}", sizes=counts
-        )
-        for split, counts in sizes.items()
-    }
+    """2.1's figures by file name: resolutions, images per class, and pictures of some classes.
+
+    By split: `sizes`, how many images have which (width, height) in px; `class_counts`, the images
+    of each class, int (classes,); `pictures` of the named classes, uint8 (H, W, 3).
+    """
+    figures = {}
+    for split, counts in sizes.items():
+        draw = partial(plotting.resolutions, title=f"{data}: {split}", sizes=counts)
+        figures[f"2.1_resolutions_{split}.png"] = draw
     figures["2.1_class_counts.png"] = partial(
         plotting.class_counts, title=data, counts=class_counts
     )
@@ -74,7 +68,7 @@ def data_figures(
 
 
 def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
-    """Channels, parameters and multiply-adds of each stage in 2.3's result, and their sums."""
+    """2.3's table: channels, parameters and multiply-adds of each stage, and their sums."""
     columns = {"stage": "{name}", "channels": "{narrow}", "wide": "{wide}", "ratio": "{ratio:.3f}"}
     columns |= {"parameters": "{parameters_narrow:,}", "parameters, wide": "{parameters_wide:,}"}
     columns |= {"MACs": "{macs_narrow:,}", "MACs, wide": "{macs_wide:,}"}
@@ -88,20 +82,8 @@ def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
     return table(caption, columns, [*rows, total])
 
 
-def mode_rows(trained: Mapping[str, tuple[int, Mapping]], why_not: str) -> list[dict]:
-    """2.4's result: of each mode its processes and what its run came to, or why it was not run."""
-    rows = []
-    for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
-        row = {"not_run": why_not}
-        if mode in trained:
-            processes, run = trained[mode]
-            row = {"processes": processes, **{key: run[key] for key in MODE_KEYS}}
-        rows.append({"mode": mode, **row})
-    return rows
-
-
 def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str:
-    """2.4's ways to train on several devices, or why one was not run."""
+    """2.4's table of its result's rows: ways to train on several devices, or why not."""
     talk = "gloo, on the cores of one CPU" if device == "cpu" else "nccl"
     caption = f"{tag}, global batch {batch_size};\n{device}, where processes talk by {talk}."
     columns = {key: f"{{{key}}}" for key in ("mode", "processes", "precision")}
@@ -111,13 +93,14 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
 
 
 def pointing_table(result: Mapping, tag: str) -> str:
-    """2.6's pointing game: a row a network, with its 95 % interval, and the controls."""
+    """2.6's table of the pointing game: a row a network, with its 95 % interval, and controls."""
     rows, maps = [], result["maps"]
     for name, hits in result["pointing_game"].items():
-        rows.append({"name": name, "hits": hits})
+        row = {"name": name, "hits": hits}
         if name not in CONTROLS:
             low, high = wilson_interval(round(hits * maps / 100), maps)
-            rows[-1] |= {"low": 100 * low, "high": 100 * high}
+            row.update(low=100 * low, high=100 * high)
+        rows.append(row)
     caption = (
         f"Pointing game: per cent of Grad-CAM maps ({result['layer']}) whose peak lies on the"
         f" flower,\n{maps} test images; {tag}.\nchance: a random pixel; centre: the middle."
@@ -130,7 +113,7 @@ def pointing_table(result: Mapping, tag: str) -> str:
 def noise_figure(
     data: str, block: Mapping, class_names: list[str], pictures: Mapping[str, list[np.ndarray]]
 ) -> Callable[[Path], None]:
-    """Pictures of the named classes, and the same covered by the noise block of 2.5's result."""
+    """2.5's figure: pictures of the named classes, and the same covered by its noise block."""
     area = f"area {block['area_low']:g} to {block['area_high']:g}"
     title = f"Noise block ({block['kind']}), {area}: {data}"
     return partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
@@ -144,7 +127,7 @@ def map_figure(
     seen: Mapping[str, Mapping],
     both: bool,
 ) -> Callable[[Path], None]:
-    """Images and, beside each, every network's map of the predicted, or of `both` classes.
+    """2.6's figure: images, and every network's map of the predicted, or of `both` classes.
 
     `images` are uint8 (H, W, 3) by their number in labels and in what each network has seen:
     probabilities (N, classes), predicted and true, which are maps (N, H, W).

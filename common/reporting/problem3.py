@@ -11,22 +11,30 @@ import numpy as np
 from common.reporting import plotting
 from common.reporting.tables import table
 
-# He et al. 2016's recipe, as the report does not print its own.
-RECIPE = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+OPTIMIZERS = {"sgd": "SGD with Nesterov momentum 0.9", "adamw": "AdamW"}
+
+
+def recipe_words(recipe: Mapping) -> str:
+    """The words for a recipe, from its fields by name."""
+    warmup_epochs, norm = recipe["warmup_epochs"], recipe["clip_norm"]
+    warm_up = f"{warmup_epochs:g} epochs of warm-up" if warmup_epochs else "no warm-up"
+    clipping = f"gradients clipped to norm {norm:g}" if norm else "no clipping"
+    words = [OPTIMIZERS[recipe["optimizer"]], f"learning rate {recipe['learning_rate']:g}"]
+    return ", ".join([*words, recipe["precision"], warm_up, clipping])
 
 
 def width_words(width: float) -> list[str]:
-    """What captions say of a ResNet-36 that is not as wide as the report's."""
+    """The remark of captions on a ResNet-36 that is not as wide as the report's, or none."""
     return [] if width == 1 else [f"ResNet-36 {width:g} TIMES AS WIDE"]
 
 
 def remarks(residual: str, width: float) -> list[str]:
-    """What captions of the networks trained say of a ResNet-36 that is not as by default."""
+    """The remarks of captions on the networks trained, where ResNet-36 is not as by default."""
     return (["f AFTER THE SUM"] if residual == "sum" else []) + width_words(width)
 
 
 def catalogue_table(result: Mapping, data: str) -> str:
-    """3.1's numbers of classes and images."""
+    """3.1's table: how many classes and images were drawn, and were quarantined."""
     names = {"images per class": "images_per_class", "images": "total"}
     numbers = {**result, "quarantined": len(result["quarantined"])}
     rows = []
@@ -41,14 +49,14 @@ def catalogue_table(result: Mapping, data: str) -> str:
 def samples_figure(
     data: str, class_names: Sequence[str], pictures: Mapping[str, list[np.ndarray]]
 ) -> partial:
-    """3.1's pictures of some classes, a row a split; of a class its first name."""
+    """3.1's figure: pictures of some classes, a row a split, under each class's first name."""
     title = f"{data}: {len(class_names)} random classes"
     headers = [name.split(",")[0] for name in class_names]
     return partial(plotting.image_grid, title=title, headers=headers, rows=pictures)
 
 
 def summary_text(result: Mapping, tables: Mapping[str, str]) -> str:
-    """3.2's tables by torchsummary under their names."""
+    """3.2's text: the tables by torchsummary under their names."""
     width = result["width"]
     wide = "" if width == 1 else f", {width:g} TIMES AS WIDE AS THE REPORT'S"
     caption = f"ResNet-36, {result['classes']} classes, activation: {result['residual']}{wide}."
@@ -56,7 +64,7 @@ def summary_text(result: Mapping, tables: Mapping[str, str]) -> str:
 
 
 def moments_table(result: Mapping, samples: int) -> str:
-    """3.3's moments, s the deviation of the normal input."""
+    """3.3's table of moments, in closed form and measured, by the normal input's deviation s."""
     columns = {"of": "{function}", "s": "{deviation:g}"}
     for key in ("mean", "variance", "kurtosis"):
         columns[key] = f"{{closed_form[{key}]:.4g}}"
@@ -69,7 +77,7 @@ def moments_table(result: Mapping, samples: int) -> str:
 
 
 def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
-    """3.3's costs, a row a shape, and of all activations of the network."""
+    """3.3's table of costs: a row a shape, and one of all activations of the network."""
     ratios = {"time_vs_where": ("seconds", "where"), "memory_vs_where": ("bytes", "where")}
     ratios["time_vs_relu"] = ("seconds", "ReLU")
     rows = []
@@ -92,7 +100,7 @@ def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
 
 
 def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
-    """What is said of a network that is to be trained and starts beyond fp16's range."""
+    """The warning before the training of a network that starts beyond fp16's range."""
     return (
         f"warning: overflow forecast: {name} starts with values up to {forecast['peak']:.2g} in"
         f" {forecast['module']}, beyond fp16's largest {largest:.3g} from {forecast['beyond_fp16']}"
@@ -102,18 +110,28 @@ def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
 
 
 def doctor_tables(
-    result: Mapping, ranges: Mapping[str, float], last_steps: int, trained_tag: str, tag: str
+    result: Mapping,
+    ranges: Mapping[str, float],
+    last_steps: int,
+    report_recipe: Mapping,
+    trained_tag: str,
+    tag: str,
 ) -> dict[str, str]:
-    """3.4's forecast, single changes, and values beyond the ranges, by file name."""
+    """3.4's tables by file name: forecast, single changes, and values beyond the ranges.
+
+    `ranges` has the largest value of each precision, `report_recipe` fields of the report's recipe.
+    A loss that was reached is a mean of `last_steps`. `trained_tag` is of the networks trained.
+    """
+    recipe = recipe_words(report_recipe)
     return {
         "3.4_forecast.txt": forecast_table(result, trained_tag),
-        "3.4_single_changes.txt": changes_table(result, last_steps, tag),
-        "3.4_doctor.txt": doctor_table(result, ranges, tag),
+        "3.4_single_changes.txt": changes_table(result, last_steps, recipe, tag),
+        "3.4_doctor.txt": doctor_table(result, ranges, recipe, tag),
     }
 
 
 def forecast_table(result: Mapping, tag: str) -> str:
-    """3.4's largest values before the first step, a row a network."""
+    """3.4's table of the largest values before the first step, a row a network."""
     rows = []
     for name, forecast in result["forecast"].items():
         beyond = forecast["beyond_fp16"]
@@ -130,15 +148,15 @@ def forecast_table(result: Mapping, tag: str) -> str:
     return table(caption, columns, rows)
 
 
-def changes_table(result: Mapping, last_steps: int, tag: str) -> str:
-    """3.4's changes to the report's training, a row a change."""
+def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> str:
+    """3.4's table of the changes to the report's training by the recipe named, a row a change."""
     changes = [*result["single_changes"], *result["not_single_changes"]]
     rows = [{**row, **(row["divergence"] or {})} for row in changes]
     columns = {"change": "{change}", "first loss": "{first_loss:.4g}", "loss": "{last_loss:.4g}"}
     columns |= {"finite steps": "{steps}", "diverges in": "step {step}: {direction} of {module}"}
     caption = (
         "One change at a time to the report's network and recipe; in brackets, two changes to it,"
-        f" and the report's other network.\n{RECIPE}, batch {result['recipe']['batch_size']}.\n"
+        f" and the report's other network.\n{recipe}, batch {result['recipe']['batch_size']}.\n"
         f"{result['steps']} steps, or until a value is not finite; same seed, same images; loss:"
         f" mean of the last {last_steps} steps,\nof equal logits {result['chance_loss']:.3f}."
         f" {tag}."
@@ -146,9 +164,12 @@ def changes_table(result: Mapping, last_steps: int, tag: str) -> str:
     return table(caption, columns, rows)
 
 
-def doctor_table(result: Mapping, ranges: Mapping[str, float], tag: str) -> str:
-    """3.4's first values beyond each range, of each training that was watched."""
-    recipe, rows = result["recipe"], []
+def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag: str) -> str:
+    """3.4's table of the first values beyond each range, of each training that was watched.
+
+    `recipe` is the report's, in words.
+    """
+    flags, rows = result["recipe"], []
     for name, beyond in result["beyond_range"].items():
         for precision, largest in ranges.items():
             about = {"network": name, "precision": precision, "largest": largest}
@@ -159,9 +180,9 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], tag: str) -> str:
     caption = (
         "The first value, output or gradient, beyond the range of a precision, in"
         f" {result['steps']} steps or until\nthe loss is not finite. {report}: the report's"
-        f" network; {branch}: f inside the branch alone;\n{RECIPE}.\n{as_given}: as the flags have"
-        f" it, f: {result['residual']}, {recipe['optimizer']} {recipe['learning_rate']:g},"
-        f" {recipe['precision']}. {tag}."
+        f" network; {branch}: f inside the branch alone;\n{recipe}.\n{as_given}: as the flags have"
+        f" it, f: {result['residual']}, {flags['optimizer']} {flags['learning_rate']:g},"
+        f" {flags['precision']}. {tag}."
     )
     return table(caption, columns, rows)
 
@@ -172,7 +193,7 @@ def doctor_figure(
     ranges: Mapping[str, float],
     tag: str,
 ) -> partial:
-    """3.4's peaks by depth: `curves[training][step]` has one a block."""
+    """3.4's figure of the peaks by depth: `curves[training][step]` has one a block."""
     limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
     title = f"f after the sum, in the branch alone, and resnet36 as the flags have it: {tag}"
     return partial(plotting.peaks, title=title, modules=blocks, curves=curves, limits=limits)

@@ -62,10 +62,10 @@ def read(folder: Path) -> dict:
         return {"files": {}, "parts": {}}
     try:
         stored = json.loads(files.load(path))
-        return {
-            "files": {part: list(names) for part, names in stored["files"].items()},
-            "parts": {part: dict(result) for part, result in stored["parts"].items()},
-        }
+        names = {part: list(owned) for part, owned in stored["files"].items()}
+        if any(Path(name).name != name for owned in names.values() for name in owned):
+            raise ValueError("a file outside the folder")  # which a next run would remove
+        return {"files": names, "parts": {part: dict(row) for part, row in stored["parts"].items()}}
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(
             f"{path} is not a results file of this project as it is now; move it away and run again"
@@ -138,11 +138,13 @@ def _store(folder: Path, stored: dict) -> None:
 def provenance(seed: int, call_seconds: float, **about) -> dict:
     """What is needed to make a part's result again, and on what it was made.
 
-    Keys: command, seed, git_commit, threads, call_seconds (of the call that made it, trainings that
-    it took over from earlier calls left out), environment, and whatever `about` says.
+    Keys: command, processes, seed, git_commit, threads, call_seconds (of the call that made it,
+    trainings that it took over from earlier calls left out), environment, and whatever `about`
+    says.
     """
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
+        "processes": job.size(),
         "seed": seed,
         "git_commit": git_commit(),
         "threads": torch.get_num_threads(),
@@ -150,6 +152,13 @@ def provenance(seed: int, call_seconds: float, **about) -> dict:
         "call_seconds": call_seconds,
         "environment": environment(),
     }
+
+
+def _command() -> str:
+    script = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if job.size() > 1:
+        return shlex.join(["torchrun", "--nproc-per-node", str(job.size()), *script])
+    return shlex.join(["python", *script])
 
 
 def git_commit() -> str | None:

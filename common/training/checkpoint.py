@@ -1,5 +1,6 @@
 """Checkpoints: saved in one step, read back as tensors and plain values alone, gone on with."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from common.errors import UserError
 from common.job import is_first, say
 from common.training.run import Run
 
-GO_ON = "the run is saved, the same command goes on with it"
+GO_ON = "the run is saved, the same command (without --fresh) goes on with it"
 
 
 class Saver:
@@ -38,8 +39,10 @@ class Saver:
         run = self.run
         if is_first():
             if run.best is run.history[-1]:
-                best = {"network": run.evaluated.state_dict(), "about": self.identity, **run.best}
-                save_checkpoint(self.folder / "best.pt", best)
+                # Without times, so that equal trainings make equal files.
+                chosen = {"epoch": run.best["epoch"], "val_top1": run.best["val_top1"]}
+                weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
+                save_checkpoint(self.folder / "best.pt", weights)
             lines = [json.dumps(files.finite(row)) + "\n" for row in run.history]
             files.save(self.folder / "metrics.jsonl", "".join(lines))
         self.now()
@@ -48,14 +51,11 @@ class Saver:
 def save_checkpoint(path: Path, state: dict) -> None:
     """`torch.save` in one step: a killed run or a full disk leaves the file before.
 
-    Raises:
-        UserError: the file can't be written.
+    Equal states make equal files: PyTorch would put the name of a file into its content.
     """
-    with files.atomic(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # PyTorch's writer hides the system's reason
-            raise UserError(f"{path}: cannot be written ({error}); is the disk full?") from None
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.save(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict:
@@ -65,10 +65,24 @@ def load_checkpoint(path: Path, device: torch.device) -> dict:
         UserError: the file can't be read as tensors and plain values.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        buffer = io.BytesIO(files.load(path))
+        return torch.load(buffer, map_location=device, weights_only=True)
     except Exception as error:  # a damaged or hostile file can raise anything
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+
+
+def load_best(folder: Path, identity: dict, device: torch.device) -> dict:
+    """The weights of a run's best epoch, its state dict.
+
+    Raises:
+        UserError: they can't be read, or are those of another run.
+    """
+    path = folder / "best.pt"
+    best = load_checkpoint(path, device)
+    if best["about"] != identity:
+        raise UserError(f"{path} is of another run than last.pt beside it; --fresh trains anew")
+    return best["network"]
 
 
 def load_stopped(path: Path, device: torch.device) -> dict | None:

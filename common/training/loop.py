@@ -27,7 +27,7 @@ from common.data.augment import Draws, centre_square
 from common.data.packed import Packed
 from common.errors import UserError
 from common.training import parallel
-from common.training.checkpoint import GO_ON, Saver, load_checkpoint, resume
+from common.training.checkpoint import GO_ON, Saver, load_best, resume
 from common.training.precision import autocast
 from common.training.recipe import Recipe
 from common.training.run import Run, no_sums
@@ -96,24 +96,25 @@ def fit(
         val_top5, images_per_second, seconds, peak_memory_mib.
 
     Raises:
-        UserError: another run's checkpoint, a loss or gradient that is not finite, or more
-            processes than images.
+        UserError: another run's checkpoint, a loss or gradient that is not finite, or too few
+            images for the processes.
     """
     files.make_folder(folder)
-    parallel.check_images(len(train) // steps_per_epoch(train, recipe))
     check_steps(train, recipe)
     run = Run(network, recipe, device, gpus)
     identity = {**recipe.as_dict(), **about}
-    if not fresh:
-        resume(run, folder / "last.pt", identity)
     save = Saver(run, folder, identity, checkpoint_seconds)
+    if fresh:
+        save.now()  # from now on the files there are no run's to go on with but this one's
+    else:
+        resume(run, folder / "last.pt", identity)
     with _stop_between_steps() as stopped:
         while run.epoch < recipe.epochs:
             train_one_epoch(run, train, save, stopped)
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    network.load_state_dict(load_checkpoint(folder / "best.pt", device)["network"])
+    network.load_state_dict(load_best(folder, identity, device))
     return run.history
 
 
@@ -149,15 +150,18 @@ def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
 
 
 def check_steps(train: Packed, recipe: Recipe) -> None:
-    """Refuse steps of a single image, which batch norm can't train on.
+    """Refuse steps that leave a process a single image, which batch norm can't train on.
 
     Raises:
-        UserError: an epoch's images do not make steps of two or more.
+        UserError: an epoch's images do not make steps of two or more for each process.
     """
-    if len(train) // steps_per_epoch(train, recipe) < 2:
+    least = len(train) // steps_per_epoch(train, recipe)
+    if least < 2 * job.size():
+        processes = f" for {job.size()} processes" if job.size() > 1 else ""
         raise UserError(
-            f"--batch-size {recipe.batch_size}: {len(train)} training images make a step of one,"
-            " batch norm needs 2 or more; take a larger --batch-size or more images"
+            f"--batch-size {recipe.batch_size}: {len(train)} training images make a step of"
+            f" {least}{processes}, batch norm needs 2 or more in each; take a larger --batch-size"
+            " or more images"
         )
 
 
@@ -246,8 +250,8 @@ def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Ten
     images, targets = recipe.augmentation(
         images, labels, len(train.class_names), recipe.image_size_px, draws
     )
-    share = parallel.process_share()
-    return images[share].contiguous(memory_format=torch.channels_last), targets[share]
+    own = parallel.process_share()
+    return images[own].contiguous(memory_format=torch.channels_last), targets[own]
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from common import cli
 from common.data.augment import Augmentation
-from common.errors import UserError
 from common.job import say
 from common.training.precision import PRECISIONS
 
@@ -59,7 +58,8 @@ def add_flags(
     """The loop's flags, with a problem's own defaults."""
     add = parser.add
     add("--epochs", type=cli.positive, default=epochs, help="passes over the training images")
-    add("--batch-size", type=cli.positive, default=batch_size, help="images a step, 2 or more")
+    least = "images a step, 2 or more, as batch norm needs"
+    add("--batch-size", type=cli.at_least(2), default=batch_size, help=least)
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
     add("--lr", type=cli.non_negative, default=learning_rate, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
@@ -77,16 +77,6 @@ def add_flags(
     add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
     often = "save in mid-epoch this often, beside once an epoch"
     add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags of `add_flags` that can't be trained with.
-
-    Raises:
-        UserError: a batch of one image, which batch norm can't train on.
-    """
-    if args.batch_size < 2:
-        raise UserError("--batch-size 1: batch norm needs 2 or more images a step")
 
 
 def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:

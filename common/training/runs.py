@@ -181,7 +181,7 @@ def _test_once(
 ) -> dict:
     """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
     path, sha256 = folder / "test.json", files.sha256_of(folder / "best.pt")
-    kept = json.loads(files.load(path)) if path.exists() else {}
+    kept = _kept_test(path)
     if kept.get("weights_sha256") == sha256:
         return kept
     tested = {**loop.evaluate(network, test, recipe, device), "weights_sha256": sha256}
@@ -189,6 +189,15 @@ def _test_once(
         files.save_json(path, tested)
     parallel.wait()
     return tested
+
+
+def _kept_test(path: Path) -> dict:
+    try:
+        kept = json.loads(files.load(path))
+    except (OSError, ValueError):  # missing or damaged: test is looked at again
+        return {}
+    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images"}
+    return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}
 
 
 def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) -> dict:
@@ -233,6 +242,12 @@ def over_seeds(runs: list[dict], images: int) -> dict:
         "test_top1_std": spread,
         "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
     }
+
+
+def with_means(setup: Setup, networks: Mapping[str, list[dict]]) -> dict[str, dict]:
+    """Each network's `over_seeds`, and its runs under "runs"."""
+    images = len(setup.packed["test"])
+    return {name: {**over_seeds(runs, images), "runs": runs} for name, runs in networks.items()}
 
 
 def training_report(

@@ -145,15 +145,15 @@ def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
     images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 20, 20)
     targets = torch.eye(6)
     mixed, mixed_targets = augment.cutmix(images, targets, 1, draws(6))
-    shares = []
+    areas = []
     for i in range(6):
         partner = (i - 1) % 6
-        share = (mixed[i, 0] == partner).float().mean()
-        shares.append(share.item())
+        area = (mixed[i, 0] == partner).float().mean()
+        areas.append(area.item())
         assert torch.equal(mixed[i].unique(), torch.tensor([partner, i]).sort().values.float())
-        torch.testing.assert_close(mixed_targets[i, partner], share)
-        torch.testing.assert_close(mixed_targets[i, i], 1 - share)
-    assert np.std(shares) > 0.05
+        torch.testing.assert_close(mixed_targets[i, partner], area)
+        torch.testing.assert_close(mixed_targets[i, i], 1 - area)
+    assert np.std(areas) > 0.05
 
 
 def test_cutmix_with_probability_0_changes_nothing():

@@ -82,7 +82,7 @@ def test_a_cache_that_a_killed_run_left_is_not_taken_for_a_whole_one(source, tmp
     process.start()
     process.join()
     assert process.exitcode == 9
-    assert [name[:9] for name in folders(tmp_path)] == [".partial-"]
+    assert [name[:8] for name in folders(tmp_path)] == [".unfinis"]
     assert pack(source, tmp_path).images[6].any()
     assert [name[:5] for name in folders(tmp_path)] == ["toys-"]
 

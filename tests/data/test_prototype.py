@@ -31,6 +31,13 @@ def test_a_manifest_answers_what_is_drawn_but_not_of_embedded_data(flags):
     prototype.check_flags(parse("--data", "a", "--manifest", "m.csv"), ["3.1"])
 
 
+@pytest.mark.parametrize("split", [(0.7, 0.2, 0.2), (1, 0, 0)])
+def test_a_split_that_is_none_is_refused_before_anything_is_drawn(split):
+    for data in ("a", "synthetic"):
+        with pytest.raises(UserError, match="must be above 0 and sum to 1"):
+            prototype.check_flags(parse("--data", data, "--split", *split), ["3.1"])
+
+
 def test_parts_that_need_data_say_so_and_others_do_not():
     with pytest.raises(UserError, match=r"part 3\.4 needs --data DIR"):
         prototype.check_flags(parse(), ["3.4"])

@@ -22,9 +22,10 @@ def test_files_are_absolute_or_relative_alike(source):
     assert other.fingerprint() == source.fingerprint()
 
 
-def test_sample_pictures_are_of_their_classes_and_splits(source):
+def test_sample_pictures_are_of_their_classes_and_splits(source, monkeypatch):
+    monkeypatch.setattr(sets, "SAMPLE_CLASSES", 2)
     sources = {"train": source, "val": source}
-    names, pictures = sets.sample_pictures(sources, seed=3, classes=2)
+    names, pictures = sets.sample_pictures(sources, seed=3)
     labels = [source.class_names.index(name) for name in names]
     assert labels == sorted(set(labels))
     assert len(labels) == 2
@@ -38,13 +39,14 @@ def test_sample_pictures_are_of_their_classes_and_splits(source):
         assert all(sample.shape == (300, 300, 3) for sample in samples)
 
 
-def test_sample_pictures_of_a_seed_are_for_ever(source):
+def test_sample_pictures_of_a_seed_are_for_ever(source, monkeypatch):
     """The classes first, then the pictures split by split, as published grids were drawn."""
+    monkeypatch.setattr(sets, "SAMPLE_CLASSES", 2)
     rng = np.random.default_rng(7)
     labels = sorted(rng.choice(3, 2, replace=False))
     indexes = [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
     indexes += [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
-    names, pictures = sets.sample_pictures({"train": source, "test": source}, seed=7, classes=2)
+    names, pictures = sets.sample_pictures({"train": source, "test": source}, seed=7)
     assert names == [source.class_names[label] for label in labels]
     for row, samples in zip(indexes, pictures.values(), strict=True):
         wanted = [fit_to(source.picture(index), 300, 300) for index in row]

@@ -3,9 +3,19 @@ from itertools import product
 import torch
 
 from common.data import streams
-from common.data.streams import AUGMENT, BLOCK, BLOCK_NOISE, DROPOUT, ORDER, generator, mixed_seed
+from common.data.streams import (
+    AUGMENT,
+    BLOCK,
+    BLOCK_NOISE,
+    DROPOUT,
+    ORDER,
+    SYMMETRY,
+    WIDEN,
+    generator,
+    mixed_seed,
+)
 
-PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE)
+PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY)
 
 
 def test_each_purpose_has_a_number_of_its_own():

@@ -124,7 +124,7 @@ def test_shares_are_a_partition(monkeypatch):
 
 def fit_in(folder, epochs):
     parallel.start(CPU)
-    tiny.train(folder, replace(RECIPE, epochs=epochs))
+    tiny.train(folder, replace(RECIPE, epochs=epochs, batch_size=6))
     parallel.stop()
 
 
@@ -137,8 +137,9 @@ def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     net.load_state_dict(best["network"])
     # What the processes found on val together is what these weights find.
     on_val = loop.evaluate(net, tiny.packed(7, 1), RECIPE, CPU)
-    assert on_val["loss"] == pytest.approx(best["val_loss"], rel=1e-5)
-    net, history = tiny.train(tmp_path, replace(RECIPE, epochs=2))
+    row = saved["history"][best["epoch"] - 1]
+    assert on_val["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    net, history = tiny.train(tmp_path, replace(RECIPE, epochs=2, batch_size=6))
     assert len(history) == 2
 
 
@@ -152,7 +153,7 @@ def die_as_rank_1(folder):
         step(run, *args)
 
     loop.train_step = dying
-    tiny.train(folder, replace(RECIPE, epochs=50))
+    tiny.train(folder, replace(RECIPE, epochs=50, batch_size=6))
 
 
 def test_a_process_that_dies_ends_the_job(tmp_path):
@@ -161,6 +162,13 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     with pytest.raises(ChildFailedError):
         parallel.launch(2, die_as_rank_1, tmp_path)
     assert tiny.state(tmp_path)["epoch"] == 1  # what was saved before stays
+
+
+def test_a_step_that_leaves_a_process_one_image_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a step of 3 for 2 processes, batch norm needs 2 or more"):
+        loop.check_steps(tiny.packed(), RECIPE)
+    loop.check_steps(tiny.packed(), replace(RECIPE, batch_size=6))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 8, reason="there are nine GPUs here")

@@ -7,9 +7,8 @@ import torch
 
 from common import cli
 from common.data.augment import Augmentation
-from common.errors import UserError
 from common.training import loop
-from common.training.recipe import add_flags, check_flags, recipe_of
+from common.training.recipe import add_flags, recipe_of
 from common.training.run import Run
 from tests.training import test_loop as tiny
 
@@ -60,9 +59,10 @@ def test_a_warm_up_longer_than_the_run_is_shortened_and_the_flags_are_left_alone
     assert args.warmup_epochs == 9
 
 
-def test_a_batch_of_one_image_is_refused():
-    with pytest.raises(UserError, match="--batch-size 1: batch norm needs 2 or more"):
-        check_flags(parse("--batch-size", 1))
+def test_a_batch_of_one_image_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse("--batch-size", 1)
+    assert "--batch-size: '1' is not a whole number of 2 or more" in capsys.readouterr().err
 
 
 def test_clip_norm_bounds_the_update():

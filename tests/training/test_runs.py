@@ -138,6 +138,15 @@ def test_other_weights_are_tested_again(setup_of, looks_at_test):
     assert len(looks_at_test) == 3
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"weights_sha256": "0"}'])
+def test_a_damaged_record_of_the_test_is_made_again(setup_of, looks_at_test, content):
+    setup = setup_of("--precision", "fp32")
+    first = train_seeds(setup, TINY)
+    (setup.folder / "runs" / "tiny-2epochs-seed0" / "test.json").write_text(content)
+    assert train_seeds(setup_of("--precision", "fp32"), TINY) == first
+    assert len(looks_at_test) == 2
+
+
 def test_what_is_tested_are_the_best_weights(setup_of):
     setup = setup_of("--precision", "fp32")
     (run,) = train_seeds(setup, TINY)

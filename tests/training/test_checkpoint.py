@@ -1,0 +1,141 @@
+"""Stopping and going on: runs that were killed, are complete, damaged, or another's."""
+
+import errno
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.data.augment import Augmentation
+from common.errors import UserError
+from common.reporting import results
+from common.training import loop
+from tests.training.test_loop import RECIPE, assert_same, state, train
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.training import test_loop as t
+from common.training import loop
+step = loop.train_step
+def slow_step(*args):
+    step(*args)
+    time.sleep(0.05)
+    print("step", flush=True)
+loop.train_step = slow_step
+t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
+"""
+
+
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by):
+    recipe = replace(RECIPE, epochs=8)
+    code = SLOW.format(root=str(results.ROOT), folder=str(tmp_path / "killed"))
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    steps = 0
+    for line in child.stdout:
+        steps += line == "step\n"
+        if steps == 7:
+            break
+    time.sleep(0.01)
+    child.send_signal(killed_by)
+    child.wait(timeout=60)
+    assert child.returncode != 0
+    stopped = state(tmp_path / "killed")
+    assert 0 < stopped["epoch"] < 8
+    assert stopped["step"] > 0
+    train(tmp_path / "killed", recipe)
+    train(tmp_path / "whole", recipe)
+    for name in ("last.pt", "best.pt"):
+        assert_same(*(state(tmp_path / run, name)["network"] for run in ("killed", "whole")))
+    timeless = [
+        [{k: v for k, v in row.items() if "second" not in k and "memory" not in k} for row in rows]
+        for rows in (state(tmp_path / run)["history"] for run in ("killed", "whole"))
+    ]
+    assert timeless[0] == timeless[1]
+    optimizers = [state(tmp_path / run)["optimizer"]["state"] for run in ("killed", "whole")]
+    for a, b in zip(*(one.values() for one in optimizers), strict=True):
+        assert_same(a, b)
+
+
+def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
+    first, history = train(tmp_path)
+    monkeypatch.setattr(loop, "train_step", None)
+    second, again = train(tmp_path)
+    assert "complete; --fresh trains anew" in capsys.readouterr().out
+    assert again == history
+    assert_same(first.state_dict(), second.state_dict())
+
+
+def test_fresh_trains_anew(tmp_path):
+    train(tmp_path, replace(RECIPE, seed=5))
+    train(tmp_path, fresh=True)
+    assert state(tmp_path)["about"]["seed"] == 0
+
+
+def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
+    tmp_path, monkeypatch
+):
+    train(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_one_epoch", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, replace(RECIPE, learning_rate=0.5), fresh=True)
+    with pytest.raises(UserError, match=r"is of another run: learning_rate 0.5 \(now 0.02\)"):
+        train(tmp_path)
+
+
+def raise_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_the_best_weights_of_another_run_are_refused(tmp_path):
+    train(tmp_path / "a")
+    train(tmp_path / "b", replace(RECIPE, learning_rate=0.5))
+    shutil.copy(tmp_path / "b" / "best.pt", tmp_path / "a" / "best.pt")
+    with pytest.raises(UserError, match=r"best.pt is of another run than last.pt"):
+        train(tmp_path / "a")
+
+
+def test_equal_trainings_make_equal_files_of_weights(tmp_path):
+    for name in "ab":
+        train(tmp_path / name)
+    assert (tmp_path / "a/best.pt").read_bytes() == (tmp_path / "b/best.pt").read_bytes()
+
+
+def test_other_flags_are_refused_with_the_difference_named(tmp_path):
+    train(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=r"is of another run: batch_size 4 \(now 5\), jitter 0.3"):
+        train(tmp_path, replace(RECIPE, batch_size=5, augmentation=Augmentation(jitter=0)))
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(tmp_path)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"last.pt: not a checkpoint .* --fresh trains anew"):
+        train(tmp_path)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    train(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(path, _):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"last.pt: cannot be written \(No space left"):
+        train(tmp_path, fresh=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.pt", "metrics.jsonl"}
