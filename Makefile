@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A small budget learns more from equal logits, gentle crops and unmixed images.
 QUICK := --data synthetic --classes 10 --images-per-class 60 --image-size 64 --epochs 5 \
-	--batch-size 16 --lr 5e-4 --warmup-epochs 1 --ema 0.8 --crop-area 0.9 --jitter 0.1 \
-	--cutmix 0 --zero-head --layer features.5
+	--batch-size 16 --lr 7e-4 --warmup-epochs 0.5 --clip-norm 1 --ema 0.8 --crop-area 0.9 \
+	--jitter 0.1 --cutmix 0 --zero-head --layer features.5
 QUICK3 := --data synthetic --per-class 40 --image-size 64 --width 0.25 --epochs 6 \
 	--batch-size 32 --ema 0.9 --crop-area 0.6 --steps 20
 
