@@ -179,7 +179,7 @@ def colour_neighbour(setup: Setup) -> dict[str, float]:
 
 # -------------------------------------------------------------------------------------- 2.3 widen
 def part_2_3(setup: Setup) -> Findings:
-    """EfficientNetV2-S, truly widened."""
+    """EfficientNetV2-S truly widened: narrow, wide, and wide from the narrow one."""
     args, classes, specs = setup.args, setup.classes, networks(setup)
     narrow = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
     wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))

@@ -155,9 +155,11 @@ def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) ->
     with _figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
         areas = 8 + 600 * counts / counts.max()
         axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
-        for width, height in sorted(sizes, key=sizes.get, reverse=True)[:3]:
-            label = f"{width}x{height}: {sizes[width, height]:,}"
-            axis.annotate(label, (width, height), xytext=(6, 10), textcoords="offset points")
+        for rank, size_px in enumerate(sorted(sizes, key=sizes.get, reverse=True)[:3]):
+            label = "{}x{}: {:,}".format(*size_px, sizes[size_px])
+            # To the left, and each higher than the one before: common sizes lie close together.
+            place = {"xytext": (-6, 12 + 14 * rank), "textcoords": "offset points", "ha": "right"}
+            axis.annotate(label, size_px, **place)
         axis.set(xlabel="width in px", ylabel="height in px")
 
 
@@ -196,7 +198,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0, 1].legend(loc="upper left")
+        axes[0, 1].legend(loc="best")
 
 
 def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
