@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks import report
 from common import cli, files
 from common.data import flowers
 from common.data.images import centre_crop, to_uint8
@@ -137,10 +138,7 @@ def main() -> None:
     columns = {"classifier": "{name}", "test top-1": "{top1:.1f}"}
     columns |= {"95 % interval": "{low:.1f} - {high:.1f}", "seconds": "{seconds:.0f}"}
     text = tables.table(caption, columns, result["classifiers"])
-    print(text)
-    with files.atomic(folder / "flowers.txt") as temporary:
-        temporary.write_text(text)
-    files.save_json(folder / "flowers.json", result)
+    report.keep(folder, "flowers", text, result)
 
 
 def parse_args() -> argparse.Namespace:

@@ -29,6 +29,7 @@ from torchvision.models import efficientnet_v2_s
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from benchmarks import report
 from common import cli, files
 from common.data.augment import Augmentation
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -163,10 +164,7 @@ def main() -> None:
         f" median of {args.repeats} repeats of {args.steps} steps."
     )
     name, text = f"loop_{args.image_size}px", table(caption, result)
-    print(text)
-    with files.atomic(folder / f"{name}.txt") as temporary:
-        temporary.write_text(text)
-    files.save_json(folder / f"{name}.json", result)
+    report.keep(folder, name, text, result)
 
 
 def table(caption: str, result: dict) -> str:

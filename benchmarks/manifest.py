@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import report
 from common import cli, files
 from common.data import manifest
 from common.errors import guard
@@ -70,10 +71,7 @@ def main() -> None:
         "limit_mib": LIMIT_MIB,
     }
     text = show(result)
-    print(text)
-    with files.atomic(folder / "manifest.txt") as temporary:
-        temporary.write_text(text)
-    files.save_json(folder / "manifest.json", result)
+    report.keep(folder, "manifest", text, result)
 
 
 def show(result: dict) -> str:

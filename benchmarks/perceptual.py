@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 from tqdm import tqdm
 
+from benchmarks import report
 from common import cli, files
 from common.data import images as photos
 from common.data.streams import generator
@@ -194,10 +195,7 @@ def main() -> None:
         **memory,
     }
     text = table_text(result)
-    print(text)
-    with files.atomic(folder / "perceptual.txt") as temporary:
-        temporary.write_text(text)
-    files.save_json(folder / "perceptual.json", result)
+    report.keep(folder, "perceptual", text, result)
 
 
 def table_text(result: dict) -> str:
