@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from common.job import say
+from common.job import is_first, printable, say
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n" if is_first() else None)
 
 
 class ProblemParser(Parser):
@@ -58,7 +58,7 @@ class ProblemParser(Parser):
             help=f"parts to run: {', '.join(parts)} (default: all)",
         )
         self.add_argument("--list", action="store_true", help="name the parts and stop")
-        self.add("--out", type=Path, default=Path("outputs"), help="folder for the results")
+        self.add("--out", type=path, default=Path("outputs"), help="folder for the results")
         self.add("--seed", type=seed, default=0, help="seed of all randomness, below 2^63")
         self.add(
             "--device",
@@ -100,10 +100,25 @@ def run_parts(
         publish(number, findings, time.perf_counter() - start)
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """The argparse type of integers of `minimum` or more."""
-    wanted = f"a whole number of {minimum} or more"
-    return lambda text: _number(text, int, lambda value: value >= minimum, wanted)
+def path(text: str) -> Path:
+    """The argparse type of paths: a leading ~ is the user's home, as in a shell."""
+    try:
+        if text:
+            return Path(text).expanduser()
+    except RuntimeError:  # of a user that there is not
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not the path of a file or folder")
+
+
+def word_or_path(text: str) -> str:
+    """The argparse type of a word with a meaning, or a path as `path` takes it, as a string."""
+    return str(path(text))
+
+
+def at_least(minimum: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The argparse type of integers from `minimum` to `most`."""
+    wanted = f"a whole number of {minimum} or more, at most {most:,}"
+    return lambda text: _number(text, int, lambda value: minimum <= value <= most, wanted)
 
 
 whole, positive = at_least(0), at_least(1)
@@ -119,9 +134,10 @@ def non_negative(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
 
 
-def above_zero(text: str) -> float:
-    """The argparse type of finite numbers above 0."""
-    return _number(text, float, lambda value: 0 < value < math.inf, "a finite number above 0")
+def up_to(most: float) -> Callable[[str], float]:
+    """The argparse type of numbers above 0 and not above `most`."""
+    wanted = f"a number above 0, at most {most:g}"
+    return lambda text: _number(text, float, lambda value: 0 < value <= most, wanted)
 
 
 def fraction(text: str) -> float:

@@ -1,8 +1,8 @@
-"""Files that are whole or not there: written in one step, locked, and told apart by SHA-256.
+"""Files that are whole or not there: written in one step, locked, and checked by SHA-256.
 
-What is read back later (checkpoint, manifest, results) is written by `save` and opened by `load`,
-and a cache by `cached_folder`, so that there is one place to check it. What is only looked at
-(tables, figures) is written through `atomic`.
+What is read back later (checkpoint, manifest, results, packed images) has its SHA-256 in the file
+SHA256SUMS beside it, in the format of `sha256sum`: `save` or `record` writes it, `load` or `check`
+compares. What is only looked at (tables, figures) is written through `atomic`.
 """
 
 import contextlib
@@ -10,23 +10,44 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from common.errors import DISK_FULL, UserError
+from common.job import say
+
+SUMS = "SHA256SUMS"
+SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+WAIT_SECONDS = 1  # for a lock, before it is said
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    What a killed process leaves there, the next one that writes `path` replaces.
+
+    Raises:
+        UserError: the disk is full, or a folder is in the way; the message names the file.
+    """
+    temporary = path.with_name(f".unfinished-{path.name}")
     try:
+        temporary.unlink(missing_ok=True)  # it may be a link
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder is in the way; move it away") from None
+        if error.errno not in DISK_FULL:
+            raise
+        reason = f"{path}: cannot be written ({error.strerror})"
+        raise UserError(f"{reason}; free space or choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,34 +55,98 @@ def atomic(path: Path) -> Iterator[Path]:
 def save(path: Path, content: bytes | memoryview | str) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
-    A killed process or a full disk leaves the file as it was before.
+    A killed process or a full disk leaves the file as it was before. Of processes that save into
+    one folder at once, each has to hold the folder's lock.
 
     Raises:
-        UserError: the disk is full, which the system says without the file's name.
+        UserError: as `atomic`.
     """
-    written = content.encode() if isinstance(content, str) else content
+    written = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    digest = hashlib.sha256(written).hexdigest()
     with atomic(path) as temporary:
-        try:
-            temporary.write_bytes(written)
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise UserError(f"{path}: cannot be written ({error.strerror}); free space") from None
-    return hashlib.sha256(written).hexdigest()
+        temporary.write_bytes(written)
+        # The file of before stands until it is replaced, and may stay if we are killed here.
+        _write_sums(path, {digest, *_recorded(path)})
+    _write_sums(path, {digest})
+    return digest
 
 
 def load(path: Path) -> bytes:
-    """The content of a file that `save` wrote.
+    """The content of a file that `save` wrote, checked.
 
     Raises:
-        OSError: it is missing or can't be read.
+        FileNotFoundError: it is missing.
+        UserError: it is not the one that was saved.
     """
-    return path.read_bytes()
+    content = path.read_bytes()
+    _compare(path, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def record(path: Path) -> str:
+    """Take the SHA-256 of a file that was written by other means into SHA256SUMS; returns it."""
+    digest = sha256_of(path)
+    _write_sums(path, {digest})
+    return digest
+
+
+def check(path: Path) -> str:
+    """Compare a file, however large, with SHA256SUMS. Returns its SHA-256.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        UserError: it is not the one that was recorded.
+    """
+    digest = sha256_of(path)
+    _compare(path, digest)
+    return digest
+
+
+def _compare(path: Path, digest: str) -> None:
+    recorded = _recorded(path)
+    if digest not in recorded:
+        its = f"its SHA-256 is not that in {SUMS} beside it"
+        raise UserError(f"{path}: damaged or changed: {its if recorded else f'{SUMS} has it not'}")
+
+
+def _recorded(path: Path) -> set[str]:
+    return {digest for digest, name in _read_sums(path.parent) if name == path.name}
+
+
+def _read_sums(folder: Path) -> list[tuple[str, str]]:
+    try:
+        lines = (folder / SUMS).read_text("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
+    return [match.groups() for match in map(SUMS_LINE.fullmatch, lines) if match]
+
+
+def _write_sums(path: Path, digests: set[str]) -> None:
+    folder = path.parent
+    others = [row for row in _read_sums(folder) if row[1] != path.name]
+    kept = [(digest, name) for digest, name in others if (folder / name).exists()]
+    kept += [(digest, path.name) for digest in digests]
+    lines = [f"{digest}  {name}\n" for digest, name in sorted(kept, key=lambda row: row[::-1])]
+    with atomic(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), "utf-8", "surrogateescape")
 
 
 def save_json(path: Path, value) -> None:
     """Save a nest of dicts and lists as JSON; infinities and NaN become null."""
     save(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def load_json(path: Path):
+    """The nest of dicts and lists of a file that `save_json` wrote.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        UserError: as `load`, or it is no JSON.
+    """
+    try:
+        return json.loads(load(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
 
 
 def finite(value):
@@ -98,10 +183,21 @@ def make_folder(folder: Path, flag: str = "--out") -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock: of several processes one goes on, the others wait."""
-    with FileLock(folder / ".lock"):
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder's lock: of several processes one goes on, the others say so and wait.
+
+    `doing` ends the line that they say, such as "packs images".
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        say(f"waiting for another process that {doing} in {folder}", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
@@ -114,7 +210,7 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
         UserError: the cache can't be written to.
     """
     folder = make_folder(cache, flag="--cache") / name
-    with locked(cache):
+    with locked(cache, "fills the cache"):
         if folder.exists():
             return folder
         for leftover in cache.glob(".unfinished-folder-*"):

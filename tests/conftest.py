@@ -3,6 +3,7 @@ import sys
 
 # Two workers share two cores: threads that wait for each other would take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MPLBACKEND", None)  # of a notebook, where matplotlib may not have it
 
 import numpy as np
 import pytest
@@ -40,6 +41,18 @@ def fails(run):
         return err
 
     return run_failing
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Give this process a place in a job: `place(rank, size)`."""
+
+    def set_place(rank, size):
+        values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": 29500}
+        for name, value in {**values, "MASTER_ADDR": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return set_place
 
 
 @pytest.fixture(scope="session")

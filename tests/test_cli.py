@@ -88,7 +88,7 @@ def test_each_part_is_published_before_the_next_one_runs(capsys):
         (cli.seed, {"0": 0, str(2**63 - 1): 2**63 - 1}, [str(2**63), "-1"]),
         (cli.at_least(3), {"3": 3}, ["2", "x"]),
         (cli.non_negative, {"0": 0.0, "2.5": 2.5}, ["-0.1", "inf", "nan"]),
-        (cli.above_zero, {"1e-9": 1e-9}, ["0", "-1", "inf", "nan"]),
+        (cli.up_to(8), {"1e-9": 1e-9, "8": 8.0}, ["0", "-1", "8.1", "1e20", "inf", "nan"]),
         (cli.fraction, {"0": 0.0, "0.5": 0.5, "1": 1.0}, ["-0.1", "1.1", "nan"]),
     ],
 )

@@ -1,148 +1,28 @@
-import json
-import math
-import multiprocessing
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
 
-import numpy as np
 import pytest
-import torch
 
-from common import errors, files, job
+from common import errors, job
 from common.errors import UserError
-
-# ----------------------------------------------------------------------------------------- files
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_what_is_saved_is_loaded_and_told_apart_by_its_sha256(tmp_path):
-    path = tmp_path / "state.pt"
-    sha256 = files.save(path, b"\x00bytes")
-    assert files.load(path) == b"\x00bytes"
-    assert sha256 == files.sha256_of(path)
-    assert sha256 == files.save(tmp_path / "again", memoryview(b"\x00bytes"))
-    assert sha256 != files.save(path, "text, \N{GREEK SMALL LETTER PI}")
-    assert files.load(path).decode() == "text, \N{GREEK SMALL LETTER PI}"
-    assert names(tmp_path) == ["again", "state.pt"]
-
-
-def test_loading_what_is_not_there_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        files.load(tmp_path / "none")
-
-
-def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path):
-    path = tmp_path / "figure.png"
-    path.write_text("old")
-    with pytest.raises(TypeError), files.atomic(path) as temporary:
-        temporary.write_bytes("a text")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["figure.png"]
-
-
-def test_atomic_shows_the_new_file_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "figure.png"
-    path.write_text("old")
-    with files.atomic(path) as temporary:
-        assert temporary.suffix == ".png"  # what draws a figure goes by it
-        temporary.write_text("ne")
-        assert path.read_text() == "old"
-        temporary.write_text("new")
-    assert path.read_text() == "new"
-    assert names(tmp_path) == ["figure.png"]
-
-
-def test_json_has_plain_values_and_no_nan(tmp_path):
-    value = {
-        1: (np.float32(0.5), np.int64(3)),
-        "tensor": torch.tensor([1.0, math.inf]),
-        "array": np.array([[1, 2]]),
-        "nested": [{"nan": math.nan}, None, "text", True],
-    }
-    files.save_json(tmp_path / "a.json", value)
-    stored = json.loads(files.load(tmp_path / "a.json"))
-    assert stored == {
-        "1": [0.5, 3],
-        "tensor": [1.0, None],
-        "array": [[1, 2]],
-        "nested": [{"nan": None}, None, "text", True],
-    }
-
-
-def test_a_folder_that_cannot_be_written_to_is_refused_by_its_flag(tmp_path):
-    assert files.make_folder(tmp_path / "new" / "deep").is_dir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*file: .*; choose another --cache"):
-        files.make_folder(tmp_path / "file", flag="--cache")
-
-
-def append(path, folder):
-    with files.locked(folder):
-        before = path.read_text()
-        time.sleep(0.02)
-        path.write_text(before + "x")
-
-
-def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
-    path = tmp_path / "text"
-    path.write_text("")
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=append, args=(path, tmp_path)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert path.read_text() == "xxxx"
-
-
-def test_a_cached_folder_is_filled_once(tmp_path):
-    filled = []
-
-    def fill(folder):
-        filled.append(folder)
-        (folder / "a").write_text("content")
-
-    for _ in range(2):
-        folder = files.cached_folder(tmp_path / "cache", "flowers", fill)
-        assert folder == tmp_path / "cache" / "flowers"
-        assert (folder / "a").read_text() == "content"
-    assert len(filled) == 1
-    assert filled[0] != folder
-
-
-def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):
-    def fail(folder):
-        (folder / "half").write_text("")
-        raise ValueError("no more")
-
-    with pytest.raises(ValueError, match="no more"):
-        files.cached_folder(tmp_path, "flowers", fail)
-    assert names(tmp_path) == [".lock"]
-    (tmp_path / ".unfinished-folder-of-a-killed-run").mkdir()
-    (tmp_path / "mine").mkdir()
-    files.cached_folder(tmp_path, "flowers", lambda folder: (folder / "a").touch())
-    assert names(tmp_path) == [".lock", "flowers", "mine"]
-
+from common.reporting import results
 
 # ------------------------------------------------------------------------------------------- job
 
 
-def test_a_process_by_itself_is_the_first_of_one(monkeypatch, capsys):
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+def test_a_process_by_itself_is_the_first_of_one(capsys):
     assert (job.rank(), job.size(), job.is_first()) == (0, 1, True)
     job.say("a", "b")
     assert capsys.readouterr().out == "a\nb\n"
 
 
-def test_the_first_process_alone_speaks(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+def test_the_first_process_alone_speaks(place, capsys):
     for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
+        place(rank, 3)
         assert (job.rank(), job.size()) == (rank, 3)
         job.say(f"rank {rank}")
         assert list(job.progress(range(3), "counting")) == [0, 1, 2]
@@ -158,7 +38,8 @@ def guarded(error, capsys):
     """(exit code, stderr) of a main that raises."""
 
     def main():
-        raise error
+        if error is not None:
+            raise error
 
     code = errors.guard(main)
     return code, capsys.readouterr().err
@@ -173,8 +54,12 @@ def test_a_main_that_ends_well_has_exit_code_0(capsys):
     ("error", "code", "words"),
     [
         (UserError("--seed: no; try 1"), 2, "error: --seed: no; try 1"),
-        (OSError(28, "No space left on device"), 2, "No space left on device; free space or"),
-        (PermissionError(13, "Permission denied", "a.txt"), 2, "'a.txt'; see to its permissions"),
+        (OSError(28, "No space left on device"), 2, "No space left on device; free space, or"),
+        (
+            PermissionError(13, "Permission denied", "a.txt"),
+            2,
+            "'a.txt'; see to it and its permissions",
+        ),
         (KeyboardInterrupt(), 130, "stopped; results of finished parts are kept"),
         (KeyboardInterrupt("the run is saved"), 130, "stopped; the run is saved"),
     ],
@@ -189,8 +74,10 @@ def test_what_goes_wrong_is_said_in_one_line(error, code, words, capsys):
 def test_an_error_of_the_program_keeps_its_traceback(capsys):
     with pytest.raises(ZeroDivisionError):
         guarded(ZeroDivisionError(), capsys)
-    with pytest.raises(FileNotFoundError):
-        guarded(FileNotFoundError(2, "No such file", "a.txt"), capsys)
+    with pytest.raises(OSError, match="of nothing"):
+        guarded(OSError("of nothing"), capsys)
+    with pytest.raises(RuntimeError, match="of one process"):
+        guarded(RuntimeError("of one process"), capsys)
 
 
 def test_a_closed_pipe_is_no_error(monkeypatch, capsys):
@@ -200,8 +87,117 @@ def test_a_closed_pipe_is_no_error(monkeypatch, capsys):
     assert guarded(BrokenPipeError(), capsys) == (141, "")
 
 
-def test_before_they_have_joined_the_processes_of_a_job_complain_once(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
+def test_before_they_have_joined_the_processes_of_a_job_complain_once(place, monkeypatch, capsys):
+    place(1, 2)
     assert guarded(UserError("no"), capsys) == (2, "")
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(job, "tells_error", lambda: True)  # it was the first to ask
     assert "error: no" in guarded(UserError("no"), capsys)[1]
+
+
+def test_stopped_is_said_once_for_all_processes(place, capsys):
+    place(1, 2)
+    assert guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys) == (143, "")
+    place(0, 2)
+    code, said = guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys)
+    assert (code, said.count("stopped; saved\n")) == (143, 1)
+
+
+def test_a_lost_process_is_one_line(place, capsys):
+    place(0, 2)
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer\nand more")
+    code, said = guarded(lost, capsys)
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "stopped; another process of the job has ended (Connection closed by peer)" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "1"}, "RANK set, but not all of RANK, WORLD_SIZE"),
+        ({"RANK": ""}, "RANK set, but not all of"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK, WORLD_SIZE set, but not all of"),
+        ({"LOCAL_RANK": "0", "MASTER_ADDR": "h"}, "LOCAL_RANK, MASTER_ADDR set, but not all of"),
+    ],
+)
+def test_a_part_of_a_jobs_environment_is_no_job(monkeypatch, capsys, variables, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (job.rank(), job.size()) == (0, 1)
+    ran = []
+    assert errors.guard(lambda: ran.append(True)) == 0
+    said = capsys.readouterr().err
+    assert ran
+    assert f"runs as one process: {words}" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", "x"), ("RANK", "2"), ("RANK", "-1"), ("WORLD_SIZE", "1e1"), ("MASTER_PORT", "0")],
+)
+def test_a_place_that_is_none_is_one_line(place, monkeypatch, capsys, name, value):
+    place(0, 2)
+    monkeypatch.setenv(name, value)
+    code, said = guarded(None, capsys)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert f"{name}={value}" in said
+    assert "no place of a process in a job; unset them, or start with torchrun" in said
+
+
+def test_what_is_shown_has_no_control_characters():
+    assert job.printable("猫 $5_vs_$6 \u00e9\u00a0|") == "猫 $5_vs_$6 \u00e9\u00a0|"
+    assert job.printable("a\nb\x1b[31m\u202ec\udcff\x85") == r"a\nb\x1b[31m\u202ec\udcff\x85"
+    assert str(UserError("a\nb.png: no")) == r"a\nb.png: no"
+
+
+STOPPABLE = """
+import sys, time
+sys.argv[0] = {script!r}
+sys.path.insert(0, {root!r})
+import common.start
+print("starting", flush=True)
+time.sleep({loading})
+from common.errors import guard
+def main():
+    print("running", flush=True)
+    try:
+        time.sleep(30)
+    finally:
+        time.sleep({cleaning})
+sys.exit(guard(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("wait_for", "loading", "cleaning", "signals", "words"),
+    [
+        ("starting", 30, 0, 1, "problem1_perceptual.py: stopped; nothing had begun\n"),
+        (
+            "running",
+            0,
+            0,
+            1,
+            "problem1_perceptual.py: stopped; results of finished parts are kept\n",
+        ),
+        ("running", 0, 30, 2, ""),
+    ],
+)
+def test_a_signal_ends_a_script_in_a_line(number, wait_for, loading, cleaning, signals, words):
+    root = results.ROOT
+    script = str(root / "problem1_perceptual.py")
+    code = STOPPABLE.format(root=str(root), script=script, loading=loading, cleaning=cleaning)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in child.stdout:
+        if line == f"{wait_for}\n":
+            break
+    for _ in range(signals):
+        time.sleep(0.2)
+        child.send_signal(number)
+    _, said = child.communicate(timeout=10)
+    assert child.returncode == 128 + number
+    assert said == words

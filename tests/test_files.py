@@ -1,0 +1,227 @@
+import json
+import math
+import multiprocessing
+import os
+import random
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from common import files
+from common.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_loaded_and_told_apart_by_its_sha256(tmp_path):
+    path = tmp_path / "state.pt"
+    sha256 = files.save(path, b"\x00bytes")
+    assert files.load(path) == b"\x00bytes"
+    assert sha256 == files.sha256_of(path)
+    assert sha256 == files.save(tmp_path / "again", memoryview(b"\x00bytes"))
+    assert sha256 != files.save(path, "text, \N{GREEK SMALL LETTER PI}")
+    assert files.load(path).decode() == "text, \N{GREEK SMALL LETTER PI}"
+    assert names(tmp_path) == ["SHA256SUMS", "again", "state.pt"]
+    by_tool = subprocess.run(
+        ["sha256sum", "-c", files.SUMS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert by_tool.stdout == "again: OK\nstate.pt: OK\n"
+
+
+def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.json"
+    files.save_json(path, {"a": [1, 2]})
+    files.save(tmp_path / "other", "content")
+    whole, sums = path.read_bytes(), (tmp_path / files.SUMS).read_bytes()
+    rng = random.Random(0)
+    for _ in range(50):
+        for target, content in ((path, whole), (tmp_path / files.SUMS, sums)):
+            flipped = bytearray(content)
+            # The line of the other file is that one's.
+            place = rng.randrange(min(len(content), 64 + 2 + len(path.name)))
+            flipped[place] ^= 1 << rng.randrange(8)
+            target.write_bytes(flipped)
+            for read in (files.load, files.load_json, files.check):
+                with pytest.raises(UserError, match=r"a\.json: damaged or changed"):
+                    read(path)
+            target.write_bytes(content)
+    for damaged in (b"", whole[:-1], whole + b"\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"its SHA-256 is not that in SHA256SUMS beside it"):
+            files.load(path)
+    assert files.record(path) == files.check(path)  # as the user's own line would
+    assert files.load(path) == whole + b"\n"
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\0"])
+def test_what_is_no_json_is_refused_by_name(tmp_path, content):
+    files.save(tmp_path / "a.json", content)
+    with pytest.raises(UserError, match=r"a\.json: not JSON"):
+        files.load_json(tmp_path / "a.json")
+
+
+def test_a_process_killed_while_it_saves_leaves_a_file_that_can_be_loaded(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    files.save(path, "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed_when(lambda target: target == path))
+        with pytest.raises(KeyboardInterrupt):
+            files.save(path, "new")
+    assert files.load(path) == b"old"
+    with monkeypatch.context() as patched:
+        third = iter((False, False, True))
+        patched.setattr(os, "replace", killed_when(lambda _: next(third)))
+        with pytest.raises(KeyboardInterrupt):
+            files.save(path, "new")
+    assert files.load(path) == b"new"
+
+
+def killed_when(due):
+    """An `os.replace` that does not come to replace a path of which `due` is true."""
+    replace = os.replace
+
+    def replace_or_die(source, target):
+        if due(target):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    return replace_or_die
+
+
+def test_names_that_are_no_unicode_are_saved_escaped(tmp_path):
+    files.save(tmp_path / "a", "caf\udce9")
+    assert files.load(tmp_path / "a") == b"caf\\udce9"
+
+
+def test_a_folder_in_the_way_and_a_full_disk_name_the_file(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(UserError, match=r"a\.png: a folder is in the way; move it away"):
+        files.save(tmp_path / "a.png", "content")
+    with (
+        pytest.raises(UserError, match=r"b\.png: cannot be written \(No space left.*; free space"),
+        files.atomic(tmp_path / "b.png"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_who_waits_for_a_lock_says_so_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.05)
+    fork = multiprocessing.get_context("fork")
+    held = fork.Event()
+    process = fork.Process(target=hold, args=(tmp_path, held))
+    process.start()
+    held.wait(10)
+    with files.locked(tmp_path, "trains"):
+        pass
+    process.join()
+    said = capsys.readouterr().err
+    assert said == f"waiting for another process that trains in {tmp_path}\n"
+
+
+def hold(folder, held):
+    with files.locked(folder, "trains"):
+        held.set()
+        time.sleep(0.5)
+
+
+def test_loading_what_is_not_there_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.load(tmp_path / "none")
+
+
+def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "figure.png"
+    path.write_text("old")
+    with pytest.raises(TypeError), files.atomic(path) as temporary:
+        temporary.write_bytes("a text")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["figure.png"]
+
+
+def test_atomic_shows_the_new_file_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "figure.png"
+    path.write_text("old")
+    with files.atomic(path) as temporary:
+        assert temporary.suffix == ".png"  # what draws a figure goes by it
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["figure.png"]
+
+
+def test_json_has_plain_values_and_no_nan(tmp_path):
+    value = {
+        1: (np.float32(0.5), np.int64(3)),
+        "tensor": torch.tensor([1.0, math.inf]),
+        "array": np.array([[1, 2]]),
+        "nested": [{"nan": math.nan}, None, "text", True],
+    }
+    files.save_json(tmp_path / "a.json", value)
+    stored = json.loads(files.load(tmp_path / "a.json"))
+    assert stored == {
+        "1": [0.5, 3],
+        "tensor": [1.0, None],
+        "array": [[1, 2]],
+        "nested": [{"nan": None}, None, "text", True],
+    }
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_by_its_flag(tmp_path):
+    assert files.make_folder(tmp_path / "new" / "deep").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file: .*; choose another --cache"):
+        files.make_folder(tmp_path / "file", flag="--cache")
+
+
+def append(path, folder):
+    with files.locked(folder, "appends"):
+        before = path.read_text()
+        time.sleep(0.02)
+        path.write_text(before + "x")
+
+
+def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=append, args=(path, tmp_path)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert path.read_text() == "xxxx"
+
+
+def test_a_cached_folder_is_filled_once(tmp_path):
+    filled = []
+
+    def fill(folder):
+        filled.append(folder)
+        (folder / "a").write_text("content")
+
+    for _ in range(2):
+        folder = files.cached_folder(tmp_path / "cache", "flowers", fill)
+        assert folder == tmp_path / "cache" / "flowers"
+        assert (folder / "a").read_text() == "content"
+    assert len(filled) == 1
+    assert filled[0] != folder
+
+
+def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        files.cached_folder(tmp_path, "flowers", fail)
+    assert names(tmp_path) == [".lock"]
+    (tmp_path / ".unfinished-folder-of-a-killed-run").mkdir()
+    (tmp_path / "mine").mkdir()
+    files.cached_folder(tmp_path, "flowers", lambda folder: (folder / "a").touch())
+    assert names(tmp_path) == [".lock", "flowers", "mine"]
