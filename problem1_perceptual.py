@@ -13,12 +13,17 @@ Finding (README, outputs/published/problem1): of the report's four layers relu5_
 not: that noise costs it six times what it costs l2, and noise of sigma 2.2 as much as the shift.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+import common.start  # noqa: F401 it handles Ctrl-C while the others load
+
+# isort: split
 import argparse
 import math
-import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +34,7 @@ from common import cli
 from common.data import images
 from common.data.streams import generator
 from common.errors import UserError, guard
-from common.job import progress, say
+from common.job import progress
 from common.networks import summary
 from common.networks.calibration import Calibrated, References, calibrated_losses, summarise
 from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
@@ -433,10 +438,7 @@ def read_photos(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict]:
         source = "embedded photos of scikit-image"
         return images.embedded_photos(), {"data": source, "left_out": []}
     photos, left_out = images.load_folder(args.images)
-    if left_out:
-        say(*(f"left out: {reason}" for reason in left_out), file=sys.stderr)
-        total = len(photos) + len(left_out)
-        say(f"left out {len(left_out)} of {total} images in {args.images}", file=sys.stderr)
+    images.say_left_out(left_out, str(args.images))
     return photos, {"data": f"folder {args.images}", "left_out": left_out}
 
 
@@ -499,23 +501,24 @@ def make_parser() -> cli.ProblemParser:
     add, source = parser.add, parser.add_mutually_exclusive_group()
     image_help = "one image (default: embedded photos)"
     images_help = "all images of a folder (default: embedded photos)"
-    source.add_argument("--image", type=Path, metavar="FILE", help=image_help)
-    source.add_argument("--images", type=Path, metavar="DIR", help=images_help)
+    source.add_argument("--image", type=cli.path, metavar="FILE", help=image_help)
+    source.add_argument("--images", type=cli.path, metavar="DIR", help=images_help)
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
     edges = ("crop", "replicate", "wrap")
     add("--edge", choices=edges, default="crop", help="what the border does")
     side_help = "input side of the VGG-16 table in px, 32 or more"
-    add("--summary-size", type=cli.at_least(32), default=224, help=side_help)
+    add("--summary-size", type=cli.at_least(32, 4096), default=224, help=side_help)
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30 or relu5_3")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
     reference_help = "unrelated pictures to calibrate with (default: the other photos)"
-    add("--reference", type=Path, nargs="+", metavar="FILE", help=reference_help)
+    add("--reference", type=cli.path, nargs="+", metavar="FILE", help=reference_help)
     add("--max-references", type=cli.positive, default=8, help="most unrelated pictures a photo")
-    add("--weights", default="auto", help="auto, random (a control) or a file of VGG-16 weights")
+    weights_help = "auto, random (a control) or a file of VGG-16 weights"
+    add("--weights", type=cli.word_or_path, default="auto", help=weights_help)
     precision_help = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
     add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision_help)
     add("--sigma", type=cli.non_negative, default=25.0, help="noise of part 1.3 in 0-255 units")
-    add("--noise-seeds", type=cli.positive, default=3, help="noise draws of the dose-response")
+    add("--noise-seeds", type=cli.at_least(1, 1000), default=3, help="draws of the dose-response")
     add("--curve-size", type=cli.positive, default=256, help="side of its squares in px, at most")
     add("--no-curves", action="store_true", help="leave the dose-response out of part 1.3")
     return parser

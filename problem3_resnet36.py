@@ -15,16 +15,21 @@ learns, 56 % of ten ImageNet classes at 64 px against 65 % with ReLU in its plac
 in the report, it squares the skip path and leaves the range of fp32 in the second step.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+import common.start  # noqa: F401 it handles Ctrl-C while the others load
+
+# isort: split
 import argparse
 import hashlib
 import math
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -121,13 +126,11 @@ class Prepared:
 
 def part_3_1(prepared: Prepared) -> Findings:
     """The prototype data set: catalogue, manifest, samples."""
-    setup, drawn = prepared.setup, prepared.drawn
-    for line in drawn.quarantined:
-        job.say(f"quarantined: {line}")
-    listing = drawn.csv_bytes()
+    setup, drawn, listing = prepared.setup, prepared.drawn, prepared.drawn.csv_bytes()
     result = {
         **drawn.catalogue(),
         "quarantined": drawn.quarantined,
+        "left_out": drawn.left_out,
         "manifest_sha256": hashlib.sha256(listing).hexdigest(),
     }
     samples = sets.sample_pictures(setup.sources, setup.args.seed)
@@ -490,10 +493,10 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
     prototype.add_flags(parser)
-    add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
+    add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
-    add("--image-size", type=cli.at_least(32), default=224, help="side of the input in px")
-    add("--width", type=cli.above_zero, default=1.0, help="of ResNet-36, in the report's widths")
+    add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
+    add("--width", type=cli.up_to(8), default=1.0, help="of ResNet-36, in the report's widths")
     residual = "f in each branch alone, or after the sum too"
     add("--residual", choices=RESIDUALS, default="branch", help=residual)
     gammas = "of the networks trained: gamma of each block's last batch norm starts at 0"

@@ -45,7 +45,7 @@ def time_draws(root: Path, args: argparse.Namespace) -> list[float]:
     seconds = []
     for _ in range(args.repeats):
         start = time.perf_counter()
-        drawn, _ = manifest.choose(root, args.classes, args.per_class, args.seed, False)
+        drawn, *_ = manifest.choose(root, args.classes, args.per_class, args.seed, False)
         seconds.append(time.perf_counter() - start)
         assert len(drawn) == args.classes
     return seconds

@@ -271,10 +271,42 @@ def test_a_bad_file_among_good_ones_is_named_counted_and_left_out(run, folder, t
     (folder / "broken.jpg").write_text("no image")
     code, _, err = run(p1, "1.1", "--images", folder, "--out", tmp_path)
     assert code == 0
-    assert "broken.jpg" in err
-    assert "left out 1 of 4 images" in err
+    reason = "broken.jpg: not an image that Pillow can read"
+    assert err == f"left out 1 of {folder}: {reason}\n"
     assert len(results(tmp_path)["parts"]["1.1"]["images"]) == 3
-    assert "broken.jpg" in results(tmp_path)["parts"]["1.1"]["provenance"]["left_out"][0]
+    assert results(tmp_path)["parts"]["1.1"]["provenance"]["left_out"] == [reason]
+
+
+def test_what_a_folder_holds_beside_pictures_is_counted_on_one_line(run, folder, tmp_path):
+    from PIL import Image
+
+    (folder / ".DS_Store").write_text("")
+    (folder / "._a.png").write_text("a Mac's")
+    (folder / "IMG_1.HEIC").write_text("a phone's")
+    (folder / "one\ntwo.jpg").write_text("no image")
+    Image.fromarray(picture(7)).save(tmp_path / "outside.png")
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "more").mkdir()
+    code, _, err = run(p1, "1.1", "--images", folder, "--out", tmp_path)
+    assert code == 0
+    left_out = [
+        "._a.png: hidden",
+        "IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
+        "link.png: a link that leads out of the folder",
+        "more: a folder",
+        "one\ntwo.jpg: not an image that Pillow can read",
+    ]
+    first = "; ".join(left_out[:3])
+    assert err == f"left out 5 of {folder}: {first}; and 2 more, see results.json\n"
+    assert results(tmp_path)["parts"]["1.1"]["provenance"]["left_out"] == left_out
+    assert len(results(tmp_path)["parts"]["1.1"]["images"]) == 3
+
+
+def test_a_folder_of_pictures_may_be_a_link(run, folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    code, _, err = run(p1, "1.1", "--images", tmp_path / "link", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert len(results(tmp_path)["parts"]["1.1"]["images"]) == 3
 
 
 def test_only_so_many_references_are_drawn_as_asked(folder):

@@ -42,7 +42,7 @@ def test_the_catalogue_and_the_manifest_are_the_files(run, class_folders, tmp_pa
     result = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
     wanted = {"classes": 3, "images_per_class": 6, "total": 18, "train": 12, "val": 3, "test": 3}
     assert {key: result[key] for key in wanted} == wanted
-    assert result["quarantined"] == []
+    assert result["quarantined"] == result["left_out"] == []
     with (tmp_path / "problem3" / "3.1_manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert Counter(row["class_name"] for row in rows) == {
@@ -68,6 +68,23 @@ def test_a_manifest_gives_the_same_data_set_and_finds_a_changed_file(
         path = class_folders / next(csv.DictReader(file))["path"]
     path.write_bytes(path.read_bytes() + b"0")
     assert f"{path}: changed" in fails(p3, *again)
+
+
+def test_what_is_left_out_is_counted_on_one_line(run, class_folders, tmp_path):
+    (class_folders / "empty").mkdir()
+    for name in ("IMG_1.HEIC", "._1.png", "7.png"):
+        (class_folders / "odd" / name).write_text("no image")
+    code, _, err = run(p3, "3.1", "--data", class_folders, "--per-class", 7, "--out", tmp_path)
+    left_out = [
+        "odd/._1.png: hidden",
+        "odd/IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
+        "empty: 0 images, not 7",
+    ]
+    result = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
+    assert result["left_out"] == left_out
+    assert result["quarantined"] == ["odd/7.png: not an image that Pillow can read"]
+    told = f"{'; '.join(left_out)}; and 1 more, see results.json"
+    assert (code, err) == (0, f"left out 4 of {class_folders}: {told}\n")
 
 
 def test_allow_fewer_takes_smaller_classes_too(run, class_folders, tmp_path):

@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from PIL import Image
-
+from common.data.images import leads_out, why_left_out
 from common.errors import UserError
 
 NAME_FILES = ("words.txt", "LOC_synset_mapping.txt")
@@ -30,23 +29,28 @@ def sort_names(names: Iterable[str]) -> list[str]:
     return sorted(names, key=os.fsencode)
 
 
-def list_classes(root: Path) -> dict[str, list[str]]:
+def list_classes(root: Path, follow_links: bool = False) -> tuple[dict[str, list[str]], list[str]]:
     """The names of the image files of each class folder in `root`, all sorted bytewise.
 
-    Images are told by the endings that Pillow knows, other files of a class folder are passed
-    over; so are hidden ones everywhere, and the files of class names.
+    Images are told by the endings that Pillow knows. Hidden files and folders, and the files of
+    class names, are passed over. `root` may be a link itself.
 
     Returns:
-        {class id: file names}. A class id is the name of its folder.
+        {class id: file names}, where a class id is the name of its folder; and what was left out
+        of the class folders, as "CLASS/NAME: why".
 
     Raises:
         UserError: fewer than two class folders; a folder that can't be listed; a file among the
-            class folders, or a folder inside one; a symbolic link in a circle.
+            class folders, or a folder inside one; a symbolic link in a circle, or without
+            `follow_links` one that leads out of `root`.
     """
-    class_ids = []
+    class_ids, classes, left_out = [], {}, []
     for entry, is_folder in _entries(root):
+        if entry.name.startswith("."):
+            continue
         if entry.is_symlink() and root.resolve().is_relative_to(Path(entry.path).resolve()):
             raise UserError(f"{entry.path}: a symbolic link in a circle; remove it")
+        _check_link(entry, root, follow_links)
         if is_folder:
             class_ids.append(entry.name)
         elif entry.name not in NAME_FILES:
@@ -56,35 +60,52 @@ def list_classes(root: Path) -> dict[str, list[str]]:
             f"{root}: {len(class_ids)} class folder(s) in it; give a folder that holds two or"
             " more, each with the images of a class"
         )
-    endings = frozenset(Image.registered_extensions())
-    return {class_id: _image_names(root / class_id, endings) for class_id in sort_names(class_ids)}
+    for class_id in sort_names(class_ids):
+        classes[class_id], others = _image_names(root, class_id, follow_links)
+        left_out += (f"{class_id}/{reason}" for reason in others)
+    return classes, left_out
 
 
-def _image_names(folder: Path, endings: frozenset[str]) -> list[str]:
-    names = []
-    for entry, is_folder in _entries(folder):
+def _check_link(entry: os.DirEntry, root: Path, follow_links: bool) -> None:
+    if not follow_links and entry.is_symlink():
+        with readable():
+            if leads_out(Path(entry.path), root):
+                raise UserError(
+                    f"{entry.path}: a symbolic link that leads out of {root}; remove it, or add"
+                    " --follow-links to use what it leads to"
+                )
+
+
+def _image_names(root: Path, class_id: str, follow_links: bool) -> tuple[list[str], list[str]]:
+    names, left_out = [], []
+    for entry, is_folder in _entries(root / class_id):
+        reason = why_left_out(entry.name)
+        if reason == "":
+            continue
         if is_folder:
             raise UserError(
                 f"{entry.path}: a folder inside a class folder; give the folder that holds the"
                 " class folders, or move it away"
             )
-        if os.path.splitext(entry.name)[1].lower() in endings:
-            if not entry.is_file():
-                raise UserError(f"{entry.path}: a link to nothing, or no file; remove it")
-            names.append(entry.name)
-    return sort_names(names)
+        if reason:
+            left_out.append(f"{entry.name}: {reason}")
+            continue
+        if not entry.is_file():
+            raise UserError(f"{entry.path}: a link to nothing, or no file; remove it")
+        _check_link(entry, root, follow_links)
+        names.append(entry.name)
+    return sort_names(names), sort_names(left_out)
 
 
 def _entries(folder: Path) -> Iterator[tuple[os.DirEntry, bool]]:
-    """What is in a folder and not hidden, and whether it is a folder or leads to one."""
+    """What is in a folder, and whether it is a folder or leads to one."""
     with readable():
         entries = os.scandir(folder)
     with entries:
         for entry in entries:
-            if not entry.name.startswith("."):
-                with readable():  # a link in a circle can't be asked
-                    is_folder = entry.is_dir()
-                yield entry, is_folder
+            with readable():  # a link in a circle can't be asked
+                is_folder = entry.is_dir()
+            yield entry, is_folder
 
 
 def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:

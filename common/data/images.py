@@ -1,16 +1,18 @@
-"""Images read from files, folders and packages, converted, and cut to size."""
+"""Images of folders and packages, what is left out of them, and images converted and cut."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from common.data.decoding import load_image, one_line_errors
 from common.errors import UserError
+from common.job import printable, say
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,88 +28,71 @@ EMBEDDED_PHOTOS = {
     "rocket": "rocket.jpg",
 }
 
+NAMED = 3  # of the files left out, in the line on stderr
 
-def load_image(path: Path, short_side_px: int | None = None) -> np.ndarray:
-    """An image file as RGB, uint8 of shape (height, width, 3), scaled where a short side is given.
 
-    EXIF orientation is applied; grey, palette and CMYK become RGB; alpha is laid over white;
-    16-bit grey is scaled to 8 bits. Of an animation the first frame is taken.
+# ----------------------------------------------------------------- folders, and what is left out
 
-    Raises:
-        UserError: missing, not an image, truncated, or too large to be opened safely.
+
+def why_left_out(name: str) -> str | None:
+    """Why a file of a folder of images is left out by its name, or None where it is not.
+
+    The reason is empty where nobody will miss it, such as .DS_Store.
     """
-    with one_line_errors(path), Image.open(path) as image:
-        if short_side_px is None:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-        image.draft(None, (short_side_px, short_side_px))  # a JPEG is decoded at 1/2, 1/4 or 1/8
-        return np.array(_scale(_to_rgb(ImageOps.exif_transpose(image)), short_side_px))
+    is_image = os.path.splitext(name)[1].lower() in Image.registered_extensions()
+    if name.startswith("."):
+        return "hidden" if is_image else ""  # a Mac writes ._a.jpg beside a.jpg
+    return None if is_image else "no image by its ending; convert it to PNG or JPEG"
 
 
-def _scale(image: Image.Image, short_side_px: int) -> Image.Image:
-    size = tuple(short_side_px * side // min(image.size) for side in image.size)
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a path leads by symbolic links out of a folder, which may be a link itself."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-@contextlib.contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
-    """Turn what Pillow and the system say of an image file into a UserError that names it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder, not an image") from None
-    except PermissionError:
-        raise UserError(f"{path}: cannot be read; see to its permissions") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that Pillow can read") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, refused as a decompression bomb;"
-            " scale it down first"
-        ) from None
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # Pillow's, for damaged files
-        raise UserError(f"{path}: damaged image ({error})") from None
+def say_left_out(reasons: Sequence[str], source: str) -> None:
+    """Say on one line of stderr how many files or classes were left out, and the first of them.
 
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}: its range is unknown, save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    `reasons` are "NAME: why", and are kept in full in results.json.
+    """
+    if reasons:
+        first, more = "; ".join(reasons[:NAMED]), len(reasons) - NAMED
+        rest = f"; and {more:,} more, see results.json" if more > 0 else ""
+        say(printable(f"left out {len(reasons):,} of {source}: {first}{rest}"), file=sys.stderr)
 
 
 def load_folder(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """All images directly in a folder, by file name in sorted order, and what was left out.
 
-    Files are taken by the endings that Pillow knows; a bad one is left out with its reason.
-    Images are uint8 (height, width, 3).
+    Images are uint8 (height, width, 3). Left out are, as "NAME: why", files that are no image, or
+    a bad one, folders, and links that lead out of the folder.
 
     Raises:
         UserError: no such folder, or no image in it that can be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    endings = Image.registered_extensions()
-    images, bad = {}, []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in endings and path.is_file():
+    images, left_out = {}, []
+    with one_line_errors(folder):
+        paths = sorted(folder.iterdir())
+    for path in paths:
+        reason = why_left_out(path.name)
+        if reason != "" and path.is_dir():
+            reason = "a folder"
+        elif reason is None and leads_out(path, folder):
+            reason = "a link that leads out of the folder"
+        if reason is None:
             try:
                 images[path.name] = load_image(path)
+                continue
             except UserError as error:
-                bad.append(str(error))
+                reason = str(error).removeprefix(printable(f"{path}: "))
+        if reason:
+            left_out.append(f"{path.name}: {reason}")
     if not images:
-        reason = (
-            f"none of its {len(bad)} images can be read; first: {bad[0]}" if bad else "no images"
-        )
-        raise UserError(f"{folder}: {reason}")
-    return images, bad
+        found = f"{len(left_out)} left out; first: {left_out[0]}" if left_out else "no images"
+        raise UserError(f"{folder}: none of its files is an image that can be read ({found})")
+    return images, left_out
 
 
 def embedded_photos() -> dict[str, np.ndarray]:
@@ -116,6 +101,9 @@ def embedded_photos() -> dict[str, np.ndarray]:
 
     folder = Path(skimage.data.data_dir)
     return {name: load_image(folder / file) for name, file in EMBEDDED_PHOTOS.items()}
+
+
+# --------------------------------------------------------------------------------- convert and cut
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
@@ -17,15 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from common import files
+from common.data.decoding import load_image, open_image
 from common.data.folders import class_names, list_classes, readable, sort_names
-from common.data.images import load_image
+from common.data.images import leads_out
 from common.data.packed import in_parallel
 from common.data.sets import SPLITS, FileSet
+from common.data.splits import check_class_size, split_sizes
 from common.errors import UserError
-from common.job import say
+from common.job import printable
 
 Listing = dict[str, list[str]]  # file names by class id
 
@@ -67,11 +69,16 @@ class _Verified(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its images in the order of class id and path, and why others were left out."""
+    """A data set: its images in the order of class id and path, and why others are not in it.
+
+    `quarantined` are images that can't be decoded and duplicates, `left_out` files and classes
+    that were never drawn: "PATH: why".
+    """
 
     root: Path
     rows: list[Row]
     quarantined: list[str]
+    left_out: list[str]
 
     def catalogue(self) -> dict:
         """Count the classes and the images, of each split too.
@@ -132,77 +139,48 @@ def draw(
     split: tuple[float, float, float],
     seed: int,
     allow_fewer: bool,
+    follow_links: bool = False,
 ) -> Manifest:
     """Draw `classes` class folders and `per_class` images of each, and decode every image.
 
     A corrupt file, and one whose SHA-256 was drawn before, is quarantined; the next draw of its
     class takes its place, so the splits of the other images stay. A class that runs out is
     replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes` None means
-    500, or all where there are fewer. `split` is one that `check_split` lets pass.
+    500, or all where there are fewer. `split` is one that `splits.check_split` lets pass.
 
     Raises:
         UserError: a folder that can't be used, or more asked for than there is.
     """
-    drawn, reserve = choose(root, classes, per_class, seed, allow_fewer)
+    drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, follow_links)
     least = len(SPLITS) if allow_fewer else per_class
-    images, quarantined = _take_images(root, drawn, reserve, per_class, least)
+    images, quarantined, given_up = _take_images(root, drawn, reserve, per_class, least)
     if len(images) < max(2, classes or 0):
         raise UserError(
             f"{root}: only {len(images)} classes have {least} or more good images; ask for fewer"
             " with --classes or --per-class, or add --allow-fewer"
         )
-    return Manifest(root, _rows(root, images, split), quarantined)
-
-
-def check_split(split: tuple[float, float, float]) -> None:
-    """Refuse fractions of train, val and test that are not all above 0 or do not sum to 1.
-
-    Raises:
-        UserError: with the fractions and their sum.
-    """
-    if not all(fraction > 0 for fraction in split) or not abs(sum(split) - 1) <= 1e-6:
-        raise UserError(
-            f"--split {' '.join(f'{fraction:g}' for fraction in split)}: shares of train, val and"
-            f" test must be above 0 and sum to 1, not to {sum(split):g}; try --split 0.7 0.15 0.15"
-        )
-
-
-def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
-    """How many of `images` go to train, val and test: by largest remainder, each at least 1.
-
-    Raises:
-        UserError: fewer images than splits.
-    """
-    _check_class_size(images)
-    sizes = [1] * len(SPLITS)
-    for _ in range(images - len(SPLITS)):
-        # Rounded, so that equal fractions tie exactly, and the first of them gets the image.
-        lack = [round(images * split[place] - size, 9) for place, size in enumerate(sizes)]
-        sizes[lack.index(max(lack))] += 1
-    return sizes
-
-
-def _check_class_size(images: int) -> None:
-    if images < len(SPLITS):
-        raise UserError(
-            f"{images} images a class: a class needs at least {len(SPLITS)}, one for each of"
-            f" {', '.join(SPLITS)}"
-        )
+    return Manifest(root, _rows(root, images, split), quarantined, left_out + given_up)
 
 
 def choose(
-    root: Path, classes: int | None, per_class: int, seed: int, allow_fewer: bool
-) -> tuple[Listing, Listing]:
+    root: Path,
+    classes: int | None,
+    per_class: int,
+    seed: int,
+    allow_fewer: bool,
+    follow_links: bool = False,
+) -> tuple[Listing, Listing, list[str]]:
     """Choose the classes drawn and those in reserve: ids and all their file names, in draw order.
 
-    Nothing is opened. The order of classes depends on the seed and the sorted ids, that of a
-    class's files on the seed, its id and its sorted file names: fewer images are the first of more.
+    The third are the files and classes left out: "PATH: why". Nothing is opened. The order of
+    classes depends on the seed and the sorted ids, that of a class's files on the seed, its id and
+    its sorted file names: fewer images are the first of more.
 
     Raises:
         UserError: a folder that can't be used, or more asked for than there is.
     """
-    _check_class_size(per_class)
-    listing = list_classes(root)
+    check_class_size(per_class)
+    listing, left_out = list_classes(root, follow_links)
     least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
@@ -218,7 +196,8 @@ def choose(
     # Popped, so that the sorted names and the shuffled ones are not both kept of all classes.
     queues = {class_id: _shuffled(listing.pop(class_id), seed, class_id) for class_id in order}
     drawn = {class_id: queues[class_id] for class_id in order[:wanted]}
-    return drawn, {class_id: queues[class_id] for class_id in order[wanted:]}
+    left_out += (f"{name}: {len(images)} images, not {least}" for name, images in listing.items())
+    return drawn, {class_id: queues[class_id] for class_id in order[wanted:]}, left_out
 
 
 def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
@@ -248,15 +227,15 @@ def _rows(
 
 def _take_images(
     root: Path, drawn: Listing, reserve: Listing, per_class: int, least: int
-) -> tuple[dict[str, list[_Verified]], list[str]]:
-    """The verified images of each class, in draw order, and why others were left out.
+) -> tuple[dict[str, list[_Verified]], list[str], list[str]]:
+    """The verified images of each class, in draw order; why files and classes are left out.
 
     A class has `per_class` seats. In each round every empty seat gets the next file of its class,
     and all of the round are verified at once.
     """
     queues = {class_id: iter(names) for class_id, names in {**drawn, **reserve}.items()}
     seats: dict[str, list[_Verified | None]] = {name: [None] * per_class for name in drawn}
-    spare, taken, quarantined = iter(reserve), {}, []  # taken: paths by SHA-256
+    spare, taken, quarantined, given_up = iter(reserve), {}, [], []  # taken: paths by SHA-256
     while short := [class_id for class_id, images in seats.items() if None in images]:
         calls = [call for name in short for call in _next_files(name, seats[name], queues[name])]
         verdicts = _verify(root, [path for _, _, path in calls])
@@ -275,14 +254,14 @@ def _take_images(
             if len(good) >= least:
                 seats[class_id] = good
                 continue
-            say(f"{class_id}: left out, it has {len(good)} good images, not {least}")
+            given_up.append(f"{class_id}: {len(good)} good images, not {least}")
             del seats[class_id]
             for image in good:  # it no longer stands in the way of its duplicates
                 del taken[image.sha256]
             replacement = next(spare, None)
             if replacement is not None:
                 seats[replacement] = [None] * per_class
-    return seats, quarantined
+    return seats, quarantined, given_up
 
 
 def _next_files(
@@ -308,10 +287,10 @@ def _verify_file(root: Path, path: str) -> _Verified | str:
     size_bytes, sha256 = _digest(file)
     try:
         load_image(file)
+        with open_image(file) as image:
+            return _Verified(path, *image.size, size_bytes, sha256)
     except UserError as error:
-        return str(error).removeprefix(f"{file}: ")
-    with Image.open(file) as image:
-        return _Verified(path, *image.size, size_bytes, sha256)
+        return str(error).removeprefix(printable(f"{file}: "))
 
 
 def _digest(file: Path) -> tuple[int, str]:
@@ -323,15 +302,17 @@ def _digest(file: Path) -> tuple[int, str]:
 # ------------------------------------------------------------------------------------------- read
 
 
-def read(path: Path, root: Path) -> Manifest:
+def read(path: Path, root: Path, follow_links: bool = False) -> Manifest:
     """The data set of a file of `Manifest.csv_bytes`, every image file of it checked.
 
     Raises:
-        UserError: not such a manifest, or a file in `root` that is missing or that has changed.
+        UserError: not such a manifest, or not as it was written; a file in `root` that is missing,
+            that has changed, or without `follow_links` that a link leads out to.
     """
     rows, bad = _parse(path), []
+    check = partial(_check_file, root, follow_links)
     with readable():
-        digests = in_parallel(partial(_check_file, root), [row.path for row in rows], "checking")
+        digests = in_parallel(check, [row.path for row in rows], "checking")
         for row, digest in zip(rows, digests, strict=True):
             if digest != (row.bytes, row.sha256):
                 bad.append(f"{root / row.path}: {'changed' if digest else 'missing'}")
@@ -340,19 +321,32 @@ def read(path: Path, root: Path) -> Manifest:
             f"{bad[0]} since {path} was written ({len(bad):,} such of {len(rows):,} images);"
             " restore it, or draw the data set anew"
         )
-    return Manifest(root, rows, [])
+    return Manifest(root, rows, [], [])
 
 
-def _check_file(root: Path, path: str) -> tuple[int, str] | None:
-    try:
-        return _digest(root / path)
-    except (FileNotFoundError, NotADirectoryError):
+def _check_file(root: Path, follow_links: bool, path: str) -> tuple[int, str] | None:
+    file = root / path
+    if not file.is_file():  # a pipe would not end
         return None
+    if not follow_links and leads_out(file, root):
+        raise UserError(
+            f"{file}: a symbolic link leads out of {root}; remove it, or add --follow-links"
+        )
+    return _digest(file)
 
 
 def _parse(path: Path) -> list[Row]:
-    with readable():
-        text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
+    try:
+        with readable():
+            text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
+    except UserError as error:
+        if not path.is_file():
+            raise
+        folder, name = (shlex.quote(str(part)) for part in (path.parent, path.name))
+        raise UserError(
+            f"{error}; restore it, or if it is your own, accept it:"
+            f" cd {folder} && sha256sum {name} >> {files.SUMS}"
+        ) from None
     reader, rows, seen = csv.reader(text), [], {}
     try:
         if next(reader, None) != COLUMNS:

@@ -3,13 +3,15 @@
 An image of Problem 3 is decoded twice: to be verified (`common.data.manifest`), and to be packed.
 """
 
-import json
+import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,14 @@ import torch
 from torch import Tensor
 
 from common import files
+from common.data.images import say_left_out
 from common.data.sets import DrawnSet, FileSet
 from common.errors import DISK_FULL, UserError
-from common.job import progress, say
+from common.job import end_with_parent, progress
+from common.start import STOP_SIGNALS
+
+FORMAT = 2  # of a folder of the cache
+CHUNK = 16  # items that a worker process gets at a time
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,27 @@ class Packed:
     """A decoded split: square uint8 images in a memory-mapped array.
 
     `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals, and
-    `rows[i]` is the index there of packed image i (some are missing with --skip-bad).
+    `rows[i]` is the index there of packed image i; `left_out` are the reasons why some are missing
+    with --skip-bad.
+
+    Raises:
+        UserError: a label that is not below the number of classes.
     """
 
     images: np.ndarray
     labels: Tensor
     rows: np.ndarray
     source: FileSet | DrawnSet
+    left_out: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        classes = len(self.class_names)
+        wrong = self.labels[(self.labels < 0) | (self.labels >= classes)]
+        if len(wrong):
+            raise UserError(
+                f"{len(wrong)} of {len(self)} labels are none of the {classes} classes, such as"
+                f" {wrong[0]}; mend the labels of the data set"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,27 +86,44 @@ def packed_side_px(image_size_px: int) -> int:
 def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: bool) -> Packed:
     """A split from its packed cache, which the first use makes with all cores.
 
-    The short side is scaled to `packed_side_px` and the central square cut out. A folder of the
-    cache is opened again for the same files (`fingerprint`) at the same side alone.
+    The central squares have sides of `packed_side_px`. A folder of the cache is opened again for
+    the same files (`fingerprint`) at the same side alone.
 
     Raises:
         UserError: a bad image (without `skip_bad`), a full disk, or a damaged cache.
     """
     side_px = packed_side_px(image_size_px)
-    name = f"{source.name.replace(' ', '-')}-{side_px}px-{source.fingerprint()[:16]}"
+    about = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
+    name = f"{source.name.replace(' ', '-')}-{about}"
     fill = partial(_fill, source=source, side_px=side_px, cache=cache, skip_bad=skip_bad)
     folder = files.cached_folder(cache, name, fill)
     try:
-        images = np.load(folder / "images.npy", mmap_mode="c")
-        about = json.loads(files.load(folder / "about.json"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: damaged cache ({error}); delete it and run again") from None
-    if about["bad"] and not skip_bad:
-        raise UserError(f"{about['bad'][0]}; or leave bad images out with --skip-bad")
-    if about["bad"]:
-        say(f"{source.name}: {len(about['bad'])} bad image(s) left out: {'; '.join(about['bad'])}")
-    rows = np.array(about["rows"], dtype=np.int64)
-    return Packed(images, torch.from_numpy(source.labels[rows]), rows, source)
+        images, rows, bad = _open(folder, len(source.labels), side_px)
+    except (OSError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"damaged cache: {error}; delete {folder} and run again") from None
+    if bad and not skip_bad:
+        raise UserError(f"{bad[0]}; or leave bad images out with --skip-bad")
+    say_left_out(bad, source.name)
+    return Packed(images, torch.from_numpy(source.labels[rows]), rows, source, bad)
+
+
+def _open(folder: Path, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The images, rows and bad files of a folder of the cache, all of them checked."""
+    files.check(folder / "images.npy")
+    images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
+    about = files.load_json(folder / "about.json")
+    if not isinstance(about, dict) or about.keys() != {"rows", "bad"}:
+        raise UserError(f"{folder / 'about.json'}: not the rows and bad files of a packed cache")
+    rows, bad = about["rows"], about["bad"]
+    ends = [-1, *rows, count]
+    if not all(type(row) is int for row in rows) or any(a >= b for a, b in pairwise(ends)):
+        raise UserError(f"{folder / 'about.json'}: its rows do not increase from 0 to {count - 1}")
+    if images.dtype != np.uint8 or images.shape != (len(rows), side_px, side_px, 3):
+        raise UserError(
+            f"{folder / 'images.npy'}: {images.dtype} of shape {images.shape}, not uint8 of"
+            f" {(len(rows), side_px, side_px, 3)}"
+        )
+    return images, np.array(rows, dtype=np.int64), bad
 
 
 def _fill(
@@ -94,7 +132,8 @@ def _fill(
     try:
         with (folder / "images.npy").open("wb") as file:
             rows, bad = _decode_into(file, source, side_px, skip_bad)
-        files.save(folder / "about.json", json.dumps({"rows": rows, "bad": bad}))
+        files.record(folder / "images.npy")
+        files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -138,14 +177,13 @@ def _npy_header(file, shape: tuple[int, ...]) -> None:
 def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray | str:
     """A picture's central square, or the reason why there is none."""
     try:
-        image = source.picture(index, side_px)
+        return source.square(index, side_px)
     except UserError as error:
         return str(error)
-    top, left = ((side - side_px) // 2 for side in image.shape[:2])
-    return image[top : top + side_px, left : left + side_px].copy()
 
 
 # ----------------------------------------------------------------------------------- process pool
+# multiprocessing's own pools hang where a worker is killed while it sends a result.
 
 
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
@@ -154,20 +192,91 @@ def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
     `work` goes to each process once, items and results are pickled. It must do without PyTorch:
     its threads do not survive a fork, and an operation would wait for them. What it raises is
     raised here, and the items left are given up.
+
+    Raises:
+        UserError: a worker process was killed.
     """
-    pool = ProcessPoolExecutor(os.cpu_count(), initializer=_start_worker, initargs=(work,))
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    with _workers(work, min(len(chunks), os.cpu_count() or 1)) as pipes:
+        yield from progress(_results(pipes, chunks), label, len(items), unit="image")
+
+
+def _results(pipes: list[Connection], chunks: list[Sequence]) -> Iterator:
+    idle, working, done, sent = list(pipes), {}, {}, 0
+    for wanted in range(len(chunks)):
+        while wanted not in done:
+            while idle and sent < min(len(chunks), wanted + 4 * len(pipes)):  # few are kept here
+                working[idle[-1]] = sent
+                _talk(idle.pop().send, chunks[sent])
+                sent += 1
+            for pipe in wait(list(working)):
+                done[working.pop(pipe)] = _talk(pipe.recv)
+                idle.append(pipe)
+        if isinstance(done[wanted], Exception):
+            raise done[wanted]
+        yield from done.pop(wanted)
+
+
+def _talk(send_or_receive: Callable, *content):
     try:
-        results = pool.map(_call_work, items, chunksize=16)
-        yield from progress(results, label, len(items), unit="image")
+        return send_or_receive(*content)
+    except (EOFError, ConnectionError):
+        raise UserError("a worker process was ended, out of memory? free some, run again") from None
+
+
+@contextlib.contextmanager
+def _workers(work: Callable, count: int) -> Iterator[list[Connection]]:
+    """The pipes to worker processes, which end with the block, or with this process."""
+    pipes, workers = [], []
+    try:
+        with _signals_held():
+            for _ in range(count):
+                pipe, its_end = multiprocessing.Pipe()
+                worker = multiprocessing.Process(target=_serve, args=(its_end, work), daemon=True)
+                worker.start()
+                its_end.close()
+                pipes.append(pipe)
+                workers.append(worker)
+        yield pipes
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
 
 
-def _start_worker(work: Callable) -> None:
-    global _work
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold stop signals back until the block ends; processes that it starts have them blocked.
+
+    A KeyboardInterrupt in the middle of a fork is lost. Blocked here alone they would come by way
+    of another thread, so they are noted too.
+    """
+    noted, handlers = [], {}
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        for number in STOP_SIGNALS:
+            handlers[number] = signal.signal(number, lambda number, _: noted.append(number))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in noted:
+        signal.raise_signal(number)
+
+
+def _serve(pipe: Connection, work: Callable) -> None:
+    """A worker process: do chunks of work until the parent ends it, or has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _work = work
-
-
-def _call_work(item):
-    return _work(item)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    end_with_parent()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            chunk = pipe.recv()
+            try:
+                result = [work(item) for item in chunk]
+            except Exception as error:
+                result = error
+            pipe.send(result)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from common import cli
 from common.data import manifest
+from common.data.images import say_left_out
 from common.data.packed import packed_side_px
 from common.data.sets import SPLITS, embedded_folders
+from common.data.splits import check_split
 from common.errors import UserError
 
 SYNTHETIC_CLASSES = 10
@@ -24,7 +26,8 @@ DRAW_DEFAULTS = {  # of the flags that a manifest answers
 def add_flags(parser: cli.Parser) -> None:
     """Add the flags that say what is drawn from where."""
     add, default = parser.add, DRAW_DEFAULTS
-    add("--data", metavar="DIR", help="folder of class folders; synthetic: embedded drawn flowers")
+    source = "folder of class folders; synthetic: embedded drawn flowers"
+    add("--data", type=cli.word_or_path, metavar="DIR", help=source)
     classes = "classes drawn (default: 500, or all where fewer; synthetic: 10)"
     add("--classes", type=cli.at_least(2), help=classes)
     add("--per-class", type=cli.positive, default=default["per_class"], help="images of each class")
@@ -32,7 +35,9 @@ def add_flags(parser: cli.Parser) -> None:
     names = tuple(split.upper() for split in SPLITS)
     numbers = {"nargs": len(names), "metavar": names, "default": default["split"]}
     add("--split", type=cli.fraction, help="fractions of each class", **numbers)
-    add("--manifest", type=Path, metavar="FILE", help="this data set again (default: draw one)")
+    add("--manifest", type=cli.path, metavar="FILE", help="this data set again (default: draw one)")
+    links = "use what symbolic links out of --data lead to (default: no)"
+    add("--follow-links", action="store_true", help=links)
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
@@ -43,7 +48,7 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
     Raises:
         UserError: with what to type instead.
     """
-    manifest.check_split(args.split)
+    check_split(args.split)
     if parts and not args.data:
         raise UserError(
             f"part {parts[0]} needs --data DIR, a folder of class folders, or --data synthetic, the"
@@ -60,7 +65,7 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
 def draw(args: argparse.Namespace) -> manifest.Manifest:
     """Draw the data set, or read it by --manifest, and verify every image of it.
 
-    Each process of a job draws the same.
+    What is left out is said. Each process of a job draws the same.
 
     Raises:
         UserError: as `manifest.draw`, `manifest.read` and `embedded_folders`.
@@ -70,9 +75,11 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
         classes, side_px = args.classes or SYNTHETIC_CLASSES, packed_side_px(args.image_size)
         root = embedded_folders(args.cache, classes, args.per_class, side_px, args.seed)
     if args.manifest:
-        return manifest.read(args.manifest, root)
+        return manifest.read(args.manifest, root, args.follow_links)
     how = (args.classes, args.per_class, args.split, args.seed, args.allow_fewer)
-    return manifest.draw(root, *how)
+    drawn = manifest.draw(root, *how, args.follow_links)
+    say_left_out([*drawn.left_out, *drawn.quarantined], str(root))
+    return drawn
 
 
 def name(args: argparse.Namespace) -> str:

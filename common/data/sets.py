@@ -1,18 +1,20 @@
 """Labelled images by their splits: files on disk, drawn flowers, Oxford Flowers-102."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-from PIL import Image
 from torchvision.datasets import Flowers102
 from torchvision.datasets.utils import check_integrity
 
 from common import files
 from common.data import flowers
-from common.data.images import fit_to, load_image, one_line_errors
+from common.data.decoding import load_image, load_square, open_image
+from common.data.folders import readable
+from common.data.images import fit_to
 from common.errors import UserError
 
 SPLITS = flowers.SPLITS
@@ -48,16 +50,24 @@ class FileSet:
         Raises:
             UserError: the file is missing or its header can't be read.
         """
-        with one_line_errors(self.files[index]), Image.open(self.files[index]) as image:
+        with open_image(self.files[index]) as image:
             return image.size
 
-    def picture(self, index: int, short_side_px: int | None = None) -> np.ndarray:
+    def picture(self, index: int) -> np.ndarray:
         """The image of a file, as `load_image` gives it: uint8 (height, width, 3).
 
         Raises:
             UserError: the file is missing, or no image that can be decoded.
         """
-        return load_image(self.files[index], short_side_px)
+        return load_image(self.files[index])
+
+    def square(self, index: int, side_px: int) -> np.ndarray:
+        """The central square of an image, scaled: uint8 (side_px, side_px, 3).
+
+        Raises:
+            UserError: as `picture`.
+        """
+        return load_square(self.files[index], side_px)
 
     def fingerprint(self) -> str:
         """A SHA-256 that changes with the file list, and with any file's size, or SHA-256 if known.
@@ -67,9 +77,9 @@ class FileSet:
         """
         digest = hashlib.sha256()
         for path in self.files:
-            with one_line_errors(path):
+            with readable():
                 about = path.stat()
-            digest.update(f"{path.parent.name}/{path.name} {about.st_size}\n".encode())
+            digest.update(os.fsencode(f"{path.parent.name}/{path.name} {about.st_size}\n"))
         digest.update("".join(self.sha256).encode())
         return digest.hexdigest()
 
@@ -93,6 +103,12 @@ class DrawnSet:
     def picture(self, index: int, short_side_px: int | None = None) -> np.ndarray:
         """A picture, uint8 (height, width, 3), at full resolution or with that short side."""
         return self.flower(index, short_side_px).image
+
+    def square(self, index: int, side_px: int) -> np.ndarray:
+        """The central square of a picture drawn with that short side: uint8 (S, S, 3)."""
+        image = self.picture(index, side_px)
+        top, left = ((side - side_px) // 2 for side in image.shape[:2])
+        return image[top : top + side_px, left : left + side_px].copy()
 
     def flower(self, index: int, short_side_px: int | None = None) -> flowers.Flower:
         """A picture with its mask, which tells where the flower is."""
@@ -158,7 +174,8 @@ def flowers102(root: Path) -> dict[str, FileSet]:
     It is used where it is on disk under `root`/flowers-102, else downloaded there by torchvision.
 
     Raises:
-        UserError: not there and not to be downloaded, or a label file with another MD5.
+        UserError: not there and not to be downloaded, images of it missing, or a label file with
+            another MD5.
     """
     folder = root / "flowers-102"
     for file in FLOWERS_LABELS:
@@ -167,6 +184,7 @@ def flowers102(root: Path) -> dict[str, FileSet]:
     missing = [path for path in needed if not path.exists()]
     if missing:
         _download_flowers(root, missing[0])
+    _check_flowers(folder / "jpg")
     splits = {}
     for split, images in FLOWERS_SIZES.items():
         official = Flowers102(root, split)
@@ -177,6 +195,19 @@ def flowers102(root: Path) -> dict[str, FileSet]:
             f"flowers102 {split}", official._image_files, official._labels, Flowers102.classes
         )
     return splits
+
+
+def _check_flowers(folder: Path) -> None:
+    count = sum(FLOWERS_SIZES.values())
+    with readable():
+        there = set(os.listdir(folder))
+    names = (f"image_{number:05}.jpg" for number in range(1, count + 1))
+    if missing := [name for name in names if name not in there]:
+        raise UserError(
+            f"{folder}: {len(missing):,} of {count:,} images are missing, the first {missing[0]};"
+            f" unpack {FLOWERS_URL}102flowers.tgz there again, or delete the folder and run again"
+            " to download them"
+        )
 
 
 def _check_md5(path: Path) -> None:

@@ -40,19 +40,38 @@ def test_what_the_system_refuses_is_named(root, monkeypatch):
 
 def test_files_among_the_class_folders(root):
     before = draw(root)
-    for name in (".DS_Store", "words.txt", "LOC_synset_mapping.txt", "a/._a 0.png", "a/notes.txt"):
+    names = (".DS_Store", "words.txt", "LOC_synset_mapping.txt", "a/._a 0.png", "a/.DS_Store")
+    for name in (*names, "a/IMG_1.HEIC", "b/notes.txt"):
         (root / name).write_text("")
     (root / "a" / ".cache").mkdir()
-    assert draw(root) == before
+    after = draw(root)
+    assert after.rows == before.rows
+    assert after.left_out == [
+        "a/._a 0.png: hidden",
+        "a/IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
+        "b/notes.txt: no image by its ending; convert it to PNG or JPEG",
+    ]
     shutil.copy(root / "a" / "a 0.png", root / "stray.png")
     fails(r"images/stray.png: a file among the class folders; move it away", root)
 
 
 def test_links(root, tmp_path):
     before = draw(root)
+    (tmp_path / "link").symlink_to(root)  # the data folder itself may be one
+    assert draw(tmp_path / "link").rows == before.rows
     shutil.move(root / "b", tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")
-    assert draw(root) == before
+    fails(r"images/b: a symbolic link that leads out of .*images; .* add --follow-links", root)
+    assert draw(root, follow_links=True) == before
+    (root / "b").unlink()
+    shutil.move(tmp_path / "elsewhere", root / "b")
+    shutil.move(root / "a" / "a 0.png", tmp_path / "outside.png")
+    (root / "a" / "a 0.png").symlink_to(tmp_path / "outside.png")
+    fails(r"a 0.png: a symbolic link that leads out of .* --follow-links", root)
+    assert draw(root, follow_links=True) == before
+    (root / "a" / "a 0.png").unlink()
+    (root / "a" / "a 0.png").symlink_to("../b/b 0.png")  # which leads nowhere else
+    assert draw(root).rows
     for target in ("loop", ".", root, root.parent):
         (root / "loop").symlink_to(target)
         fails(r"images/loop: (cannot be read \(Too many levels|a symbolic link in a circle)", root)

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +61,62 @@ def test_16_bit_grey_is_scaled(tmp_path):
     assert (images.load_image(tmp_path / "deep.png") == 128).all()
 
 
+@pytest.mark.parametrize(
+    ("depth", "transparent", "wanted"),
+    [
+        (16, 0, [255, 0, 60, 255]),
+        (16, 60 * 257, [0, 0, 255, 255]),
+        (4, 3, [0, 17, 255, 255]),
+        (2, 1, [0, 255, 255, 255]),
+        (1, 0, [255, 255, 255, 255]),
+    ],
+)
+def test_the_transparent_value_of_grey_is_white_at_any_depth(tmp_path, depth, transparent, wanted):
+    top = 2**depth - 1
+    values = [0, 1, {16: 60 * 257, 4: 3}.get(depth, top), top]
+    (tmp_path / "t.png").write_bytes(grey_png(values, depth, transparent))
+    assert images.load_image(tmp_path / "t.png")[0].tolist() == [[value] * 3 for value in wanted]
+
+
+def grey_png(values, depth, transparent):
+    """A row of grey pixels as a PNG of that depth, with a transparent value."""
+    bits = sum(value << depth * place for place, value in enumerate(reversed(values)))
+    padding = -depth * len(values) % 8
+    row = (bits << padding).to_bytes((depth * len(values) + padding) // 8)
+    header = struct.pack(">LLBBBBB", len(values), 1, depth, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", transparent))]
+    chunks += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks:
+        content += struct.pack(">L", len(data)) + name + data
+        content += struct.pack(">L", zlib.crc32(name + data))
+    return content
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_is_turned_upright(tmp_path, orientation, ending):
+    pixels = np.repeat(np.repeat(picture(0, 6, 4), 16, axis=0), 16, axis=1)
+    turned = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, k=-1),
+        7: np.rot90(pixels, k=2).swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{ending}"
+    options = {"quality": 100, "subsampling": 0} if ending == "jpg" else {"lossless": True}
+    Image.fromarray(pixels).save(path, exif=exif, **options)
+    loaded = images.load_image(path)
+    assert loaded.shape == turned.shape
+    assert np.abs(loaded.astype(int) - turned).max() <= (4 if ending == "jpg" else 0)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     image = Image.fromarray(picture(0))
     exif = Image.Exif()
@@ -95,15 +154,22 @@ def test_bad_images_end_in_one_line(fails, tmp_path):
     assert "not an image" in fails(p1, "1.1", "--image", tmp_path / "empty.png", *out)
 
 
+def test_a_link_in_a_circle_is_left_out(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    loaded, left_out = images.load_folder(tmp_path)
+    assert list(loaded) == ["a.png"]
+    assert left_out == ["b.png: cannot be read (Too many levels of symbolic links)"]
+
+
 def test_a_folder_without_images_is_refused(fails, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
+    assert "(no images)" in fails(p1, "1.1", "--images", folder, "--out", tmp_path)
     (folder / "notes.txt").write_text("no image")
-    assert "no images" in fails(p1, "1.1", "--images", folder, "--out", tmp_path)
     (folder / "bad.png").write_text("no image")
     error = fails(p1, "1.1", "--images", folder, "--out", tmp_path)
-    assert "none of its 1 images can be read" in error
-    assert "bad.png" in error
+    assert "none of its files is an image that can be read (2 left out; first: bad.png: " in error
 
 
 @pytest.mark.parametrize("times", [1.5, 3])

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +15,7 @@ from common.data import manifest
 from common.data.sets import SPLITS, FileSet
 from common.errors import UserError
 from common.reporting.results import ROOT
-from tests.data.conftest import SPLIT, draw, fails
+from tests.data.conftest import draw, fails
 
 SHARED = ROOT.parent / "shared" / "data"
 FOLDER_100 = SHARED / "imagenet-100x32"
@@ -23,36 +24,6 @@ FOLDER_100 = SHARED / "imagenet-100x32"
 def seats(drawn):
     """Each image's split by its path."""
     return {row.path: row.split for row in drawn.rows}
-
-
-def test_split_sizes_by_largest_remainder():
-    assert manifest.split_sizes(600, SPLIT) == [420, 90, 90]
-    assert manifest.split_sizes(60, SPLIT) == [42, 9, 9]
-    assert manifest.split_sizes(10, SPLIT) == [7, 2, 1]  # 7, 1.5, 1.5
-    assert manifest.split_sizes(8, SPLIT) == [6, 1, 1]  # 5.6, 1.2, 1.2
-    assert manifest.split_sizes(5, (0.5, 0.25, 0.25)) == [3, 1, 1]  # 2.5, 1.25, 1.25
-    assert manifest.split_sizes(3, SPLIT) == [1, 1, 1]
-    assert manifest.split_sizes(10, (0.98, 0.01, 0.01)) == [8, 1, 1]
-    with pytest.raises(UserError, match=r"2 images a class: a class needs at least 3"):
-        manifest.split_sizes(2, SPLIT)
-
-
-@pytest.mark.parametrize("images", [3, 7, 50, 601])
-@pytest.mark.parametrize("split", [SPLIT, (0.4, 0.3, 0.3), (0.05, 0.05, 0.9), (1 / 3,) * 3])
-def test_split_sizes_add_up_and_are_within_one_of_the_shares(images, split):
-    sizes = manifest.split_sizes(images, split)
-    assert sum(sizes) == images
-    assert min(sizes) >= 1
-    if images * min(split) >= 1:
-        pairs = zip(sizes, split, strict=True)
-        assert all(abs(size - images * fraction) < 1 for size, fraction in pairs)
-
-
-@pytest.mark.parametrize("split", [(0.7, 0.2, 0.2), (1, 0, 0), (1.2, -0.1, -0.1), (np.nan, 1, 0)])
-def test_a_split_that_is_none_is_refused(split):
-    with pytest.raises(UserError, match=r"must be above 0 and sum to 1, .* try --split 0.7"):
-        manifest.check_split(split)
-    manifest.check_split((0.7, 0.2, 0.1))  # their float sum is not exactly 1
 
 
 def test_every_class_is_in_every_split_and_the_catalogue_counts_the_rows(root):
@@ -106,7 +77,7 @@ def test_the_same_seed_draws_the_same_from_any_order_of_the_file_system(root, mo
 
 def test_the_draw_of_seed_0_is_for_ever(root):
     """A change here means that published seeds no longer give their data sets."""
-    drawn, reserve = manifest.choose(root, 2, 3, 0, False)
+    drawn, reserve, _ = manifest.choose(root, 2, 3, 0, False)
     assert (list(drawn), list(reserve)) == (["b", "c"], ["a", "d"])
     numbers = [int(name[2:-4]) for name in drawn["b"]]
     assert numbers == [6, 3, 2, 0, 1, 4, 8, 9, 5, 7, 10, 11]
@@ -116,15 +87,15 @@ def test_fewer_images_are_the_first_of_more(root):
     more, fewer = (
         {class_id: files[:count] for class_id, files in drawn.items()}
         for count in (9, 4)
-        for drawn, _ in [manifest.choose(root, 3, count, 5, False)]
+        for drawn, _, _ in [manifest.choose(root, 3, count, 5, False)]
     )
     assert {class_id: files[:4] for class_id, files in more.items()} == fewer
 
 
 def test_a_class_is_ordered_alike_whatever_other_classes_there_are(root):
-    before, _ = manifest.choose(root, 4, 8, 0, False)
+    before, _, _ = manifest.choose(root, 4, 8, 0, False)
     shutil.rmtree(root / "a")
-    after, _ = manifest.choose(root, 3, 8, 0, False)
+    after, _, _ = manifest.choose(root, 3, 8, 0, False)
     assert all(before[class_id] == files for class_id, files in after.items())
 
 
@@ -137,13 +108,17 @@ def test_classes_none_takes_all_or_500(root, monkeypatch):
 def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
     for seed in range(5):
         (root / "c" / f"c {seed}.png").unlink()
-    assert "c" not in {row.class_id for row in draw(root, classes=None).rows}
+    (root / "0 empty").mkdir()
+    without = draw(root, classes=None)
+    assert "c" not in {row.class_id for row in without.rows}
+    assert without.left_out == ["0 empty: 0 images, not 8", "c: 7 images, not 8"]
     with_it = draw(root, classes=4, allow_fewer=True)
     counts = Counter((row.class_id, row.split) for row in with_it.rows)
     assert [counts["c", split] for split in SPLITS] == [5, 1, 1]
     assert with_it.catalogue()["images_per_class"] == [7, 8]
+    assert with_it.left_out == ["0 empty: 0 images, not 3"]
     fails(
-        r"--classes 4: 3 of the 4 classes in .* have 8 or more .*\(7 to 12 a class\)",
+        r"--classes 4: 3 of the 5 classes in .* have 8 or more .*\(0 to 12 a class\)",
         root,
         classes=4,
     )
@@ -186,15 +161,15 @@ def test_a_replacement_may_be_corrupt_as_well(root):
     assert taken == {f"{class_id}/{name}" for name in order[class_id][4:]}
 
 
-def test_a_class_that_runs_out_is_replaced_by_the_next_one_drawn(root, capsys):
-    order, reserve = manifest.choose(root, 3, 8, 0, False)
+def test_a_class_that_runs_out_is_replaced_by_the_next_one_drawn(root):
+    order, reserve, _ = manifest.choose(root, 3, 8, 0, False)
     bad, (spare,) = list(order)[1], reserve
     for name in order[bad][:5]:
         (root / bad / name).write_text("no image")
     drawn = draw(root)
     assert {row.class_id for row in drawn.rows} == {*order, spare} - {bad}
     assert drawn.catalogue()["images_per_class"] == 8
-    assert f"{bad}: left out, it has 7 good images, not 8" in capsys.readouterr().out
+    assert drawn.left_out == [f"{bad}: 7 good images, not 8"]
     assert {row.class_id for row in draw(root, classes=None).rows} == {*order, spare} - {bad}
     assert draw(root, classes=4, allow_fewer=True).catalogue()["images_per_class"] == [7, 8]
     fails("only 3 classes have 8 or more good images", root, classes=4)
@@ -215,7 +190,7 @@ def test_a_duplicate_is_never_drawn_twice_also_across_classes(root):
 
 
 def test_a_class_that_is_given_up_does_not_block_its_duplicates(root):
-    order, reserve = manifest.choose(root, 3, 8, 0, False)
+    order, reserve, _ = manifest.choose(root, 3, 8, 0, False)
     bad, (spare, names) = next(iter(order)), next(iter(reserve.items()))
     for name in order[bad][:5]:
         (root / bad / name).write_text("no image")
@@ -304,9 +279,40 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
 def test_what_is_no_manifest_is_refused(root, tmp_path, change, reason):
     _, path = written(root, tmp_path)
     path.write_text("\n".join(change(path.read_text().splitlines())))
+    files.record(path)
     with pytest.raises(UserError, match=rf"manifest.csv: not a manifest .*{reason}") as error:
         manifest.read(path, root)
     assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_was_changed_or_is_not_recorded_is_refused_until_it_is(root, tmp_path):
+    drawn, path = written(root, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"train")] ^= 32
+    for changed in (bytes(content), path.read_bytes()[:300], b""):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"manifest.csv: damaged or changed") as error:
+            manifest.read(path, root)
+    own = tmp_path / "my set.csv"
+    own.write_bytes(drawn.csv_bytes())
+    with pytest.raises(UserError, match=r"my set.csv: damaged or changed") as error:
+        manifest.read(own, root)
+    subprocess.run(str(error.value).split("accept it: ")[1], shell=True, check=True)  # noqa: S602
+    assert manifest.read(own, root).rows == drawn.rows
+
+
+def test_a_manifest_is_not_led_out_of_its_folder_by_a_link(root, tmp_path):
+    drawn, path = written(root, tmp_path)
+    file = root / drawn.rows[0].path
+    shutil.move(file, tmp_path / "outside.png")
+    file.symlink_to(tmp_path / "outside.png")
+    with pytest.raises(UserError, match=r"a symbolic link leads out of .* --follow-links"):
+        manifest.read(path, root)
+    assert manifest.read(path, root, follow_links=True) == drawn
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match=r"png: missing since"):
+        manifest.read(path, root)
 
 
 def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root, tmp_path):

@@ -1,6 +1,10 @@
 import multiprocessing
 import os
 import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +13,12 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
+from common import files
 from common.data import packed as packing
-from common.data.images import load_image
-from common.data.packed import in_parallel
+from common.data.decoding import load_image, load_square
 from common.data.sets import FileSet
 from common.errors import UserError
+from common.reporting.results import ROOT
 from tests.conftest import picture
 
 CPU = torch.device("cpu")
@@ -112,7 +117,10 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_request(source, tmp_path,
         pack(source, tmp_path)
     assert folders(tmp_path) == []
     packed = pack(source, tmp_path, skip_bad=True)
-    assert "toys train: 1 bad image(s) left out" in capsys.readouterr().out
+    told = capsys.readouterr().err
+    assert told.startswith(f"left out 1 of toys train: {source.files[3]}: damaged image")
+    assert told.count("\n") == 1
+    assert packed.left_out == [told.split("toys train: ")[1].rstrip()]
     assert packed.rows.tolist() == [0, 1, 2, 4, 5, 6]
     assert packed.labels.tolist() == [0, 1, 2, 1, 2, 0]
     assert len(packed.images) == 6
@@ -122,15 +130,7 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_request(source, tmp_path,
 
 def test_a_missing_image_is_named(source, tmp_path):
     source.files[2].unlink()
-    with pytest.raises(UserError, match=r"2.png: no such file"):
-        pack(source, tmp_path)
-
-
-def test_a_damaged_cache_is_named(source, tmp_path):
-    pack(source, tmp_path)
-    array = tmp_path / "cache" / folders(tmp_path)[0] / "images.npy"
-    array.write_bytes(array.read_bytes()[:500])
-    with pytest.raises(UserError, match=r"damaged cache .* delete it and run again"):
+    with pytest.raises(UserError, match=r"2.png: cannot be read \(No such file"):
         pack(source, tmp_path)
 
 
@@ -139,50 +139,134 @@ def test_jpegs_are_decoded_at_a_fraction_and_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show
     Image.fromarray(picture(1, 800, 400)).save(turned, exif=exif, quality=95)
-    small = load_image(turned, 64)
-    assert small.shape == (128, 64, 3)
+    small = load_square(turned, 64)
+    assert small.shape == (64, 64, 3)
     whole = Image.fromarray(load_image(turned)).resize((64, 128), Image.Resampling.BICUBIC)
-    assert np.abs(small.astype(int) - np.array(whole)).mean() < 2
+    assert np.abs(small.astype(int) - np.array(whole)[32:96]).mean() < 2
 
 
-# ----------------------------------------------------------------------------------- process pool
+def test_squares_are_cut_before_they_are_scaled(tmp_path):
+    """A strip of 16,000 x 1 px, scaled whole, takes 10 GiB."""
+    ramp = np.linspace(0, 255, 16_000).round().astype(np.uint8)
+    strip = np.broadcast_to(ramp[None, :, None], (1, 16_000, 3))
+    Image.fromarray(strip).save(tmp_path / "wide.png")
+    Image.fromarray(strip.swapaxes(0, 1)).save(tmp_path / "tall.png")
+    code = f"""
+import sys
+from pathlib import Path
+from common.data.decoding import load_image, load_square
+from common.data.images import fit_to
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = peak_mb()
+for name in ("wide.png", "tall.png"):
+    square = load_square(Path({str(tmp_path)!r}) / name, 256)
+    assert square.shape == (256, 256, 3), square.shape
+    assert abs(square.astype(int) - 127).max() <= 1, square
+    sample = fit_to(load_image(Path({str(tmp_path)!r}) / name), 300, 300)
+    assert sample.shape == (300, 300, 3), sample.shape
+print(peak_mb() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 100
 
 
-def double(number):
-    if number == 13:
-        raise ValueError("thirteen")
-    return 2 * number
+@pytest.mark.parametrize(("width", "height"), [(700, 90), (91, 333), (640, 480), (65, 64)])
+def test_a_square_is_that_of_the_scaled_picture(tmp_path, width, height):
+    Image.fromarray(picture(5, width, height)).save(tmp_path / "picture.png")
+    image = Image.fromarray(picture(5, width, height))
+    size = [64 * side // min(image.size) for side in image.size]
+    scaled = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+    left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
+    wanted = np.array(scaled.crop((left, top, left + 64, top + 64))).astype(int)
+    assert np.abs(load_square(tmp_path / "picture.png", 64) - wanted).max() <= 2
 
 
-def process_id(_):
-    return os.getpid()
+# ------------------------------------------------------------------------------- a damaged cache
 
 
-def test_results_are_in_the_order_of_the_items():
-    items = [*range(12, -1, -1), *range(14, 100)]
-    assert list(in_parallel(double, items, "doubling")) == [2 * number for number in items]
-    assert list(in_parallel(double, [], "doubling")) == []
+def packed_folder(tmp_path):
+    return tmp_path / "cache" / folders(tmp_path)[0]
 
 
-def test_work_is_done_in_other_processes_that_end_with_it():
-    workers = set(in_parallel(process_id, range(100), "asking"))
-    assert os.getpid() not in workers
-    assert multiprocessing.active_children() == []
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def test_work_that_needs_a_large_argument_takes_it_along_once():
-    table = np.arange(1000)
-    assert list(in_parallel(table.__getitem__, range(40), "looking up")) == list(range(40))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip(folder / "images.npy", 20),  # in the header
+        lambda folder: flip(folder / "images.npy", -1000),  # in the pixels
+        lambda folder: (folder / "images.npy").write_bytes(b""),
+        lambda folder: (folder / "images.npy").unlink(),
+        lambda folder: (folder / "about.json").write_text("{}"),
+        lambda folder: (folder / "about.json").write_bytes(b""),
+        lambda folder: (folder / "about.json").unlink(),
+        lambda folder: (folder / "SHA256SUMS").unlink(),
+    ],
+)
+def test_a_damaged_cache_is_named(source, tmp_path, damage):
+    pack(source, tmp_path)
+    folder = packed_folder(tmp_path)
+    damage(folder)
+    with pytest.raises(UserError, match=f"damaged cache: .*{folder}") as error:
+        pack(source, tmp_path)
+    assert str(error.value).endswith(f"; delete {folder} and run again")
+    shutil.rmtree(folder)
+    assert len(pack(source, tmp_path)) == 7
 
 
-def test_an_error_of_the_work_ends_it():
-    with pytest.raises(ValueError, match="thirteen"):
-        list(in_parallel(double, range(1000), "doubling"))
-    assert multiprocessing.active_children() == []
+def put(folder, images=None, about=None):
+    """Other contents under their own SHA-256."""
+    if images is not None:
+        np.save(folder / "images.npy", images)
+        files.record(folder / "images.npy")
+    if about is not None:
+        files.save_json(folder / "about.json", about)
 
 
-def test_a_caller_that_has_enough_leaves_no_process_behind():
-    results = in_parallel(double, range(14, 1000), "doubling")
-    assert next(results) == 28
-    results.close()
-    assert multiprocessing.active_children() == []
+SQUARES = np.zeros((7, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("contents", "told"),
+    [
+        ({"images": SQUARES.astype(np.float32)}, "float32 of shape"),
+        ({"images": SQUARES[:, :8, :8]}, r"shape \(7, 8, 8, 3\), not uint8 of \(7, 32, 32, 3\)"),
+        ({"images": SQUARES[:6]}, r"shape \(6, "),
+        ({"about": {}}, "not the rows and bad files"),
+        ({"about": [1]}, "not the rows and bad files"),
+        ({"about": {"rows": 7, "bad": []}}, "int"),
+        ({"about": {"rows": [0, 1, 2, 3, 4, 6, 5], "bad": []}}, "do not increase from 0 to 6"),
+        ({"about": {"rows": [0, 1, 2, 3, 4, 5, 7], "bad": []}}, "do not increase from 0 to 6"),
+        ({"about": {"rows": [-1, 1, 2, 3, 4, 5, 6], "bad": []}}, "do not increase from 0 to 6"),
+        ({"about": {"rows": [0, 1, 2, 3, 4, 5, "6"], "bad": []}}, "do not increase from 0 to 6"),
+    ],
+)
+def test_a_cache_of_other_contents_is_refused(source, tmp_path, contents, told):
+    pack(source, tmp_path)
+    put(packed_folder(tmp_path), **contents)
+    with pytest.raises(UserError, match=f"damaged cache: .*{told}.*; delete .* and run again"):
+        pack(source, tmp_path)
+
+
+def test_code_in_a_cache_is_not_run(source, tmp_path):
+    pack(source, tmp_path)
+    objects = np.empty(7, object)
+    objects[:] = [Path("/")] * 7
+    put(packed_folder(tmp_path), objects)
+    with pytest.raises(UserError, match=r"damaged cache: .*Python objects in dtype"):
+        pack(source, tmp_path)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_out_of_range_are_refused(source, label):
+    labels = torch.tensor([0, 1, 2, label, 0, 1, 2])
+    with pytest.raises(UserError, match=f"1 of 7 labels are none of the 3 classes, .* {label};"):
+        packing.Packed(SQUARES, labels, np.arange(7), source)

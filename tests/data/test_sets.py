@@ -64,13 +64,15 @@ def test_sample_pictures_are_of_all_classes_where_there_are_few(source):
 
 @pytest.fixture
 def flowers_root(tmp_path):
-    """Flowers-102's real label files, without images."""
+    """Flowers-102's real label files, and 8,189 images that are empty files."""
     if not (SHARED / "flowers-102").exists():
         pytest.skip(f"{SHARED / 'flowers-102'} is not there")
     folder = tmp_path / "root" / "flowers-102"
     (folder / "jpg").mkdir(parents=True)
     for file in sets.FLOWERS_LABELS:
         shutil.copy(SHARED / "flowers-102" / file, folder)
+    for number in range(1, 8190):
+        (folder / "jpg" / f"image_{number:05}.jpg").touch()
     return folder.parent
 
 
@@ -116,10 +118,19 @@ def test_a_label_file_with_another_md5_is_refused_and_kept(flowers_root, file):
     assert path.read_bytes() == before
 
 
-def test_a_missing_flower_is_named(flowers_root, tmp_path):
-    train = sets.flowers102(flowers_root)["train"]
-    with pytest.raises(UserError, match=r"image_\d{5}.jpg: no such file"):
-        packed.pack(train, 32, tmp_path / "cache", skip_bad=False)
+@pytest.mark.parametrize(("kept", "missing"), [(8188, "1"), (3000, "5,189")])
+def test_missing_flowers_are_counted_before_any_work(flowers_root, kept, missing):
+    folder = flowers_root / "flowers-102" / "jpg"
+    for number in range(kept + 1, 8190):
+        (folder / f"image_{number:05}.jpg").unlink()
+    with pytest.raises(UserError) as caught:
+        sets.flowers102(flowers_root)
+    first = f"image_{kept + 1:05}.jpg"
+    assert str(caught.value) == (
+        f"{folder}: {missing} of 8,189 images are missing, the first {first}; unpack"
+        " https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz there again, or delete"
+        " the folder and run again to download them"
+    )
 
 
 def test_resolutions_of_original_flowers_are_exact():
