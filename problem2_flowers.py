@@ -14,14 +14,19 @@ Finding: from scratch, at 64 px and in 60 epochs, 15.40 % of test are classified
 interval 14.52 - 16.32); chance is 0.98 %, and the report had 1.46 %.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH leaves it out
+import common.start  # noqa: F401 it handles Ctrl-C while the others load
+
+# isort: split
 import argparse
 import math
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +40,7 @@ from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
 from common.errors import UserError, guard
 from common.job import say, size
-from common.networks import efficientnet, gradcam, summary, weights, widening, yardsticks
+from common.networks import efficientnet, gradcam, statedict, summary, widening, yardsticks
 from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
@@ -71,15 +76,10 @@ def wide_name(setup: Setup) -> str:
 def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
     args = setup.args
-    network, path, new = efficientnet.build(setup.classes, args.init, seed)
-    identity = {"init": "scratch", "zero_head": args.zero_head}
-    if path is not None:
-        loaded = len(network.state_dict()) - len(new)
-        say(f"{path}: {loaded} tensors loaded; new: {', '.join(new) or 'none'}")
-        identity["init"] = f"SHA-256 {files.sha256_of(path)}"
+    network, init, new = efficientnet.build(setup.classes, args.init, seed)
     if args.zero_head and new:
         zero_head(network)
-    return Normalized(network), identity
+    return Normalized(network), {"init": init, "zero_head": args.zero_head}
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -209,7 +209,7 @@ def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
     if path is None:
         run = runs.train_and_test(setup, networks(setup)[NARROW], seed, setup.args.gpus)
         path = Path(run["weights"])
-    narrow, (wide, _) = efficientnet.trained(path, setup.classes), start_wide(setup, seed)
+    (narrow, _), (wide, _) = efficientnet.trained(path, setup.classes), start_wide(setup, seed)
     widening.widen_from(narrow, wide.network, streams.mixed_seed(seed, streams.WIDEN))
     return path, Normalized(narrow), wide
 
@@ -388,7 +388,8 @@ def part_2_6(setup: Setup) -> Findings:
     tag, seen = setup.tag_in(trained[NARROW]["precision"]), {}
     for name, run in trained.items():
         network, _ = specs[name].build(args.seed)
-        network.load_state_dict(weights.read_state_dict(Path(run["weights"])))
+        wanted, path = network.state_dict(), Path(run["weights"])
+        network.load_state_dict(statedict.find(path, wanted, name)[0])
         seen[name] = see(setup, network, images, labels)
     zero = {name: made["predicted"].amax((1, 2)) == 0 for name, made in seen.items()}
     result = {
@@ -464,18 +465,18 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add, kinds = parser.add, ("flowers102", "synthetic")
     add("--data", choices=kinds, default="flowers102", help="synthetic: embedded drawn flowers")
-    add("--data-root", type=Path, default=Path("data"), help="has flowers-102, or gets it")
+    add("--data-root", type=cli.path, default=Path("data"), help="has flowers-102, or gets it")
     add("--classes", type=cli.positive, default=10, help="classes of the embedded data")
     count = "training images of each embedded class (test as many, val half)"
-    add("--images-per-class", type=cli.positive, default=100, help=count)
-    add("--cache", type=Path, default=Path("data/cache"), help="folder of the packed cache")
+    add("--images-per-class", type=cli.at_least(1, 10_000), default=100, help=count)
+    add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
-    add("--image-size", type=cli.at_least(32), default=224, help="side of the input in px")
-    add("--init", default="scratch", help="scratch, imagenet or a file of weights")
+    add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
+    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a file")
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
     parallel.add_flag(parser)
-    add("--width", type=cli.non_negative, default=1.1, help="of the wide network, in narrow ones")
-    add("--from-narrow", type=Path, metavar="FILE", help="narrow network to widen (default: 2.2's)")
+    add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
+    add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
     varied = "deviation, in their size, by which copied weights are varied, to part them"
     add("--symmetry-noise", type=cli.fraction, default=0.01, help=varied)
     add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")
@@ -519,16 +520,13 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
+    bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
     if args.init not in ("scratch", "imagenet") and set(NARROW_PARTS) & set(args.parts):
-        efficientnet.load_but_head(efficientnet_v2_s(num_classes=classes), Path(args.init))
+        efficientnet.load_but_head(bare, Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
-        efficientnet.trained(args.from_narrow, classes)
+        say(efficientnet.trained(args.from_narrow, classes)[1])
     if "2.6" in args.parts:
-        bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
-        try:
-            gradcam.feature_layer(bare, args.layer)
-        except UserError as error:
-            raise UserError(f"--layer {error}") from None
+        gradcam.feature_layer(bare, args.layer, args.image_size)
     return runs.set_up(args, data, sources, folder)
 
 

@@ -108,7 +108,7 @@ def test_a_file_of_another_network_is_refused(state, tmp_path, spoil):
 
 def test_a_narrow_file_of_other_classes_is_refused(state, tmp_path):
     torch.save(state, tmp_path / "narrow.pt")
-    with pytest.raises(UserError, match="another number of classes"):
+    with pytest.raises(UserError, match="no head of 9 classes"):
         efficientnet.trained(tmp_path / "narrow.pt", classes=9)
 
 
@@ -133,7 +133,7 @@ def test_imagenet_weights_with_another_hash_are_refused(monkeypatch, tmp_path):
 
 
 def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: [])
+    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: ([], ""))
     monkeypatch.setattr(p2.widening, "widen_from", lambda *_: None)
     monkeypatch.setattr(p2.widening, "break_symmetry", lambda *_: None)
 
@@ -163,7 +163,7 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
 def test_widening_and_breaking_symmetry_draw_from_streams_of_their_own(tmp_path, monkeypatch):
     (tmp_path / "narrow.pt").touch()
     seeds = []
-    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: [])
+    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: ([], ""))
     monkeypatch.setattr(p2.widening, "widen_from", lambda *args: seeds.append(args[-1]))
     monkeypatch.setattr(p2.widening, "break_symmetry", lambda *args: seeds.append(args[-1]))
     p2.start_wide_from_narrow(setup_of("--from-narrow", tmp_path / "narrow.pt"), 5)
@@ -286,7 +286,8 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
 
 
 def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
-    looked_at = ("--pointing-images", 5, "--images", 2, "--noise", "gaussian")
+    looked_at = ("--layer", "features.5", "--pointing-images", 5, "--images", 2)
+    looked_at += ("--noise", "gaussian")
     parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
     names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
     for name in names:
@@ -357,7 +358,9 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
         (["--width", 1.0], "--width 1: a wider network has more than 1"),
         (["2.3", "--from-narrow", __file__], "not a file of PyTorch weights"),
         (["2.3", "--from-narrow", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["2.6", "--layer", "features.77"], "--layer features.77: no such feature layer"),
+        (["2.6", "--layer", "features.77"], "layer features.77: no such feature layer"),
+        (["2.6", "--layer", "features.6"], "for images of 32 px its map is 1x1; 2x2 or more are"),
+        (["2.6", "--layer", "features.4.0.block.2.fc1"], "choose features.4 or a part of it"),
         (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two areas"),
         (["--noise-prob", 2], "'2' is not a number from 0 to 1"),
         (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
@@ -379,6 +382,12 @@ def test_wrong_weights_are_refused_before_any_image_is_packed(fails, tmp_path):
     for name, words in (("no_weights.pt", "not a file of"), ("another.pt", "not EfficientNetV2-S")):
         message = fails(p2, "2.2", *TINY, *folders, "--init", tmp_path / name)
         assert f"{name}: {words}" in message
+    spoiled = efficientnet_v2_s(num_classes=3).state_dict()
+    spoiled["features.3.0.block.0.1.running_var"][5] = torch.nan
+    torch.save({"model": spoiled}, tmp_path / "nan.pt")
+    for part, flag in (("2.2", "--init"), ("2.3", "--from-narrow")):
+        message = fails(p2, part, *TINY, *folders, flag, tmp_path / "nan.pt")
+        assert "nan.pt: features.3.0.block.0.1.running_var holds values that are not" in message
     assert not (tmp_path / "cache").exists()
 
 

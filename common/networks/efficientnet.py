@@ -14,20 +14,23 @@ from torch import nn
 from torchvision.models import EfficientNet, EfficientNet_V2_S_Weights, efficientnet_v2_s
 
 from common.errors import UserError
+from common.files import sha256_of
+from common.job import say
+from common.networks import statedict
 from common.networks.summary import count_macs, count_parameters
-from common.networks.weights import published_file, read_state_dict
+from common.networks.weights import published_file
 
 HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 
-def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, Path | None, list[str]]:
+def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
     """torchvision's bare EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
 
-    `init` is "scratch", "imagenet" (torchvision's IMAGENET1K_V1 weights) or the path of a state
-    dict.
+    `init` is "scratch", "imagenet" (torchvision's IMAGENET1K_V1 weights) or the path of a file of
+    weights, of which a line says what was loaded.
 
     Returns:
-        The network, the file of its weights if any, and the names of its new tensors.
+        The network, "scratch" or its file's SHA-256, and the names of its new tensors.
 
     Raises:
         UserError: as `load_but_head`, or torchvision's file can't be had.
@@ -35,42 +38,43 @@ def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, Path | None
     torch.manual_seed(seed)
     network = efficientnet_v2_s(num_classes=classes)
     if init == "scratch":
-        return network, None, list(network.state_dict())
+        return network, init, list(network.state_dict())
     url = EfficientNet_V2_S_Weights.IMAGENET1K_V1.url
     path = published_file(url) if init == "imagenet" else Path(init)
-    return network, path, load_but_head(network, path)
+    new, story = load_but_head(network, path)
+    say(story)
+    return network, f"SHA-256 {sha256_of(path)}", new
 
 
-def load_but_head(network: EfficientNet, path: Path) -> list[str]:
-    """Load a state dict, but of another number of classes not the head.
+def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
+    """Load a file of weights, but not a head that it lacks or has of another number of classes.
 
-    Returns the names of the tensors that were left as they are.
+    Returns the names of the head's tensors where they were left as they are, and a line on what was
+    loaded.
 
     Raises:
-        UserError: no such file, or one of another network.
+        UserError: as `statedict.find`.
     """
-    state = {name.removeprefix("network."): value for name, value in read_state_dict(path).items()}
-    for name, tensor in network.state_dict().items():
-        if name not in state or (name not in HEAD and state[name].shape != tensor.shape):
-            raise UserError(
-                f"{path}: not EfficientNetV2-S: {name} of shape {tuple(tensor.shape)} is missing"
-            )
-    left = [name for name in HEAD if state[name].shape != network.get_parameter(name).shape]
-    loaded = {name: value for name, value in state.items() if name not in left}
-    network.load_state_dict(loaded, strict=False)
-    return left
+    wanted = network.state_dict()
+    tensors, taken = statedict.find(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
+    new = [] if tensors.keys() >= set(HEAD) else list(HEAD)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in new}
+    network.load_state_dict(tensors, strict=False)
+    told = [f"{len(tensors)} tensors loaded", f"new: {', '.join(new) or 'none'}", taken]
+    return new, f"{path}: {'; '.join(filter(None, told))}"
 
 
-def trained(path: Path, classes: int) -> EfficientNet:
-    """The bare network of a file of weights, head and all.
+def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
+    """The bare network of a file of weights, head and all, and a line on what was loaded.
 
     Raises:
-        UserError: as `load_but_head`, or its head has another number of classes.
+        UserError: as `load_but_head`, or it has no head, or one of another number of classes.
     """
     network = efficientnet_v2_s(num_classes=classes)
-    if load_but_head(network, path):
-        raise UserError(f"{path}: it has another number of classes than the data, {classes}")
-    return network
+    new, story = load_but_head(network, path)
+    if new:
+        raise UserError(f"{path}: no head of {classes} classes, as the data has")
+    return network, story
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:

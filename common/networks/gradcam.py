@@ -7,6 +7,8 @@
 Networks are bare ones in eval mode.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,17 +43,58 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
     return maps[:, 0]
 
 
-def feature_layer(network: nn.Module, name: str) -> nn.Module:
+def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Module:
     """The module of that name in a bare network with `features`, such as "features.6".
 
     Raises:
-        UserError: there is none, or its name is of no feature map.
+        UserError: there is none, or for images of this size its output is no map of 2x2 or more.
     """
     modules = dict(network.named_modules())
+    stages = [f"features.{k}" for k in range(len(network.features))]
     if name not in modules or not name.startswith("features."):
-        stages = ", ".join(f"features.{k}" for k in range(len(network.features)))
-        raise UserError(f"{name}: no such feature layer; choose from {stages} or a part of one")
-    return modules[name]
+        choice = f"choose from {', '.join(stages)} or a part of one"
+        raise UserError(f"layer {name}: no such feature layer; {choice}")
+    outputs = _outputs(network, {*stages, name}, image_size_px)
+    if _is_map(output := outputs.get(name)):
+        return modules[name]
+    if isinstance(output, Tensor) and output.ndim == 4:
+        found = f"its map is {output.shape[2]}x{output.shape[3]}"
+    elif isinstance(output, Tensor):
+        found = f"its output is of shape {tuple(output.shape)}, which is no map"
+    else:
+        found = f"its output is no map ({type(output).__name__})"
+    upto = stages[: int(name.split(".")[1]) + 1]
+    large = [stage for stage in upto if _is_map(outputs.get(stage))]
+    choice = f"choose {large[-1]} or a part of it" if large else "choose larger images"
+    raise UserError(
+        f"layer {name}: for images of {image_size_px} px {found}; 2x2 or more are needed to show"
+        f" where a network looks; {choice}"
+    )
+
+
+def _outputs(network: nn.Module, names: Collection[str], image_size_px: int) -> dict:
+    """What modules put out for one image in eval mode, as tensors without content."""
+    outputs, was_training = {}, network.training
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: outputs.setdefault(name, output)
+        )
+        for name in names
+    ]
+    state = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+    image = torch.zeros(1, 3, image_size_px, image_size_px, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(network.eval(), state, image)
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _is_map(output) -> bool:
+    return isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1
 
 
 def peaks(maps: Tensor) -> Tensor:

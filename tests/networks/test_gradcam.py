@@ -32,7 +32,7 @@ def scaled(maps):
 @pytest.mark.parametrize("layer", ["features.4", "features.6", "features.7"])
 def test_maps_equal_the_grad_cam_packages(network, images, layer):
     classes = torch.tensor([0, 3, 4])
-    module = gradcam.feature_layer(network, layer)
+    module = gradcam.feature_layer(network, layer, 96)
     maps = gradcam.grad_cam(network, module, images, classes)
     with GradCAM(model=network, target_layers=[module]) as package:
         targets = [ClassifierOutputTarget(int(label)) for label in classes]
@@ -69,7 +69,7 @@ def test_what_is_seen_of_many_images_is_what_one_batch_shows():
 
 def test_hooks_are_removed_also_after_an_error(network, images):
     network.zero_grad()
-    layer = gradcam.feature_layer(network, "features.6")
+    layer = gradcam.feature_layer(network, "features.6", 96)
     gradcam.grad_cam(network, layer, images, torch.tensor([0, 1, 2]))
     assert not layer._forward_hooks
     with pytest.raises(RuntimeError):
@@ -80,7 +80,7 @@ def test_hooks_are_removed_also_after_an_error(network, images):
 
 
 def test_in_a_batch_as_alone(network, images):
-    layer, classes = gradcam.feature_layer(network, "features.6"), torch.tensor([1, 1, 2])
+    layer, classes = gradcam.feature_layer(network, "features.6", 96), torch.tensor([1, 1, 2])
     together = gradcam.grad_cam(network, layer, images, classes)
     for i in range(3):
         alone = gradcam.grad_cam(network, layer, images[i : i + 1], classes[i : i + 1])
@@ -101,7 +101,53 @@ def test_a_map_without_evidence_is_zero_and_misses():
 def test_unknown_layer(network):
     for name in ("features.9", "classifier", "features.6.x", ""):
         with pytest.raises(UserError, match=r"no such feature layer; choose from features.0"):
-            gradcam.feature_layer(network, name)
+            gradcam.feature_layer(network, name, 96)
+
+
+def refused_layer(network, name, size_px):
+    with pytest.raises(UserError) as caught:
+        gradcam.feature_layer(network, name, size_px)
+    return str(caught.value)
+
+
+def test_a_layer_without_a_map_over_the_image_is_refused_with_one_that_has_it(network):
+    squeeze = "features.4.0.block.2"
+    for part in ("avgpool", "fc1", "activation", "fc2", "scale_activation"):
+        message = refused_layer(network, f"{squeeze}.{part}", 64)
+        assert f"layer {squeeze}.{part}: for images of 64 px its map is 1x1" in message
+        assert message.endswith("choose features.4 or a part of it")
+    assert refused_layer(network, "features.6", 32).endswith("choose features.5 or a part of it")
+    assert refused_layer(network, "features.7", 32).endswith("choose features.5 or a part of it")
+    for name, size_px in (("features.5", 32), ("features.7", 33), (squeeze, 64)):
+        layer = gradcam.feature_layer(network, name, size_px)  # 2x2, 2x2, 4x4
+        assert layer is network.get_submodule(name)
+        assert not layer._forward_hooks
+
+
+class Odd(nn.Module):
+    """Stages that put out a tuple, tokens, and nothing at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.ModuleList([nn.Conv2d(3, 4, 1), nn.LSTM(4, 5), nn.Flatten(), nn.ReLU()])
+
+    def forward(self, images):
+        tokens = self.features[2](self.features[0](images)).unflatten(1, (4, -1))
+        return self.features[1](tokens.transpose(1, 2))[0]
+
+
+def test_an_output_that_is_no_map_is_refused():
+    network = Odd()
+    for name, words in (
+        ("features.1", "its output is no map (tuple)"),
+        ("features.2", "its output is of shape (1, 256), which is no map"),
+        ("features.3", "its output is no map (NoneType)"),
+    ):
+        message = refused_layer(network, name, 8)
+        assert words in message
+        assert message.endswith("choose features.0 or a part of it")
+    assert network.training
+    assert refused_layer(network, "features.0", 1).endswith("choose larger images")
 
 
 def test_pointing_game_counts_peaks_on_the_mask():

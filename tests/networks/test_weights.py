@@ -8,6 +8,7 @@ import torch
 from torchvision.models import VGG16_Weights
 
 from common.errors import UserError
+from common.files import sha256_of
 from common.networks import weights
 
 
@@ -57,7 +58,7 @@ def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
     features = weights.random_vgg16(3).features
     state = {f"features.{name}": tensor for name, tensor in features.items()}
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
-    monkeypatch.setattr(weights, "VGG16_SHA256", weights.sha256_of(path))
+    monkeypatch.setattr(weights, "VGG16_SHA256", sha256_of(path))
     found = weights.load_vgg16("auto", seed=0, want_lpips=False)
     assert found.source.startswith("torchvision, cached vgg16-397923af.pth")
     assert found.lpips_heads is None
@@ -106,7 +107,7 @@ def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch):
     path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
     with pytest.raises(UserError, match=r"posix.mkdir is not a NumPy array"):
         weights.read_package(path)
-    monkeypatch.setattr(weights, "PACKAGE_SHA256", weights.sha256_of(path))
+    monkeypatch.setattr(weights, "PACKAGE_SHA256", sha256_of(path))
     assert "not a NumPy array" in refused(path)
     assert not made.exists()
 
@@ -153,10 +154,11 @@ def saved_vgg16(path, **changes):
     return path
 
 
-@pytest.mark.parametrize("value", [3, "x", [1.0]])
-def test_values_that_are_no_tensors_are_refused(tmp_path, value):
+@pytest.mark.parametrize(("value", "kind"), [(3, "int"), ("x", "str"), ([1.0], "list")])
+def test_values_that_are_no_tensors_are_refused(tmp_path, value, kind):
     path = saved_vgg16(tmp_path / "odd.pth", **{"0.weight": value})
-    assert "read safely" in refused(path)
+    message = f"0.weight of shape (64, 3, 3, 3) is missing, it is a value of type {kind}"
+    assert message in refused(path)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
@@ -188,6 +190,109 @@ def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path,
         with pytest.raises(UserError, match=f"not {known}: refused; delete it"):
             weights.published_file(url)
     assert asked == [(url, known)]
-    sha256 = weights.sha256_of(tmp_path / "checkpoints" / name)
+    sha256 = sha256_of(tmp_path / "checkpoints" / name)
     monkeypatch.setattr(weights, "_known_sha256", lambda _: sha256[:8])
     assert weights.published_file(url) == tmp_path / "checkpoints" / name
+
+
+# ------------------------------------------------------------ made for other input than this one's
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+def moved(features, per_unit):
+    """The same function of images whose values are `per_unit` times those in [0, 1]."""
+    first, bias = features["0.weight"], features["0.bias"]
+    bias = bias - (first * MEAN / STD).sum((1, 2, 3))
+    return features | {"0.weight": first / STD / per_unit, "0.bias": bias}
+
+
+def flipped(features):
+    """The same function of images whose channels are BGR."""
+    return features | {"0.weight": features["0.weight"].flip(1)}
+
+
+def loaded(path, state):
+    torch.save(state, path)
+    return weights.load_vgg16(str(path), seed=0, want_lpips=False)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda f: flipped(moved(f, 255)), ("root mean square is 0.0044", "takes BGR")),
+        (lambda f: moved(f, 255), ("root mean square is 0.0044, as for input of 0 to 255",)),
+        (flipped, ("correlate by -1.00 with IMAGENET1K_V1's: it takes BGR",)),
+        (lambda f: moved(f, 1), ("4.4 times IMAGENET1K_V1's, as without ImageNet's std",)),
+        (lambda f: f | {"0.weight": f["0.weight"] / STD / 2}, ("2.2 times IMAGENET1K_V1's",)),
+        (lambda f: f | {"0.weight": f["0.weight"] / 255}, ("root mean square is 0.00098",)),
+    ],
+    ids=["BGR of 0 to 255", "RGB of 0 to 255", "BGR", "RGB as it is", "-1 to 1", "RGB / 255"],
+)
+def test_weights_for_other_input_are_refused(real_weights, tmp_path, made, words):
+    torch.save(made(real_weights.features), tmp_path / "other.pth")
+    message = refused(tmp_path / "other.pth")
+    assert "give weights made for RGB in [0, 1], normalised with ImageNet's mean and std" in message
+    for word in words:
+        assert word in message
+
+
+def test_the_network_of_vggs_authors_is_known_by_its_biases(tmp_path):
+    # As h5 files of Keras' VGG-16 have them; those of VGG-19 begin with 0.730, 0.065, 0.034.
+    biases = [0.73429835, 0.093403675, 0.06775674, 0.8862966, 0.25994542]
+    biases += [0.66426694, -0.015828926, 0.3249065, 0.68600726, 0.062479325]
+    state = weights.random_vgg16(0).features
+    state["0.bias"][:10] = torch.tensor(biases)
+    torch.save(state, tmp_path / "caffe.pth")
+    assert "those of VGG's authors, whose network takes 0 to 255" in refused(tmp_path / "caffe.pth")
+
+
+def test_torchvisions_weights_for_0_to_255_are_refused_by_name(tmp_path, monkeypatch):
+    known = weights.VGG16_Weights.IMAGENET1K_FEATURES.url
+    assert known.endswith(f"-{weights.FEATURES_DIGITS}.pth")
+    path = saved_vgg16(tmp_path / "renamed.pth")
+    monkeypatch.setattr(weights, "FEATURES_DIGITS", sha256_of(path)[:8])
+    message = refused(path)
+    assert f"{path}: torchvision's IMAGENET1K_FEATURES" in message
+    assert "made for input of 0 to 255: refused; take IMAGENET1K_V1" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("whole", [True, False])
+def test_imagenet_weights_saved_again_are_taken_as_they_are(
+    real_weights, tmp_path, capsys, dtype, whole
+):
+    state = {name: tensor.to(dtype) for name, tensor in real_weights.features.items()}
+    if whole:
+        state = {f"features.{name}": tensor for name, tensor in state.items()}
+        state |= {"classifier.0.weight": torch.zeros(8, 8), "classifier.6.bias": torch.zeros(1000)}
+    found = loaded(tmp_path / "again.pth", {"model": state} if whole else state)
+    for name, tensor in real_weights.features.items():
+        assert torch.equal(found.features[name], tensor.to(dtype).float())
+    where = ', taken from "model.features"' if whole else ""
+    assert found.source == f"file again.pth{where}"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fine_tuned_network_is_taken_without_a_word(real_weights, tmp_path, capsys):
+    first = real_weights.features["0.weight"]
+    noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
+    loaded(tmp_path / "tuned.pth", real_weights.features | {"0.weight": first + 0.1 * noise})
+    assert capsys.readouterr().err == ""
+
+
+def test_of_an_unknown_network_a_line_says_what_it_was_taken_as(tmp_path, capsys):
+    loaded(tmp_path / "mine.pth", weights.random_vgg16(5).features)
+    words = "not known; taken as made for RGB in [0, 1], normalised with ImageNet's mean and std"
+    assert capsys.readouterr().err == f"{tmp_path / 'mine.pth'}: {words}\n"
+
+
+def test_the_kept_numbers_are_imagenet_weights(real_weights):
+    first = real_weights.features["0.weight"]
+    colour = (first[:, 0] - first[:, 2]).sum((1, 2))
+    kept = torch.tensor(weights.V1_RED_MINUS_BLUE)
+    torch.testing.assert_close(kept, colour, atol=0.0051, rtol=0)
+    assert kept.norm().item() == pytest.approx(6.55, abs=0.01)
+    assert first.square().mean().sqrt().item() == pytest.approx(weights.V1_RMS, abs=5e-5)
+    assert 1 / (255 * STD.mean().item()) == pytest.approx(1 / weights.V1_SCALED, rel=0.02)

@@ -137,4 +137,4 @@ def test_a_narrow_file_of_other_classes_is_refused(fails, narrow, tmp_path):
     data_flags = ("--data", "synthetic", "--classes", 9, "--images-per-class", 4)
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     flags = (*data_flags, *folders, "--from-narrow", tmp_path / "narrow.pt")
-    assert "another number of classes" in fails(p2, "2.3", *flags)
+    assert "no head of 9 classes" in fails(p2, "2.3", *flags)

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import efficientnet_v2_s
+
+from common.errors import UserError
+from common.files import sha256_of
+from common.networks import efficientnet
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(7)
+    return efficientnet_v2_s(num_classes=4).state_dict()
+
+
+def built(path, capsys, classes=4):
+    """The network that a file gives, its new tensors, and the line that is said of it."""
+    network, init, new = efficientnet.build(classes, str(path), seed=0)
+    assert init == f"SHA-256 {sha256_of(path)}"
+    return network.state_dict(), new, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda state: state, "new: none"),
+        (
+            lambda state: {"model": {f"module._orig_mod.{n}": t for n, t in state.items()}},
+            'new: none; taken from "model.module._orig_mod"',
+        ),
+        (
+            lambda state: {
+                "model_ema": {"n_averaged": torch.tensor(3)}
+                | {f"module.{n}": t for n, t in state.items()},
+                "epoch": 9,
+            },
+            'new: none; taken from "model_ema.module"',
+        ),
+    ],
+    ids=["plain", "model", "model_ema"],
+)
+def test_all_782_tensors_of_a_file_are_loaded(state, tmp_path, capsys, wrap, words):
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    loaded, new, told = built(tmp_path / "weights.pt", capsys)
+    assert told == f"{tmp_path / 'weights.pt'}: 782 tensors loaded; {words}\n"
+    assert new == []
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_of_other_classes_or_without_a_head_780_are_loaded(state, tmp_path, capsys):
+    path, head = tmp_path / "weights.safetensors", "classifier.1.weight, classifier.1.bias"
+    headless = {name: t for name, t in state.items() if not name.startswith("classifier")}
+    for content, classes in ((state, 9), (headless, 4)):
+        save_file(content, path)
+        loaded, new, told = built(path, capsys, classes)
+        assert told == f"{path}: 780 tensors loaded; new: {head}\n"
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in headless.items())
+        assert new == head.split(", ")
+        with pytest.raises(UserError, match=f"no head of {classes} classes, as the data has"):
+            efficientnet.trained(path, classes)
+
+
+def test_without_the_counts_of_batches_672_are_loaded(state, tmp_path, capsys):
+    counts = [name for name in state if name.endswith("num_batches_tracked")]
+    torch.save({n: t for n, t in state.items() if n not in counts}, tmp_path / "old.pth")
+    loaded, _, told = built(tmp_path / "old.pth", capsys)
+    assert told == f"{tmp_path / 'old.pth'}: 672 tensors loaded; new: none\n"
+    assert all(torch.equal(loaded[name], state[name]) for name in state)

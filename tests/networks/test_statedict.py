@@ -1,0 +1,227 @@
+import argparse
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from common.errors import UserError
+from common.networks import statedict
+
+
+class Command:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(OrderedDict(features=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+
+
+STATE = network().state_dict()
+
+
+def found(path, **options):
+    return statedict.find(path, network(1).state_dict(), "Net", **options)
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        found(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+def renamed(prefix, state=STATE):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def averaged():
+    return AveragedModel(network()).state_dict()
+
+
+OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+AS_PEOPLE_HAVE_THEM = {
+    "plain": (STATE, ""),
+    "parallel": (renamed("module."), ""),
+    "compiled": (renamed("_orig_mod."), ""),
+    "nested": (renamed("module._orig_mod.network.model."), ""),
+    "nested the other way": (renamed("model.module._orig_mod."), ""),
+    "with _metadata": (network().state_dict(), ""),
+    "model": ({"model": STATE, "optimizer": OPTIMIZER, "epoch": 3}, 'taken from "model"'),
+    "state_dict": (
+        {"state_dict": renamed("module."), "best": 0.5},
+        'taken from "state_dict.module"',
+    ),
+    "model_ema": ({"model_ema": averaged()}, 'taken from "model_ema.module"'),
+    "average": (averaged(), ""),
+    "this project's": (
+        {"network": renamed("network."), "about": {"init": "scratch"}, "epoch": 2},
+        'taken from "network.network"',
+    ),
+    "a name of one's own": ({"my_net": {"weights": STATE}}, 'taken from "my_net.weights"'),
+    "network and average": (
+        {"model_ema": OTHER, "model": STATE},
+        'taken from "model", not "model_ema"',
+    ),
+    "teacher": (
+        renamed("model.") | renamed("teacher.", OTHER),
+        'taken from "model", not "teacher"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AS_PEOPLE_HAVE_THEM)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_are_found_whatever_wraps_them(tmp_path, name, legacy):
+    content, words = AS_PEOPLE_HAVE_THEM[name]
+    path = tmp_path / "weights.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    tensors, taken = found(path)
+    assert list(tensors) == list(STATE)
+    assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)
+    assert taken == words
+
+
+def test_a_name_that_is_the_networks_own_is_no_wrapper(tmp_path):
+    wanted = renamed("network.")  # as those of a network that normalises
+    torch.save({"network": wanted, "epoch": 2}, tmp_path / "best.pt")
+    tensors, _ = statedict.find(tmp_path / "best.pt", wanted, "Net")
+    assert list(tensors) == list(wanted)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_safetensors_are_told_by_their_content(tmp_path, ending):
+    path = tmp_path / f"weights{ending}"
+    save_file(renamed("module."), path, metadata={"format": "pt"})
+    tensors, _ = found(path)
+    assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)
+
+
+def test_what_has_no_bearing_may_be_missing(tmp_path):
+    path, counted = tmp_path / "weights.pt", "norm.num_batches_tracked"
+    torch.save({name: tensor for name, tensor in STATE.items() if name != counted}, path)
+    assert list(found(path)[0]) == [name for name in STATE if name != counted]
+    torch.save(STATE | {"features.weight": torch.zeros(9, 3, 3, 3)}, path)
+    tensors, _ = found(path, may_miss=["features.weight"])
+    assert "features.weight" not in tensors
+
+
+def test_half_precision_comes_in_the_networks_own(tmp_path):
+    half = {name: t.half() if t.is_floating_point() else t for name, t in STATE.items()}
+    torch.save(half, tmp_path / "half.pt")
+    tensors, _ = found(tmp_path / "half.pt")
+    assert tensors["features.weight"].dtype == torch.float32
+    assert torch.equal(tensors["features.weight"], STATE["features.weight"].half().float())
+
+
+WHAT_STANDS_IN_THE_WAY = {
+    "argparse.Namespace": {"model": STATE, "args": argparse.Namespace(lr=0.1)},
+    "torch.nn.modules.container.Sequential": network(),
+    "numpy._core.multiarray.scalar": {"model": STATE, "best": np.float64(0.5)},
+}
+
+
+@pytest.mark.parametrize("name", WHAT_STANDS_IN_THE_WAY)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_class_in_the_way_is_named_with_the_remedy(tmp_path, name, legacy):
+    path = tmp_path / "weights.pt"
+    content = WHAT_STANDS_IN_THE_WAY[name]
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    message = refused(path)
+    assert f"it holds {name}," in message
+    assert "torch.save(model.state_dict(), FILE)" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_torchscript_program_is_named(tmp_path):
+    torch.jit.script(network()).save(tmp_path / "program.pt")
+    assert "it is a TorchScript program" in refused(tmp_path / "program.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_is_refused_unrun(tmp_path, form):
+    path, made = tmp_path / "weights.pt", tmp_path / "made"
+    content = {"model": STATE, "extra": Command(made)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"model": Command(made)}, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    assert "it holds posix.mkdir, whose code would run" in refused(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "is missing in a value of type list; save the weights alone"),
+        ({"epoch": 3, "lr": 0.1, "seed": 1, "x": 0}, 'a dict with the keys "epoch", "lr", "seed",'),
+        (STATE | {"features.bias": torch.zeros(5)}, "it is float32 of shape (5,)"),
+        (STATE | {"features.bias": 3}, "features.bias of shape (4,) is missing, it is a value of"),
+        (STATE | {"features.bias": torch.zeros(4).to_sparse()}, "features.bias of shape (4,) is"),
+        (STATE | {"features.bias": torch.zeros(4, device="meta")}, "features.bias of shape (4,) "),
+        (STATE | {"features.bias": torch.zeros(4, dtype=torch.int8)}, "it is int8 of shape (4,)"),
+    ],
+    ids=["list", "no weights", "shape", "int", "sparse", "meta", "int8"],
+)
+def test_what_is_not_this_networks_is_told(tmp_path, content, words):
+    torch.save(content, tmp_path / "other.pt")
+    message = refused(tmp_path / "other.pt")
+    assert "not Net: " in message
+    assert words in message
+
+
+@pytest.mark.parametrize("name", ["features.weight", "features.bias", "norm.running_var"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_value_that_is_not_finite_is_named(tmp_path, name, value):
+    spoiled = STATE[name].clone()
+    spoiled.view(-1)[-1] = value
+    torch.save({"model": STATE | {name: spoiled}}, tmp_path / "nan.pt")
+    assert f"{name} holds values that are not finite" in refused(tmp_path / "nan.pt")
+
+
+def test_a_value_that_leaves_the_range_of_fp32_is_not_finite(tmp_path):
+    large = STATE["features.bias"].double() + 1e300
+    torch.save(STATE | {"features.bias": large}, tmp_path / "large.pt")
+    assert "features.bias holds values" in refused(tmp_path / "large.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_cut_short_anywhere_is_refused(tmp_path, form):
+    path = tmp_path / "weights"
+    if form == "safetensors":
+        save_file(STATE, path)
+    else:
+        torch.save(STATE, path, _use_new_zipfile_serialization=form == "zip")
+    content = path.read_bytes()
+    for length in (0, 1, 8, 9, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert "read safely (empty, damaged or of another kind)" in refused(path)
+
+
+def test_a_flipped_bit_is_refused_or_was_of_no_bearing(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(STATE, path)
+    content = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(content), 200):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            tensors, _ = found(path)
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017 both ends are right
+        else:  # in the zip file's padding, dates or names of what is not read
+            assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)
