@@ -1,8 +1,10 @@
 """Checkpoints: saved in one step, read back as tensors and plain values alone, gone on with."""
 
+import contextlib
 import io
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -43,9 +45,13 @@ class Saver:
                 chosen = {"epoch": run.best["epoch"], "val_top1": run.best["val_top1"]}
                 weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
                 save_checkpoint(self.folder / "best.pt", weights)
-            lines = [json.dumps(files.finite(row)) + "\n" for row in run.history]
-            files.save(self.folder / "metrics.jsonl", "".join(lines))
+            self.log()
         self.now()
+
+    def log(self) -> None:
+        """Write metrics.jsonl, a line an epoch."""
+        lines = [json.dumps(files.finite(row)) + "\n" for row in self.run.history]
+        files.save(self.folder / "metrics.jsonl", "".join(lines))
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -59,17 +65,34 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict:
-    """A checkpoint of `save_checkpoint`.
+    """A checkpoint of `save_checkpoint`, checked.
 
     Raises:
-        UserError: the file can't be read as tensors and plain values.
+        UserError: it is missing, damaged, or can't be read as tensors and plain values.
     """
     try:
         buffer = io.BytesIO(files.load(path))
-        return torch.load(buffer, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).splitlines()[0]
+        return dict(torch.load(buffer, map_location=device, weights_only=True))
+    except UserError:
+        raise
+    except Exception as error:  # a hostile file can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
+
+
+@contextlib.contextmanager
+def _to_train_anew(path: Path) -> Iterator[None]:
+    """Say of whatever is wrong with a run's file how to do without."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; --fresh trains anew") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: not a checkpoint of such a run ({type(error).__name__}: {reason}); --fresh"
+            " trains anew"
+        ) from None
 
 
 def load_best(folder: Path, identity: dict, device: torch.device) -> dict:
@@ -79,10 +102,11 @@ def load_best(folder: Path, identity: dict, device: torch.device) -> dict:
         UserError: they can't be read, or are those of another run.
     """
     path = folder / "best.pt"
-    best = load_checkpoint(path, device)
-    if best["about"] != identity:
-        raise UserError(f"{path} is of another run than last.pt beside it; --fresh trains anew")
-    return best["network"]
+    with _to_train_anew(path):
+        best = load_checkpoint(path, device)
+        if best["about"] != identity:
+            raise UserError(f"{path} is of another run than last.pt beside it")
+        return best["network"]
 
 
 def load_stopped(path: Path, device: torch.device) -> dict | None:
@@ -93,19 +117,22 @@ def load_stopped(path: Path, device: torch.device) -> dict | None:
     """
     if not path.exists():
         return None
-    try:
-        return load_checkpoint(path, device)
-    except UserError as error:
-        raise UserError(f"{error}; --fresh trains anew") from None
+    with _to_train_anew(path):
+        state = load_checkpoint(path, device)
+        if not isinstance(state["about"], dict):
+            raise TypeError("about")
+        return state
 
 
-def resume(run: Run, path: Path, identity: dict) -> None:
+def resume(run: Run, path: Path, identity: dict, state: dict | None = None) -> None:
     """Go on with the run that a checkpoint holds, where there is one.
+
+    `state` is what `load_stopped` has read of it already.
 
     Raises:
         UserError: it can't be read, or is of a run with another identity.
     """
-    state = load_stopped(path, run.device)
+    state = state or load_stopped(path, run.device)
     if state is None:
         return
     saved = state["about"]
@@ -119,7 +146,9 @@ def resume(run: Run, path: Path, identity: dict) -> None:
             f"{path} is of another run: {', '.join(differences)}; give its flags to go on with it,"
             " another --out, or --fresh to replace it"
         )
-    run.load_state_dict(state)
+    with _to_train_anew(path):
+        run.load_state_dict(state)
+        run.check()
     done = run.epoch >= run.recipe.epochs
     at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
     say(f"{path}: {at}; --fresh trains anew")

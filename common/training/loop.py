@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,13 +26,14 @@ from common import files, job
 from common.data import streams
 from common.data.augment import Draws, centre_square
 from common.data.packed import Packed
-from common.errors import UserError
+from common.errors import Stopped, UserError, stop_at_once
+from common.start import STOP_SIGNALS
 from common.training import parallel
 from common.training.checkpoint import GO_ON, Saver, load_best, resume
 from common.training.precision import autocast
 from common.training.recipe import Recipe
 from common.training.run import Run, no_sums
-from common.training.watch import NotFinite, first_non_finite
+from common.training.watch import WHOLE_NETWORK, NotFinite, first_bad_output, first_non_finite
 
 FORECAST_STEPS = 10  # that the time left is told from
 
@@ -45,6 +47,9 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
 
     The central square is classified; the processes of a job share the images. Returns {"loss",
     "top1", "top5", "correct", "images"}.
+
+    Raises:
+        NotFinite: the loss is not finite.
     """
     was_training = network.training
     network.eval()
@@ -58,9 +63,11 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         top1 += int(hits[:, 0].sum())
         top5 += int(hits.sum())
-    network.train(was_training)
     count = len(split)
     loss, top1, top5 = parallel.total([loss, top1, top5], device)
+    if not math.isfinite(loss):
+        raise _not_finite_in(network, split, recipe, device, loss / count)
+    network.train(was_training)
     return {
         "loss": loss / count,
         "top1": 100 * top1 / count,
@@ -84,20 +91,23 @@ def fit(
     fresh: bool = False,
     checkpoint_seconds: float = 300,
     gpus: int = 0,
+    stopped: dict | None = None,
 ) -> list[dict]:
     """Train `network`, or go on where a run in `folder` stopped, and leave the best weights in it.
 
     `folder` gets last.pt (the whole run), best.pt (the weights with the best val top-1) and
     metrics.jsonl. `about` says what else makes this run this one (network, data); a run in
-    `folder` that differs in it or in the recipe is not gone on with.
+    `folder` that differs in it or in the recipe is not gone on with. `stopped` is what
+    `load_stopped` has read of last.pt already.
 
     Returns:
         One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss, val_top1,
         val_top5, images_per_second, seconds, peak_memory_mib.
 
     Raises:
-        UserError: another run's checkpoint, a loss or gradient that is not finite, or too few
-            images for the processes.
+        UserError: another run's checkpoint or a damaged one, a loss or gradient that is not
+            finite, or too few images for the processes.
+        Stopped: after Ctrl-C or SIGTERM, when the run is saved.
     """
     files.make_folder(folder)
     check_steps(train, recipe)
@@ -107,10 +117,12 @@ def fit(
     if fresh:
         save.now()  # from now on the files there are no run's to go on with but this one's
     else:
-        resume(run, folder / "last.pt", identity)
-    with _stop_between_steps() as stopped:
+        resume(run, folder / "last.pt", identity, stopped)
+        if job.is_first():
+            save.log()
+    with _stop_between_steps() as asked_to_stop:
         while run.epoch < recipe.epochs:
-            train_one_epoch(run, train, save, stopped)
+            train_one_epoch(run, train, save, asked_to_stop)
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
@@ -119,7 +131,7 @@ def fit(
 
 
 def train_one_epoch(
-    run: Run, train: Packed, save: Saver, stopped: Callable[[], bool] = lambda: False
+    run: Run, train: Packed, save: Saver, asked_to_stop: Callable[[], int] = lambda: 0
 ) -> None:
     """The rest of the run's epoch: every image once, in steps of nearly equal size."""
     name, total = f"epoch {run.epoch + 1}/{run.recipe.epochs}", steps_per_epoch(train, run.recipe)
@@ -129,9 +141,9 @@ def train_one_epoch(
             if len(run.step_seconds) == FORECAST_STEPS:
                 bar.clear()
                 _say_time_left(run, total)
-            if parallel.total([stopped()], run.device)[0]:
+            if parallel.total([asked_to_stop()], run.device)[0]:
                 save.now()
-                raise KeyboardInterrupt(GO_ON)
+                raise Stopped(asked_to_stop() or signal.SIGTERM, GO_ON)
             save.if_due()
 
 
@@ -318,21 +330,25 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 @contextlib.contextmanager
-def _stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop after the step, when the run is whole; a second one stops at once."""
+def _stop_between_steps() -> Iterator[Callable[[], int]]:
+    """Ctrl-C and SIGTERM ask to stop after the step, when the run is whole; a second ends at once.
+
+    Yields a function that tells the signal that has asked, or 0.
+    """
     asked = []
 
-    def ask(*_):
-        asked.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def ask(number: int, _frame) -> None:
+        asked.append(number)
+        stop_at_once()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if asked:
-        raise KeyboardInterrupt(GO_ON)
+        raise Stopped(asked[0], GO_ON)
 
 
 # ------------------------------------------------------------------------------- non-finite values
@@ -341,8 +357,10 @@ def _stop_between_steps() -> Iterator[Callable[[], bool]]:
 def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
     """Where it begins, found by running the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-    module, direction = first_non_finite(
-        run.network, lambda: _loss(run.network, images, targets, len(images), run)[1]
+    module, direction = _first_of_all(
+        first_non_finite(
+            run.network, lambda: _loss(run.network, images, targets, len(images), run)[1]
+        )
     )
     rate = run.optimizer.param_groups[0]["lr"]
     message = (
@@ -351,3 +369,26 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
         " --lr, --clip-norm 1 or --precision fp32"
     )
     return NotFinite(message, module, direction)
+
+
+def _first_of_all(found: tuple[str, str]) -> tuple[str, str]:
+    """What the first process that has found a module has found: the value may be of one alone."""
+    of_all = parallel.gather(found)
+    return next((place for place in of_all if place[0] != WHOLE_NETWORK), of_all[0])
+
+
+def _not_finite_in(
+    network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, loss: float
+) -> NotFinite:
+    """Where it begins in an evaluation, found by evaluating again with every module watched."""
+    indexes, module = torch.arange(len(split))[parallel.process_share()], None
+    for batch in indexes.split(2 * recipe.batch_size):
+        images = centre_square(split.batch(batch, device)[0], recipe.image_size_px)
+        with autocast(recipe.precision, device):
+            module = module or first_bad_output(network, partial(network, images))
+    module = next((found for found in parallel.gather(module) if found), "the loss")
+    message = (
+        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}; these"
+        " weights can't be used; try a smaller --lr, a smaller --weight-decay or other --init"
+    )
+    return NotFinite(message, module, "output")

@@ -5,15 +5,21 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 """
 
 import os
+import sys
+import threading
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common import cli
-from common.errors import UserError
+from common import cli, job
+from common.errors import Stopped, UserError
 from common.job import rank, say, size
+
+JOIN_SECONDS, SILENT_SECONDS = 90, 5  # that processes wait for each other, and before they say so
 
 
 def add_flag(parser: cli.Parser) -> None:
@@ -51,12 +57,49 @@ def pick_device(name: str, gpus: int = 0) -> torch.device:
 
 
 def start(device: torch.device) -> None:
-    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs."""
+    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs.
+
+    Raises:
+        UserError: they do not come.
+    """
     if size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    waits = f"process {rank()} waits at {where} for the {size()} of its job, for {JOIN_SECONDS} s"
+    timer = threading.Timer(SILENT_SECONDS, partial(print, waits, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        store, backend = _meet(), "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=size())
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"not all {size()} processes of this job came to {where} ({reason}); start them with"
+            f" torchrun, or unset {', '.join(job.VARIABLES)}"
+        ) from None
+    finally:
+        timer.cancel()
+    job.tells_error = partial(_is_first_to_tell, store)
+
+
+def _meet() -> dist.Store:
+    """The store that all processes of the job share, once they have come."""
+    most = timedelta(seconds=JOIN_SECONDS)
+    store, _, _ = next(dist.rendezvous("env://", timeout=most))
+    store.set(f"here/{rank()}", "")
+    store.wait([f"here/{other}" for other in range(size())], most)
+    store.set_timeout(dist.default_pg_timeout)
+    return dist.PrefixStore("job", store)
+
+
+def _is_first_to_tell(store: dist.Store) -> bool:
+    try:
+        return store.add("told", 1) == 1
+    except RuntimeError:  # the process that kept the store has ended
+        return True
 
 
 def stop() -> None:
@@ -100,6 +143,14 @@ def total(values: list[float], device: torch.device) -> list[float]:
     return summed.tolist()
 
 
+def gather(value) -> list:
+    """The `value` of every process, by rank."""
+    values = [value] * size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast(decide: Callable[[], object]):
     """What `decide()` returns on the first process, the same on all."""
     decided = [decide() if rank() == 0 else None]
@@ -128,10 +179,22 @@ def launch(processes: int, function, *args) -> dict[int, object]:
 
     Raises:
         ChildFailedError: a process failed; the others are stopped.
+        Stopped: after Ctrl-C or SIGTERM, once all have ended.
     """
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # slow to import
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # torch warns where it has to draw a run_id.
     meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "run"}
     config = LaunchConfig(1, 1, processes, **meeting, start_method="spawn", max_restarts=0)
-    return elastic_launch(config, function)(*args)
+    try:
+        return elastic_launch(config, _call_apart)(function, *args)
+    except SignalException as stop:
+        kept = "the same command goes on with what is saved"
+        raise Stopped(stop.sigval, kept) from None
+
+
+def _call_apart(function, *args):
+    os.setpgrp()  # Ctrl-C on a terminal reaches the parent, which passes it on, and not us twice
+    job.end_with_parent()
+    return function(*args)

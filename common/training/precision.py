@@ -6,6 +6,7 @@ bf16, some have no such instructions at all.
 
 import functools
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,20 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
     name, why = parallel.broadcast(lambda: _fastest(device))
     say(f"precision: {name}, {why}")
     return Precision(name, why)
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Let PyTorch choose kernels that give the same bits again, and say what that costs here.
+
+    On a CPU they do so anyway. Call it before the first matrix product on a GPU, where cuBLAS reads
+    its variable.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    free = convolution_seconds(("fp32",), device)["fp32"]
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    ratio = convolution_seconds(("fp32",), device)["fp32"] / free
+    say(f"--deterministic: a convolution takes {ratio:.2f} times as long as without")
 
 
 @functools.cache

@@ -28,6 +28,7 @@ class Recipe:
     clip_norm: float = 0
     precision: str = "fp32"
     compile: bool = False
+    deterministic: bool = False
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -73,7 +74,9 @@ def add_flags(
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
-    add("--seeds", type=cli.positive, default=1, help="runs, of seeds SEED, SEED + 1, ...")
+    same = "the same bits again on a GPU too; says what that costs (default: no)"
+    add("--deterministic", action="store_true", help=same)
+    add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
     add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
     often = "save in mid-epoch this often, beside once an epoch"
     add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)
@@ -98,6 +101,7 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         clip_norm=args.clip_norm,
         precision=precision,
         compile=args.compile,
+        deterministic=args.deterministic,
         seed=args.seed,
         augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
     )

@@ -1,7 +1,8 @@
 """Runs: each network that is compared, trained once a seed and tested once."""
 
 import argparse
-import json
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,11 +15,18 @@ from torch import nn
 from common import files, job
 from common.data.packed import Packed, pack
 from common.data.sets import DrawnSet, FileSet
+from common.errors import UserError
 from common.reporting import plotting, tables
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
 from common.training.checkpoint import load_stopped
-from common.training.precision import Precision, choose_precision, with_fp32_convolutions
+from common.training.precision import (
+    PRECISIONS,
+    Precision,
+    choose_precision,
+    make_deterministic,
+    with_fp32_convolutions,
+)
 from common.training.recipe import Recipe, recipe_of
 
 COLUMNS = {
@@ -75,10 +83,13 @@ class Setup:
         return f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}"
 
     def provenance(self) -> dict:
-        """Data, device and precision, for results.json."""
+        """Data, device, precision and the images left out, for results.json."""
         chosen, why = self.precision.name, self.precision.why
         precision = {"asked": self.args.precision, "chosen": chosen, "why": why}
-        return {"data": self.data, "device": str(self.device), "precision": precision}
+        about = {"data": self.data, "device": str(self.device), "precision": precision}
+        if "packed" in vars(self):  # a part has asked for the images
+            about["left_out"] = [bad for split in self.packed.values() for bad in split.left_out]
+        return about
 
 
 def set_up(
@@ -91,9 +102,11 @@ def set_up(
     """
     device = parallel.pick_device(args.device, args.gpus)
     parallel.start(device)
+    if args.deterministic:
+        make_deterministic(device)
     precision = choose_precision(args.precision, device)
     recipe = recipe_of(args, precision.name)
-    return Setup(args, data, sources, device, precision, recipe, folder)
+    return Setup(args, job.printable(data), sources, device, precision, recipe, folder)
 
 
 @dataclass(frozen=True)
@@ -140,11 +153,25 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     Raises:
         UserError: as `loop.fit`, such as a run of that name with another identity.
     """
-    args, device, packed = setup.args, setup.device, setup.packed
-    folder = setup.folder / "runs" / _run_name(spec.name, args.epochs, seed, gpus)
-    if folder in setup.finished:
-        return setup.finished[folder]
-    changes = {"precision": _run_precision(setup, folder), **spec.recipe_changes}
+    folder = setup.folder / "runs" / _run_name(spec.name, setup.args.epochs, seed, gpus)
+    if folder not in setup.finished:
+        packed = setup.packed  # first, since whoever packs waits for others
+        with _alone_in(files.make_folder(folder)):
+            setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder, packed)
+    return setup.finished[folder]
+
+
+def _alone_in(folder: Path) -> contextlib.AbstractContextManager:
+    """The lock of a run's folder, which the first process of a job holds for all."""
+    return files.locked(folder, "trains") if job.is_first() else contextlib.nullcontext()
+
+
+def _train_and_test(
+    setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path, packed: dict[str, Packed]
+) -> dict:
+    args, device = setup.args, setup.device
+    stopped = None if args.fresh else load_stopped(folder / "last.pt", torch.device("cpu"))
+    changes = {"precision": _run_precision(setup, stopped), **spec.recipe_changes}
     recipe = replace(setup.recipe, seed=seed, **changes)
     job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
     network, identity = spec.build(seed)
@@ -152,11 +179,11 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     data = {split: part.source.fingerprint() for split, part in packed.items()}
     about = {"data": data, **identity}
     options = {"fresh": args.fresh, "checkpoint_seconds": args.checkpoint_seconds, "gpus": gpus}
+    options["stopped"] = stopped
     train, val = packed["train"], packed["val"]
     history = loop.fit(network, train, val, recipe, folder, device, about, **options)
     tested = _test_once(network, packed["test"], recipe, folder, device)
-    setup.finished[folder] = _summary(recipe, folder, history, tested)
-    return setup.finished[folder]
+    return _summary(recipe, folder, history, tested)
 
 
 def _run_name(name: str, epochs: int, seed: int, gpus: int) -> str:
@@ -168,19 +195,18 @@ def _run_name(name: str, epochs: int, seed: int, gpus: int) -> str:
     return f"{name}{mode}-{epochs}epochs-seed{seed}"
 
 
-def _run_precision(setup: Setup, folder: Path) -> str:
+def _run_precision(setup: Setup, stopped: dict | None) -> str:
     """The setup's precision; of a run that goes on the one that it began with, where not asked."""
-    stopped = None
-    if setup.args.precision == "auto" and not setup.args.fresh:
-        stopped = load_stopped(folder / "last.pt", torch.device("cpu"))
-    return stopped["about"]["precision"] if stopped else setup.recipe.precision
+    begun = stopped["about"].get("precision") if stopped else None
+    goes_on = setup.args.precision == "auto" and begun in PRECISIONS
+    return begun if goes_on else setup.recipe.precision
 
 
 def _test_once(
     network: nn.Module, test: Packed, recipe: Recipe, folder: Path, device: torch.device
 ) -> dict:
     """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
-    path, sha256 = folder / "test.json", files.sha256_of(folder / "best.pt")
+    path, sha256 = folder / "test.json", files.check(folder / "best.pt")
     kept = _kept_test(path)
     if kept.get("weights_sha256") == sha256:
         return kept
@@ -193,8 +219,11 @@ def _test_once(
 
 def _kept_test(path: Path) -> dict:
     try:
-        kept = json.loads(files.load(path))
-    except (OSError, ValueError):  # missing or damaged: test is looked at again
+        kept = files.load_json(path)
+    except FileNotFoundError:
+        return {}
+    except UserError as error:
+        job.say(f"{error}; test is looked at again", file=sys.stderr)
         return {}
     wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images"}
     return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}

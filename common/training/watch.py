@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
+WHOLE_NETWORK = "all parameters together"
+
 
 class NotFinite(UserError):
     """A loss or gradient that is not finite: it began with the `direction` of `module`.
@@ -44,7 +46,20 @@ def _non_finite_parameter(network: nn.Module) -> str:
     for name, parameter in network.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return name
-    return "all parameters together"
+    return WHOLE_NETWORK
+
+
+def first_bad_output(network: nn.Module, compute_logits: Callable[[], Tensor]) -> str | None:
+    """The module with the first non-finite output of a forward pass; None where there is none."""
+    bad: list[str] = []
+
+    def look(module: str, _direction: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            bad.append(module)
+
+    with watched(network, look):
+        compute_logits()
+    return bad[0] if bad else None
 
 
 @contextlib.contextmanager

@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from common import files
 from common.data.augment import Augmentation
 from common.errors import UserError
 from common.reporting import results
 from common.training import loop
+from common.training.checkpoint import save_checkpoint
 from tests.training.test_loop import RECIPE, assert_same, state, train
 
 SLOW = """
@@ -33,7 +36,7 @@ t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
 """
 
 
-@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by):
     recipe = replace(RECIPE, epochs=8)
     code = SLOW.format(root=str(results.ROOT), folder=str(tmp_path / "killed"))
@@ -101,6 +104,9 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path):
     train(tmp_path / "a")
     train(tmp_path / "b", replace(RECIPE, learning_rate=0.5))
     shutil.copy(tmp_path / "b" / "best.pt", tmp_path / "a" / "best.pt")
+    with pytest.raises(UserError, match=r"best.pt: damaged or changed: .* --fresh trains anew"):
+        train(tmp_path / "a")
+    files.record(tmp_path / "a" / "best.pt")
     with pytest.raises(UserError, match=r"best.pt is of another run than last.pt"):
         train(tmp_path / "a")
 
@@ -121,9 +127,54 @@ def test_other_flags_are_refused_with_the_difference_named(tmp_path):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     train(tmp_path)
-    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
-    with pytest.raises(UserError, match=r"last.pt: not a checkpoint .* --fresh trains anew"):
+    path = tmp_path / "last.pt"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (whole[:100], b"", bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"last.pt: damaged or changed: its .* --fresh trains"):
+            train(tmp_path)
+    path.write_bytes(whole)
+    (tmp_path / files.SUMS).unlink()
+    with pytest.raises(UserError, match=r"last.pt: damaged or changed: SHA256SUMS has it not"):
         train(tmp_path)
+
+
+def set_nan(state):
+    state["network"]["0.weight"][0] = torch.nan
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: {}, "KeyError: 'about'"),
+        (lambda _: [1, 2], "can't be|cannot|not a checkpoint"),
+        (lambda state: {**state, "about": None}, "TypeError: about"),
+        (lambda state: {k: v for k, v in state.items() if k != "optimizer"}, "'optimizer'"),
+        (lambda state: {**state, "optimizer": {}}, "not a checkpoint of such a run"),
+        (lambda state: {**state, "epoch": -5}, "epoch -5"),
+        (lambda state: {**state, "epoch": 2, "history": []}, "0 epochs in its history, not 2"),
+        (lambda state: {**state, "network": {}}, "Missing key"),
+        (set_nan, "0.weight is not finite"),
+    ],
+)
+def test_a_checkpoint_with_other_contents_is_refused(tmp_path, change, words):
+    train(tmp_path)
+    save_checkpoint(tmp_path / "last.pt", change(state(tmp_path)))
+    with pytest.raises(UserError, match=rf"last.pt: .*({words}).*; --fresh trains anew"):
+        train(tmp_path)
+
+
+def test_the_log_of_a_complete_run_is_written_again(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_bytes()
+    for change in (path.unlink, lambda: path.write_text("{")):
+        change()
+        train(tmp_path)
+        assert path.read_bytes() == before
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
@@ -138,4 +189,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"last.pt: cannot be written \(No space left"):
         train(tmp_path, fresh=True)
     assert (tmp_path / "last.pt").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.pt", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("last.pt", "best.pt", "metrics.jsonl", "SHA256SUMS")
+    }

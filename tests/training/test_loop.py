@@ -22,6 +22,7 @@ PLAIN = Augmentation(crop_area_min=1, jitter=0, cutmix_prob=0)
 
 
 class Source:
+    name = "tiny set"
     class_names = ("dark", "bright", "red")
 
     def fingerprint(self):

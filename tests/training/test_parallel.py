@@ -112,12 +112,11 @@ def test_the_first_process_decides_the_precision_for_all(by_two):
     assert [by_two[rank]["precision"] for rank in range(2)] == ["bf16", "bf16"]
 
 
-def test_shares_are_a_partition(monkeypatch):
+def test_shares_are_a_partition(place):
     for size in (1, 2, 3, 5):
-        monkeypatch.setenv("WORLD_SIZE", str(size))
         seen = []
         for rank in range(size):
-            monkeypatch.setenv("RANK", str(rank))
+            place(rank, size)
             seen += torch.arange(11)[parallel.process_share()].tolist()
         assert sorted(seen) == list(range(11))
 
@@ -164,8 +163,8 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     assert tiny.state(tmp_path)["epoch"] == 1  # what was saved before stays
 
 
-def test_a_step_that_leaves_a_process_one_image_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_step_that_leaves_a_process_one_image_is_refused(place):
+    place(0, 2)
     with pytest.raises(UserError, match="a step of 3 for 2 processes, batch norm needs 2 or more"):
         loop.check_steps(tiny.packed(), RECIPE)
     loop.check_steps(tiny.packed(), replace(RECIPE, batch_size=6))

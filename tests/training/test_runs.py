@@ -6,6 +6,7 @@ import torch
 
 from common.errors import UserError
 from common.training import loop, precision, runs
+from common.training.checkpoint import save_checkpoint
 from common.training.runs import NetworkSpec, over_seeds, set_up, train_seeds, training_report
 from tests.training import test_loop as tiny
 from tests.training.test_recipe import parse
@@ -128,7 +129,7 @@ def test_other_weights_are_tested_again(setup_of, looks_at_test):
     best = tiny.state(folder, "best.pt")
     best["network"]["6.weight"].zero_()
     best["network"]["6.bias"] = torch.tensor([-9.0, -9.0, 9.0])
-    torch.save(best, folder / "best.pt")
+    save_checkpoint(folder / "best.pt", best)
     (run,) = train_seeds(setup_of("--precision", "fp32"), TINY)
     assert len(looks_at_test) == 2
     assert run["test_top1"] == pytest.approx(100 / 3)  # all are called the third class
