@@ -33,6 +33,8 @@ CLAIMS = Path(__file__).with_name("claims.json")
 MADE_BY = "made by python -m common.reporting.page --readme"
 BLOCK = re.compile(r"(<!-- begin (\w+)[^>]*-->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
 REFERENCE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+# What GitHub's Markdown takes for more than text; an underscore between letters it leaves alone.
+MARKUP = re.compile(r"[\\`*\[\]|~<>&#@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")
 NO_FOLDERS = ("synthetic", "flowers102")  # values of --data that a reader types as they are
 PARTS_HEADERS = ["part", "the report printed", "what is true", "ours", "command", "time"]
 
@@ -51,7 +53,7 @@ def read_published(folder: Path) -> dict:
         if path.is_dir():
             tree[path.name] = read_published(path)
         elif path.suffix == ".json" and path.stem != "results":
-            tree[path.stem] = json.loads(files.load(path))
+            tree[path.stem] = files.load_json(path)
     return tree | results.read(folder)["parts"]
 
 
@@ -96,12 +98,17 @@ def fill(words: str, published: Mapping) -> str | None:
 
 
 def shown(value, how: str) -> str:
-    """A value as a format specification has it, or as `duration` or `count` do."""
+    """A value as a format specification has it, or as `duration` or `count` do.
+
+    Names, which may hold anything, become text that the page shows as it is.
+    """
     if how == "duration":
         return duration(value)
     if how == "count":
         return f"{len(value):,}"
-    return format(value, how).replace("%", " %")
+    if isinstance(value, (int, float)):
+        return format(value, how).replace("%", " %")
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", job.printable(format(value, how)))
 
 
 def duration(seconds: float) -> str:
@@ -123,8 +130,15 @@ def parts_table(parts: list[dict], published: Mapping) -> list[str]:
         seconds = part_seconds(record, published)
         words = [f"**{record['part']}** {record['title']}"]
         words += [record[key] for key in ("report", "truth", "ours")]
-        rows.append([*_filled(words, published), f"`{command}`", duration(seconds)])
+        rows.append([*_filled(words, published), code(command), duration(seconds)])
     return markdown_table(PARTS_HEADERS, rows)
+
+
+def code(text: str) -> str:
+    """Text as code in a cell of a Markdown table."""
+    text = job.printable(text).replace("|", r"\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
 
 
 def reader_command(command: str, part: str) -> str:
@@ -228,10 +242,10 @@ def main() -> None:
         "--readme", action="store_true", required=True, help="rewrite the blocks of README.md"
     )
     parser.parse_args()
-    claims = json.loads(files.load(CLAIMS))
-    text = rewritten(README.read_text(), claims, read_published(PUBLISHED))
+    claims = json.loads(CLAIMS.read_text("utf-8"))
+    text = rewritten(README.read_text("utf-8"), claims, read_published(PUBLISHED))
     with files.atomic(README) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
     job.say(f"-> {README}")
 
 

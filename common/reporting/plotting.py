@@ -1,17 +1,27 @@
 """Figures: PNG at 200 dpi, with units on the axes and the provenance in the title.
 
 matplotlib is imported where a figure is drawn: it takes a second, which `--help` need not wait.
+Names are of the user's: they are drawn as they are, never read as mathematics.
 """
 
 import contextlib
+import itertools
+import logging
+import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from common import job
+
+FONT = "DejaVu Sans"  # which matplotlib carries
 STYLE = {
+    "font.family": FONT,
+    "text.parse_math": False,
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -21,6 +31,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -50,24 +61,72 @@ class Panel:
     curves: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
 
 
+@cache
+def _matplotlib():
+    """matplotlib, imported as if no MPLBACKEND were set: a notebook's may name one we don't have.
+
+    What it logs below an error, such as that it has no place for a cache, is left out.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib.figure  # not pyplot, which would keep every figure in memory
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
 @contextlib.contextmanager
 def _figure(
     path: Path, title: str, shape: tuple[int, int], size: tuple[float, float], **options
 ) -> Iterator[tuple]:
     """A figure of `size` inches and its (rows, columns) of axes, written when the block ends."""
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot, which would keep every figure in memory
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc has
+        matplotlib.rcParams.update(STYLE)
+        title = _wrapped(title, characters=round(12 * size[0]))
+        size = (size[0], size[1] + 0.18 * _lines_more([title]))
+        figure = matplotlib.figure.Figure(size, layout="constrained")
         if title:
-            figure.suptitle(_wrapped(title, characters=round(12 * size[0])), fontsize=11)
+            figure.suptitle(title, fontsize=11)
         yield figure, figure.subplots(*shape, squeeze=False, **options)
+        for text in figure.findobj(matplotlib.text.Text):
+            text.set_text(_drawable(text.get_text()))
         figure.savefig(path, dpi=200)
 
 
+def _drawable(text: str) -> str:
+    """Text, lines and all, with what the font has no glyph for as <U+732B U+864E>."""
+    text = "\n".join(map(job.printable, text.split("\n")))
+    runs = itertools.groupby(text, lambda char: char == "\n" or ord(char) in _glyphs())
+    return "".join(
+        "".join(run) if has_glyphs else f"<{' '.join(f'U+{ord(char):04X}' for char in run)}>"
+        for has_glyphs, run in runs
+    )
+
+
+def _name(text: str) -> str:
+    """A drawable text of one line, which may hold names of the user's: newlines are escaped."""
+    return _drawable(job.printable(text))
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The code points that the font can draw."""
+    fonts = _matplotlib().font_manager
+    return frozenset(fonts.get_font(fonts.findfont(FONT)).get_charmap())
+
+
 def _wrapped(text: str, characters: int) -> str:
-    return "\n".join(textwrap.wrap(text, characters))
+    """A text as `_name` has it, in lines of that many characters at most."""
+    return "\n".join(textwrap.wrap(_name(text), characters))
+
+
+def _lines_more(texts: Iterable[str]) -> int:
+    """Lines of the longest text beyond the three that a figure has room for."""
+    return max([0, *(text.count("\n") - 2 for text in texts)])
 
 
 def image_grid(
@@ -77,27 +136,31 @@ def image_grid(
 
     Cells are uint8 (height, width, 3) or heat maps; a column's heat maps share one scale.
     """
-    from matplotlib.colors import PowerNorm
-
-    heights = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
+    ratios = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
+    heights = np.clip(ratios, 0.25, 4)  # a strip is drawn small in a place of its own
     scales = [_highest(cells) for cells in zip(*rows.values(), strict=True)]
     shape = (len(rows), len(headers))
-    size = (2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7)
+    fitting = np.maximum(10, 24 * heights).astype(int)  # characters along a row
+    names, headers = list(map(_wrapped, rows, fitting)), [_wrapped(text, 18) for text in headers]
+    width, height = 2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7
+    size = (width + 0.17 * _lines_more(names), height + 0.17 * _lines_more(headers))
     with _figure(path, title, shape, size, height_ratios=heights) as (figure, axes):
-        for row, (name, cells) in zip(axes, rows.items(), strict=True):
+        for row, name, cells in zip(axes, names, rows.values(), strict=True):
             row[0].set_ylabel(name)
             for axis, cell, highest in zip(row, cells, scales, strict=True):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if isinstance(cell, HeatMap):
-                    scale = PowerNorm(0.5, 0, highest)  # most differences are small
+                    scale = _matplotlib().colors.PowerNorm(
+                        0.5, 0, highest
+                    )  # most differences are small
                     drawn = axis.imshow(cell.values, cmap="magma", norm=scale)
                     beside = axis.inset_axes((1.03, 0, 0.05, 1))
                     figure.colorbar(drawn, cax=beside, label=cell.label)
                 else:
                     axis.imshow(cell)
         for axis, header in zip(axes[0], headers, strict=True):
-            axis.set_title(_wrapped(header, 18))
+            axis.set_title(header)
 
 
 def _highest(cells: Sequence[np.ndarray | HeatMap]) -> float:
@@ -117,7 +180,7 @@ def bars(
     """Bars, their intervals (`lows` to `highs`, NaN where there is none) and heights as text."""
     with _figure(path, title, (1, 1), (8, 4)) as (_, ((axis,),)):
         errors = [np.subtract(heights, lows), np.subtract(highs, heights)]
-        drawn = axis.bar(names, heights, 0.6, yerr=errors, capsize=3)
+        drawn = axis.bar(list(map(_name, names)), heights, 0.6, yerr=errors, capsize=3)
         axis.bar_label(drawn, [f"{height:.3f}" for height in heights], padding=2, fontsize=9)
         axis.set(ylabel=ylabel, axisbelow=True)
         axis.grid(visible=False, axis="x")
@@ -127,8 +190,7 @@ def dose_response(
     path: Path, title: str, ylabel: str, panels: list[Panel], ylim: tuple[float, float]
 ) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
+    ticker = _matplotlib().ticker
     size = (5.2 * len(panels) + 0.8, 4.6)
     with _figure(path, title, (1, len(panels)), size, sharey=True) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
@@ -138,11 +200,12 @@ def dose_response(
                 axis.fill_between(panel.doses, low, high, color=line.get_color(), alpha=0.12)
             axis.set(title=panel.title, xlabel=panel.xlabel, xscale="log", yscale="log")
             axis.xaxis.set(
-                major_locator=FixedLocator(list(panel.doses)),
-                minor_locator=NullLocator(),
+                major_locator=ticker.FixedLocator(list(panel.doses)),
+                minor_locator=ticker.NullLocator(),
                 major_formatter="{x:g}",
             )
-            axis.yaxis.set_major_formatter("{x:g}")
+            # Not the default ones, which write mathematics.
+            axis.yaxis.set(major_formatter="{x:g}", minor_formatter=ticker.LogFormatter())
             axis.axhline(1, color="grey", linewidth=1, linestyle=":")
         axes[0, 0].set(ylabel=ylabel, ylim=ylim)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
@@ -179,8 +242,6 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     `histories[name]` has one list of epochs a seed: the lines are their means, the bands span val's
     lowest to highest.
     """
-    from matplotlib.ticker import MaxNLocator
-
     seeds = max(map(len, histories.values()))
     if seeds > 1:
         title += f"; mean and range of {seeds} seeds"
@@ -197,33 +258,37 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True))
         axes[0, 1].legend(loc="best")
 
 
 def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
     """A grid of images under maps, each in shares of its own largest value, on one colour scale."""
-    from matplotlib.cm import ScalarMappable
-
     shape = (len(rows), max(map(len, rows)))
-    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6)
+    captions = [[_caption(cell) for cell in cells] for cells in rows]
+    more = sum(map(_lines_more, captions))
+    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.12 * more)
     with _figure(path, title, shape, size) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
-        for row, cells in zip(axes, rows, strict=True):
-            for axis, cell in zip(row, cells, strict=False):
+        for row, cells, texts in zip(axes, rows, captions, strict=True):
+            for axis, cell, caption in zip(row, cells, texts, strict=False):
                 axis.imshow(cell.image)
-                # textwrap breaks at spaces alone: a number keeps its percent sign.
-                caption = _wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
                 if cell.map is not None:
                     highest = float(cell.map.max())
-                    caption += "" if highest > 0 else "\n(all-zero map)"
                     shares = cell.map / highest if highest > 0 else cell.map
                     axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
                 axis.set_title(caption, fontsize=7)
         label = "share of the map's largest value"
-        scale = ScalarMappable(cmap="inferno")  # from 0 to 1
+        scale = _matplotlib().cm.ScalarMappable(cmap="inferno")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
+
+
+def _caption(cell: Overlay) -> str:
+    # textwrap breaks at spaces alone: a number keeps its percent sign.
+    caption = _wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
+    blank = cell.map is not None and not cell.map.max() > 0
+    return caption + "\n(all-zero map)" * blank
 
 
 def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -253,10 +318,22 @@ def peaks(
             for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
                 label = f"{name}, step {step}"
                 shown = np.minimum(values, top)
-                axis.plot(modules, shown, style, color=f"C{number}", ms=4, label=label)
+                axis.plot(
+                    list(map(_name, modules)),
+                    shown,
+                    style,
+                    color=f"C{number}",
+                    ms=4,
+                    label=label,
+                )
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
             axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
         axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
+        axis.yaxis.set_major_formatter(_power_of_ten)
         axis.tick_params(axis="x", rotation=45)
         figure.legend(loc="outside lower center", ncols=3)
+
+
+def _power_of_ten(value: float, _position: int) -> str:
+    return "10" + str(round(np.log10(value))).translate(SUPERSCRIPTS)

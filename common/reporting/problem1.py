@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from common.job import printable
 from common.reporting import plotting
 from common.reporting.tables import table
 
@@ -31,7 +32,7 @@ def shift_table(result: Mapping) -> str:
 def feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
     """1.2's losses under the shift, a row a loss."""
     caption = (
-        f"Shift by {shift_px:g} px, edge {edge}, {tag}.\n"
+        f"Shift by {shift_px:g} px, edge {edge}, {printable(tag)}.\n"
         "Features: MSE, and MAE as mae_. raw: mean loss. relative: 0 = the same, 1 = another\n"
         f"picture, with its 95 % bootstrap interval over photos.\n{_other_pictures(result)}"
     )
@@ -63,7 +64,7 @@ def noise_table(result: Mapping, tag: str) -> str:
     """1.3's losses under noise, a row a loss, of the photo and of its shifted copy."""
     clipped, translated = result["clipped_share"], result["losses_translated"]
     caption = (
-        f"Gaussian noise, sigma {result['sigma']:g} (0-255 units), {tag}; clipped:\n"
+        f"Gaussian noise, sigma {result['sigma']:g} (0-255 units), {printable(tag)}; clipped:\n"
         f"{clipped['original']:.1%} of the original's values, {clipped['translated']:.1%} of the"
         " translated one's.\nOriginal against its noisy copy; (tr.): translated against its noisy"
         f" copy.\n{_other_pictures(result)}"
@@ -87,7 +88,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     tables, figures = {}, {}
     for key, tag in tags.items():
         name = "1.3_dose_response" + ("_random" if key == "random_weights" else "")
-        title = f"{tag}: central {side_px}x{side_px} px squares, {draws}"
+        title = f"{printable(tag)}: central {side_px}x{side_px} px squares, {draws}"
         text, panels, caption = "", [], f"Calibrated losses, {title}\n"
         for kind, heading, unit, doses in (
             ("shift", "translation", "shift in px", curves["shift_px"]),
@@ -137,8 +138,9 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     ]
     control = " random: the same with random weights." if len(equal) > 1 else ""
     caption = (
-        f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units, {tag},\ntheir"
-        f" central {side_px}x{side_px} px. A low sigma: a loss more sensitive to noise, by the"
+        "The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
+        f" {printable(tag)},\ntheir central {side_px}x{side_px} px."
+        " A low sigma: a loss more sensitive to noise, by the"
         ' measure of its own answer\nto the shift. "none": not reached up to sigma'
         f" {max(curves['sigma'])}.{control}"
     )
@@ -181,4 +183,4 @@ def _other_pictures(result: Mapping) -> str:
         f"{name} ({resized[name]})" if name in resized else name for name in result["references"]
     ]
     scaled = ";\nthose with a size were scaled to the photo's" if resized else ""
-    return f"Another picture: {', '.join(names)}{scaled}."
+    return f"Another picture: {printable(', '.join(names))}{scaled}."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.job import printable
 from common.reporting import plotting
 from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
@@ -34,9 +35,9 @@ def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:
         for row, (width, height, images) in zip(ranks, counts["top_resolutions"], strict=False):
             row.update({split: f"({width}, {height})", f"{split} images": images})
     rank_columns = {key: f"{{{key}}}" for key in ranks[0]}
-    caption = f"{data}: the most frequent resolutions, (width, height) in px."
+    caption = f"{printable(data)}: the most frequent resolutions, (width, height) in px."
     return {
-        "2.1_splits.txt": table(data, columns, rows),
+        "2.1_splits.txt": table(printable(data), columns, rows),
         "2.1_resolutions.txt": table(caption, rank_columns, ranks),
     }
 
@@ -85,7 +86,9 @@ def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
 def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str:
     """2.4's table of its result's rows: ways to train on several devices, or why not."""
     talk = "gloo, on the cores of one CPU" if device == "cpu" else "nccl"
-    caption = f"{tag}, global batch {batch_size};\n{device}, where processes talk by {talk}."
+    caption = (
+        f"{printable(tag)}, global batch {batch_size};\n{device}, where processes talk by {talk}."
+    )
     columns = {key: f"{{{key}}}" for key in ("mode", "processes", "precision")}
     columns |= {"images/s": "{images_per_second:.1f}", "seconds": "{training_seconds:.1f}"}
     columns |= {"test top-1 %": "{test_top1:.1f}", "remark": "{not_run}"}
@@ -103,7 +106,8 @@ def pointing_table(result: Mapping, tag: str) -> str:
         rows.append(row)
     caption = (
         f"Pointing game: per cent of Grad-CAM maps ({result['layer']}) whose peak lies on the"
-        f" flower,\n{maps} test images; {tag}.\nchance: a random pixel; centre: the middle."
+        f" flower,\n{maps} test images; {printable(tag)}.\n"
+        "chance: a random pixel; centre: the middle."
     )
     columns = {"maps of": "{name}", "on the flower": "{hits:.1f}"}
     columns["95 % interval"] = "{low:.1f} - {high:.1f}"

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from common.job import printable
 from common.reporting import plotting
 from common.reporting.tables import table
 
@@ -42,7 +43,7 @@ def catalogue_table(result: Mapping, data: str) -> str:
         number = numbers[names.get(name, name)]
         ends = number if isinstance(number, list) else [number]  # fewest and most where they differ
         rows.append({"name": name, "number": " - ".join(f"{end:,}" for end in ends)})
-    caption = f"Drawn from {data}, counted from the manifest."
+    caption = f"Drawn from {printable(data)}, counted from the manifest."
     return table(caption, {"": "{name}", "number": "{number}"}, rows)
 
 
@@ -142,7 +143,7 @@ def forecast_table(result: Mapping, tag: str) -> str:
     columns["forecast"] = "{verdict}"
     caption = (
         "Overflow forecast, before the first step: largest |output| of any module of new networks"
-        f"\nfor one batch; {tag}; the pass itself in fp32.\n"
+        f"\nfor one batch; {printable(tag)}; the pass itself in fp32.\n"
         "resnet36_sum: the report's, f after the sum. resnet34_f: ResNet-34 with f for its ReLUs."
     )
     return table(caption, columns, rows)
@@ -159,7 +160,7 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
         f" and the report's other network.\n{recipe}, batch {result['recipe']['batch_size']}.\n"
         f"{result['steps']} steps, or until a value is not finite; same seed, same images; loss:"
         f" mean of the last {last_steps} steps,\nof equal logits {result['chance_loss']:.3f}."
-        f" {tag}."
+        f" {printable(tag)}."
     )
     return table(caption, columns, rows)
 
@@ -182,7 +183,7 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag:
         f" {result['steps']} steps or until\nthe loss is not finite. {report}: the report's"
         f" network; {branch}: f inside the branch alone;\n{recipe}.\n{as_given}: as the flags have"
         f" it, f: {result['residual']}, {flags['optimizer']} {flags['learning_rate']:g},"
-        f" {flags['precision']}. {tag}."
+        f" {flags['precision']}. {printable(tag)}."
     )
     return table(caption, columns, rows)
 

@@ -1,6 +1,5 @@
 """results.json: what each part found, which files it wrote, and where both came from."""
 
-import json
 import os
 import platform
 import shlex
@@ -26,7 +25,8 @@ class Findings:
     """What a part found, and how it is told. Files are named by their names in the folder.
 
     result: plain values for results.json. tables: texts that are printed and kept. texts: texts or
-    bytes that are kept alone. figures: functions that draw a figure into the path they are given.
+    bytes that are kept alone; a manifest among them (a CSV) is read back, so SHA256SUMS has it.
+    figures: functions that draw a figure into the path they are given.
     """
 
     result: dict
@@ -55,21 +55,29 @@ def read(folder: Path) -> dict:
     """{"files": {part: names}, "parts": {part: result}} of a folder; empty where there is none.
 
     Raises:
-        UserError: results.json is not a results file of this project.
+        UserError: results.json is damaged, or not a results file of this project.
     """
     path = folder / "results.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return {"files": {}, "parts": {}}
     try:
-        stored = json.loads(files.load(path))
+        stored = files.load_json(path)
         names = {part: list(owned) for part, owned in stored["files"].items()}
-        if any(Path(name).name != name for owned in names.values() for name in owned):
-            raise ValueError("a file outside the folder")  # which a next run would remove
+        if not all(_is_ours(name) for owned in names.values() for name in owned):
+            raise ValueError("a file that a part can't have written")  # a next run would remove it
         return {"files": names, "parts": {part: dict(row) for part, row in stored["parts"].items()}}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+    except UserError as error:
+        raise UserError(f"{error}; move it away and run again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"{path} is not a results file of this project as it is now; move it away and run again"
         ) from None
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a part may write and remove a file of this name, in the folder and not hidden."""
+    bare = Path(name).name == name and name.isprintable() and not name.startswith(".")
+    return bare and name not in ("", "results.json", files.SUMS)
 
 
 def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> None:
@@ -86,7 +94,7 @@ def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> No
         return
     for text in findings.tables.values():
         job.say(text)
-    with files.locked(folder):
+    with files.locked(folder, "writes results"):
         before = _claim(folder, part, findings.file_names)
         _write(folder, findings)
         for name in sorted(before - set(findings.file_names)):
@@ -106,10 +114,11 @@ def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
     """
     stored = read(folder)
     before = set(stored["files"].get(part, []))
-    for name in names:
-        if name not in before and os.path.lexists(folder / name):
+    for name in before.union(names):
+        path = folder / name
+        if path.is_dir() or (name not in before and os.path.lexists(path)):
             raise UserError(
-                f"{folder / name} is in the way: results.json does not record it as written by part"
+                f"{path} is in the way: no file that results.json records as written by part"
                 f" {part}; move it away, or choose another --out"
             )
     stored["files"][part] = sorted(before.union(names))
@@ -119,7 +128,10 @@ def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
 
 def _write(folder: Path, findings: Findings) -> None:
     for name, text in {**findings.tables, **findings.texts}.items():
-        content = text.encode() if isinstance(text, str) else text
+        content = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+        if name.endswith("manifest.csv"):
+            files.save(folder / name, content)
+            continue
         with files.atomic(folder / name) as temporary:
             temporary.write_bytes(content)
     for name, draw in findings.figures.items():
@@ -168,8 +180,11 @@ def git_commit() -> str | None:
     """
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        return subprocess.run(  # noqa: S603 words of ours alone
+            ["git", "-C", str(ROOT), *words],  # noqa: S607 the user's git, wherever it is
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
     try:

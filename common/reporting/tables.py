@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from tabulate import tabulate
 
+from common.job import printable
+
 FORMATTER = string.Formatter()
 
 
@@ -23,7 +25,7 @@ def cell(template: str, record: Mapping) -> str | None:
     """A format string filled from a record; None where a value that it names is not there.
 
     Not there are keys that are missing, None, and NaN and infinities, which results.json stores as
-    null.
+    null. What a terminal or a line would take for more than text is escaped.
     """
     for _, field, _, _ in FORMATTER.parse(template):
         if field is None:  # text after the last value
@@ -34,7 +36,7 @@ def cell(template: str, record: Mapping) -> str | None:
             return None
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None
-    return template.format_map(record)
+    return printable(template.format_map(record))
 
 
 def aligned(headers: list[str], rows: list[list[str | None]]) -> str:

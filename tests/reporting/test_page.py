@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from common import files
 from common.errors import UserError
 from common.reporting import page, results
 from common.reporting.results import Findings
@@ -35,7 +36,7 @@ def published(tmp_path):
     provenance = {"command": COMMAND, "call_seconds": 60}
     results.publish(folder, "3.4", Findings(FOUND), provenance)
     (tmp_path / "published" / "benchmarks").mkdir()
-    (tmp_path / "published" / "benchmarks" / "loop.json").write_text('{"over_usual": 2}')
+    files.save_json(tmp_path / "published" / "benchmarks" / "loop.json", {"over_usual": 2})
     return page.read_published(tmp_path / "published")
 
 

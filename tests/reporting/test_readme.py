@@ -8,6 +8,7 @@ import pytest
 import problem1_perceptual as p1
 import problem2_flowers as p2
 import problem3_resnet36 as p3
+from common import files
 from common.networks import weights
 from common.reporting import page, results
 
@@ -61,6 +62,14 @@ def test_published_results_say_what_they_were_made_on():
         provenance = result["provenance"]
         assert wanted <= provenance.keys(), f"{folder} {part}"
         assert {"torch", "processor", "cores", "gpus"} <= provenance["environment"].keys()
+
+
+def test_published_files_that_are_read_back_have_their_sums():
+    read_back = ["results.json", "test.json", "metrics.jsonl", "benchmarks/*.json"]
+    paths = [path for name in read_back for path in page.PUBLISHED.rglob(name)]
+    assert len(paths) > len(RESULTS)
+    for path in paths:
+        files.check(path)
 
 
 def test_every_published_file_is_recorded_as_its_parts():

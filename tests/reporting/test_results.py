@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from common import files
 from common.errors import UserError
 from common.reporting import results
 from common.reporting.results import Findings
@@ -28,7 +29,9 @@ def stored(folder):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    """Files in a folder but its lock and its SHA256SUMS."""
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return sorted(there - {"SHA256SUMS"})
 
 
 def start(work) -> multiprocessing.Process:
@@ -89,13 +92,60 @@ def test_a_write_that_fails_leaves_the_old_results(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["my notes", "[1]", '{"parts": {}}', '{"files": {"1.1": null}, "parts": {}}', '{"parts": 1}'],
+    [
+        "my notes",
+        "[" * 100_000,
+        "[1]",
+        '{"parts": {}}',
+        '{"files": {"1.1": null}, "parts": {}}',
+        '{"files": {"1.1": [5]}, "parts": {}}',
+        '{"parts": 1}',
+    ],
 )
-def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text):
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text, recorded):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match="move it away"):
+    if recorded:
+        files.record(tmp_path / "results.json")
+    with pytest.raises(UserError, match=r"results\.json.*move it away and run again$"):
         results.open_folder(tmp_path)
     assert (tmp_path / "results.json").read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_is_no_file_in_the_place_of_the_results_is_named(tmp_path, kind):
+    path = tmp_path / "results.json"
+    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"results\.json is not a results file.*move it away"):
+        results.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 20, -3])
+def test_results_with_one_bit_flipped_are_refused(tmp_path, place):
+    publish(tmp_path, "1.1", {"a": 1})
+    content = bytearray((tmp_path / "results.json").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.json: damaged or changed.*move it away"):
+        results.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../mine", "/mine", "a/b", "..", ".", "", ".lock", "results.json", "SHA256SUMS", "a\0", "a\n"],
+)
+def test_results_that_name_a_file_no_part_writes_are_refused(tmp_path, name):
+    # A part that runs again removes the files of its run before.
+    mine = tmp_path / "mine"
+    mine.write_text("the user's")
+    (tmp_path / "out").mkdir()
+    stored = {"files": {"1.1": ["1.1.txt", name]}, "parts": {}}
+    files.save_json(tmp_path / "out" / "results.json", stored)
+    with pytest.raises(UserError, match="not a results file"):
+        results.open_folder(tmp_path / "out")
+    with pytest.raises(UserError, match="not a results file"):
+        publish(tmp_path / "out", tables={"1.1.txt": "new"})
+    assert mine.read_text() == "the user's"
 
 
 # ------------------------------------------------------------------------------------- the files
@@ -116,6 +166,32 @@ def test_tables_are_printed_and_kept_texts_and_figures_kept_alone(tmp_path, caps
     assert "loss  raw" in printed
     assert "a,b" not in printed
     assert printed.endswith("results.json [1.1] in 1.5 s\n")
+
+
+def test_sums_are_of_what_is_read_back(tmp_path):
+    listing = b"path,sha256\r\na.png,00\r\n"
+    publish(tmp_path, tables={"1.1.txt": "1"}, texts={"1.1_manifest.csv": listing, "1.1.csv": b""})
+    sums = (tmp_path / "SHA256SUMS").read_text().split()[1::2]
+    assert sums == ["1.1_manifest.csv", "results.json"]
+    assert files.load(tmp_path / "1.1_manifest.csv") == listing
+    publish(tmp_path, tables={"1.1.txt": "1"})
+    assert (tmp_path / "SHA256SUMS").read_text().split()[1::2] == ["results.json"]
+
+
+def test_names_that_are_no_utf8_are_kept_as_escapes(tmp_path):
+    publish(tmp_path, result={"images": {"a\udcff.png": 1}}, tables={"1.1.txt": "a\udcff.png"})
+    assert (tmp_path / "1.1.txt").read_bytes() == rb"a\udcff.png"
+    assert results.read(tmp_path)["parts"]["1.1"]["images"] == {"a\udcff.png": 1}
+
+
+def test_a_folder_in_the_place_of_a_file_of_before_is_named_and_left(tmp_path):
+    publish(tmp_path, tables={"1.1_a.txt": "1", "1.1_b.txt": "1"})
+    (tmp_path / "1.1_a.txt").unlink()
+    (tmp_path / "1.1_a.txt").mkdir()
+    for name in ("1.1_a.txt", "1.1_b.txt"):  # to be written again, and to be removed
+        with pytest.raises(UserError, match=r"1\.1_a\.txt is in the way"):
+            publish(tmp_path, tables={name: "2"})
+    assert (tmp_path / "1.1_b.txt").read_text() == "1"
 
 
 def test_a_rerun_replaces_its_files_and_removes_those_it_does_not_make_again(tmp_path, capsys):
@@ -177,8 +253,8 @@ def test_several_processes_at_once_lose_nothing_of_each_other(tmp_path):
     assert names(tmp_path) == ["1.1_a19.txt", f"1.2_{name}19.txt", "results.json"]
 
 
-def test_only_the_first_process_of_a_job_prints_draws_and_writes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+def test_only_the_first_process_of_a_job_prints_draws_and_writes(tmp_path, capsys, place):
+    place(1, 2)
     drawn = []
     publish(tmp_path, tables={"1.1.txt": "text"}, figures={"1.1.png": drawn.append})
     assert not drawn

@@ -1,0 +1,181 @@
+"""A name is shown as it is, whatever it holds, in figures, tables and on the page."""
+
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from matplotlib import mathtext
+from matplotlib.figure import Figure
+
+from common.reporting import page, plotting, problem1, problem2, problem3, tables
+from common.reporting.results import ROOT
+from tests.reporting.test_plotting import FIGURES, MAP, PICTURE
+
+# What users call files, class folders and data folders, and how it is shown.
+SHOWN = {
+    "Ba$$in $5_vs_$6.png": "Ba$$in $5_vs_$6.png",
+    "US$5_note_$": "US$5_note_$",
+    "$x_{1$": "$x_{1$",
+    r"$\frac{1}$": r"$\frac{1}$",
+    "US$10 and US$20": "US$10 and US$20",
+    "猫.png": "<U+732B>.png",
+    "猫虎 1": "<U+732B U+864E> 1",
+    "Blüte.png": "Blüte.png",
+    "two\nlines": r"two\nlines",
+    "\x1b[31mred": r"\x1b[31mred",
+    "byte\udcff": r"byte\udcff",
+    "\u202egpj.exe": r"\u202egpj.exe",
+    "_under": "_under",
+    "-dash": "-dash",
+}
+TITLED = {
+    "resolutions": partial(plotting.resolutions, sizes={(4, 3): 1}),
+    "class_counts": partial(plotting.class_counts, counts={"train": np.array([2, 1])}),
+}
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """The texts of the figures drawn, their lines joined; to read mathematics or warn fails."""
+    found, save = [], Figure.savefig
+
+    def keep(figure, path, **options):
+        save(figure, path, **{**options, "dpi": 50})  # quicker than 200
+        made = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+        found.extend(" ".join(text.get_text().split("\n")) for text in made)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(mathtext.MathTextParser, "parse", lambda *_: pytest.fail("mathematics"))
+    return found
+
+
+def draw_everywhere(name, path):
+    """Draw the name in every place of a figure that shows one of the user's."""
+    TITLED["resolutions"](path, title=name)
+    TITLED["class_counts"](path, title=name)
+    heat = plotting.HeatMap(MAP, "0-255")
+    plotting.image_grid(path, "grid", [name, "header"], {name: [PICTURE, heat]})
+    plotting.overlays(path, "overlays", [[plotting.Overlay(PICTURE, MAP, name)]])
+    plotting.bars(path, "bars", "loss", [name], [1], [1], [1])
+    plotting.peaks(path, "peaks", [name, "fc"], {"a": {1: [1.0, 2.0]}}, {"fp16": 65504.0})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
+    draw_everywhere(name, tmp_path / "figure.png")
+    shown = [text for text in texts if SHOWN[name] in text]
+    # Two titles, a header, a row, a caption, a bar and a module.
+    assert len(shown) >= 7
+    assert name == SHOWN[name] or not any(name in text for text in texts)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["x" * 250, "猫" * 80])
+def test_a_figure_has_room_for_the_longest_names(name, tmp_path, texts):
+    plotting.image_grid(tmp_path / "a.png", name, [name], {name: [PICTURE]})
+    plotting.overlays(tmp_path / "b.png", name, [[plotting.Overlay(PICTURE, MAP, name)]] * 2)
+    letters = "".join(texts).replace(" ", "")
+    assert letters.count("x" * 250) + letters.count("U+732B" * 80) == 6
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 16000, 3), (16000, 1, 3)])
+def test_a_figure_of_a_strip_stays_small(shape, tmp_path, texts):
+    strip = np.zeros(shape, np.uint8)
+    plotting.image_grid(tmp_path / "figure.png", "strip", ["a"], {"strip.png": [strip]})
+    assert "strip.png" in texts
+    assert (tmp_path / "figure.png").stat().st_size < 100_000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("figure", FIGURES)
+def test_no_axis_writes_mathematics(figure, tmp_path, texts):
+    FIGURES[figure](tmp_path / "figure.png")
+    assert texts
+    assert not any("$" in text or "mathdefault" in text for text in texts)
+
+
+def test_logarithmic_axes_are_labelled(tmp_path, texts):
+    curves = {"l1": ([0.2, 0.3],) * 3}
+    panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]
+    plotting.dose_response(tmp_path / "a.png", "doses", "loss", panels, ylim=(0.1, 0.6))
+    assert {"0.1", "2e−01", "3e−01", "1", "100"} <= set(texts)  # noqa: RUF001 a minus sign
+    texts.clear()
+    FIGURES["peaks"](tmp_path / "b.png")
+    assert {"10¹", "10³", "10⁵"} <= set(texts)
+
+
+def test_no_setting_of_a_notebook_or_a_user_matters(tmp_path):
+    """A backend that is not there, no place for a cache, and a matplotlibrc with TeX."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nowhere\naxes.grid: odd\n")
+    code = (
+        "import os\nimport numpy as np\nfrom pathlib import Path\n"
+        "from common.reporting import plotting\n"
+        "plotting.functions(Path('f.png'), np.arange(3), {'$f': (np.ones(3), np.ones(3))})\n"
+        "print(os.environ['MPLBACKEND'])"
+    )
+    backend = "module://matplotlib_inline.backend_inline"
+    settings = {"MPLBACKEND": backend, "MPLCONFIGDIR": "/dev/null/x", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{backend}\n", "")
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------ tables and page
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if "猫" not in name])
+def test_a_table_shows_a_name_as_it_is_in_one_line(name):
+    record = {"name": name, "brace": "{0}"}
+    assert tables.cell("{name} {brace}", record) == f"{SHOWN[name]} {{0}}"
+    lines = tables.table("Caption.", {"photo": "{name}", "n": "1"}, [record]).splitlines()
+    assert len(lines) == 4
+    assert lines[3].split("  ")[0] == SHOWN[name]
+
+
+def test_a_caption_shows_names_in_its_lines():
+    name, seen = "two\nlines\x1b[0m", r"two\nlines\x1b[0m"
+    splits = {"train": {"images": 1, "classes": 1, "resolutions": 1, "images_per_class": [1, 1]}}
+    splits["train"]["top_resolutions"] = [[4, 3, 1]]
+    for text in problem2.split_tables(name, splits).values():
+        assert text.startswith(seen)
+    catalogue = dict.fromkeys(("classes", "images_per_class", "total", "train", "val", "test"), 1)
+    text = problem3.catalogue_table({**catalogue, "quarantined": []}, name)
+    assert text.startswith(f"Drawn from {seen}, counted")
+    result = {"references_resized": {}, "references": [name], "layers": {}, "losses": {}}
+    assert f"Another picture: {seen}.\n" in problem1.feature_table(result, 1, "crop", name)
+    assert f"edge crop, {seen}.\n" in problem1.feature_table(result, 1, "crop", name)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("<script>alert(1)</script>", "&#60;script&#62;alert(1)&#60;/script&#62;"),
+        ("a|b", "a&#124;b"),
+        ("../../x", "../../x"),
+        ("[x](javascript:1)", "&#91;x&#93;(javascript:1)"),
+        ("`a` *b* _c_ d_e", "&#96;a&#96; &#42;b&#42; &#95;c&#95; d_e"),
+        ("two\nlines", "two&#92;nlines"),
+        ("https://a.b www.c @d", "https&#58;//a.b www&#46;c &#64;d"),
+        ("<!-- end parts -->", "&#60;!-- end parts --&#62;"),
+        (["a|b"], "&#91;'a&#124;b'&#93;"),
+        (0.5, "0.5"),
+    ],
+)
+def test_the_page_shows_a_name_as_text(value, text):
+    assert page.fill("{p/name} of it", {"p": {"name": value}}) == f"{text} of it"
+
+
+def test_the_page_shows_a_command_as_code():
+    assert page.code("python a.py --data 'x|<b>'") == r"`python a.py --data 'x\|<b>'`"
+    assert page.code("a `b` ``c``\n") == r"``` a `b` ``c``\n ```"
