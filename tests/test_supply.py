@@ -1,0 +1,89 @@
+"""What is installed: every dependency is pinned with its hashes, and `make` takes it from there."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from packaging.requirements import Requirement
+
+from common.networks import weights
+from common.reporting.results import ROOT
+
+LOCK = (ROOT / ".ci" / "requirements.lock").read_text()
+HASHES = re.compile(r"\s+--hash=sha256:([0-9a-f]{64})(?: \\)?\n")
+ENTRY = re.compile(rf"(?P<pin>[a-z0-9-]+==.+) \\\n(?P<hashes>(?:{HASHES.pattern})+)")
+LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.7"}
+MAC = {"sys_platform": "darwin", "platform_machine": "arm64", "python_full_version": "3.13.0"}
+
+
+def pinned(environment: dict[str, str]) -> dict[str, str]:
+    """The locked packages of an environment: {name: "==version"}."""
+    found = {}
+    for match in ENTRY.finditer(LOCK):
+        requirement = Requirement(match["pin"])
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            assert requirement.name not in found
+            found[requirement.name] = str(requirement.specifier)
+    return found
+
+
+def run_make(*words: str, **environment: str) -> str:
+    return subprocess.run(
+        ["make", *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_lock_holds_pins_and_hashes_alone():
+    rest = "".join(line for line in LOCK.splitlines(True) if not line.startswith("#"))
+    assert ENTRY.sub("", rest) == ""
+    # No address, host or path: these are the installer's own.
+    assert not re.search(r"://|--(?!hash)|@|/", rest)
+
+
+@pytest.mark.parametrize("environment", [LINUX, MAC], ids=["linux", "mac"])
+def test_every_dependency_that_is_asked_for_is_locked(environment):
+    asked = [weights.PACKAGE]
+    for path in (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"):
+        asked += path.read_text().split()
+    found = pinned(environment)
+    for words in asked:
+        name, version = words.split("==")
+        assert found[name.replace("_", "-")] == f"=={version}", "make lock"
+    assert found.keys() >= {"jinja2", "sympy", "setuptools"}  # which torch asks for
+    cuda = {name for name in found if name.startswith(("nvidia-", "triton"))}
+    assert bool(cuda) == (environment is LINUX)
+
+
+def test_every_wheel_of_torch_has_its_hash():
+    entry = next(match for match in ENTRY.finditer(LOCK) if match["pin"].startswith("torch=="))
+    # Linux on two processors, macOS, Windows; by Python 3.11 to 3.14.
+    assert len(set(HASHES.findall(entry["hashes"]))) >= 4 * 4
+
+
+def test_make_installs_the_lock_alone():
+    made = run_make("--dry-run", "--always-make", ".venv/.ready", PYTHON="python3")
+    installs = [line for line in made.splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    for line in installs:
+        assert "--require-hashes --no-deps" in line
+    assert installs[-1].endswith("--no-build-isolation --requirement .ci/requirements.lock")
+
+
+def test_make_leaves_out_what_a_notebook_sets(tmp_path):
+    (tmp_path / "show.mk").write_text("show:\n\t@env\n")
+    backend = "module://matplotlib_inline.backend_inline"
+    shown = run_make(
+        *("-f", "Makefile", "-f", str(tmp_path / "show.mk"), "show"),
+        MPLBACKEND=backend,
+        PYTHONSAFEPATH="1",
+        OTHER="kept",
+    )
+    assert "OTHER=kept" in shown
+    assert "MPLBACKEND" not in shown
+    assert "PYTHONSAFEPATH" not in shown
