@@ -12,9 +12,9 @@ QUICK3 := --data synthetic --per-class 40 --image-size 64 --width 0.25 --epochs 
 	--batch-size 32 --ema 0.9 --crop-area 0.6 --steps 20
 
 # 2.4, which trains the same network in two processes, is left out: it would take two minutes more.
-.PHONY: demo test lint lock clean
+.PHONY: demo test faults lint lock clean
 
-# A notebook's: a backend that our environment lacks, and no imports from the script's folder.
+# Set in notebooks: MPLBACKEND names a backend that .venv lacks, PYTHONSAFEPATH hides common/.
 unexport MPLBACKEND PYTHONSAFEPATH
 
 demo: $(READY)
@@ -24,6 +24,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -44,5 +47,5 @@ lock:
 		requirements.txt tests/requirements.txt -
 
 clean:
-	rm -rf $(VENV) outputs/problem* outputs/benchmarks data/cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) outputs/problem* outputs/benchmarks outputs/faults data/cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

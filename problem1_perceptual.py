@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torchvision.models import vgg16
 
-from common import cli
+from common import cli, job
 from common.data import images
 from common.data.streams import generator
 from common.errors import UserError, guard
@@ -410,6 +410,8 @@ def prepare(args: argparse.Namespace) -> Shared:
     Raises:
         UserError: something is missing, or an image is too small for what is asked of it.
     """
+    if job.size() > 1:
+        raise UserError("this problem runs as one process; start it by python, not by torchrun")
     device = pick_device(args.device)
     layers = by_depth(map(layer_name, args.layers))
     photos, about = read_photos(args)

@@ -472,7 +472,7 @@ def make_parser() -> cli.ProblemParser:
     add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
-    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a file")
+    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet, weights FILE")
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
@@ -514,7 +514,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     low, high = args.noise_area
     if not 0 < low <= high < 1:
         raise UserError(f"--noise-area {low:g} {high:g}: give two areas, 0 < low <= high < 1")
-    parallel.pick_device(args.device, args.gpus)  # refuses before a download
+    parallel.start(parallel.pick_device(args.device, args.gpus))  # before a download
     data, sources = read_data(args)
     counts = {split: len(source.labels) for split, source in sources.items()}
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")

@@ -517,7 +517,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     """
     needing = [part for part in args.parts if part in ("3.1", "3.4")]
     prototype.check_flags(args, needing)
-    parallel.pick_device(args.device, args.gpus)
+    parallel.start(parallel.pick_device(args.device, args.gpus))
     if args.diagnose and "3.4" not in args.parts:
         raise UserError("--diagnose is of part 3.4; name it too, or leave the parts out")
     start = time.perf_counter()

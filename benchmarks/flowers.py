@@ -146,7 +146,7 @@ def parse_args() -> argparse.Namespace:
     parser.add("--images", type=cli.positive, default=600, help="training images, and test images")
     parser.add("--epochs", type=cli.positive, default=15, help="of what is trained")
     parser.add("--seed", type=cli.seed, default=0, help="of pictures and training")
-    parser.add("--out", type=Path, default=Path("outputs"), help="results folder")
+    parser.add("--out", type=cli.path, default=Path("outputs"), help="results folder")
     return parser.parse_args()
 
 

@@ -181,13 +181,13 @@ def table(caption: str, result: dict) -> str:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     add = parser.add
-    add("--data-root", type=Path, default=Path("data"), help="folder that holds flowers-102")
-    add("--images", type=Path, help="class folders instead of Flowers-102")
+    add("--data-root", type=cli.path, default=Path("data"), help="folder that holds flowers-102")
+    add("--images", type=cli.path, help="class folders instead of Flowers-102")
     add("--image-size", type=cli.at_least(32), default=64, help="side of the input in px")
     add("--batch-size", type=cli.at_least(2), default=64, help="images a step")
     add("--steps", type=cli.positive, default=5, help="timed steps a repeat")
     add("--repeats", type=cli.positive, default=3, help="timed repeats of each loop")
-    add("--out", type=Path, default=Path("outputs"), help="results folder")
+    add("--out", type=cli.path, default=Path("outputs"), help="results folder")
     return parser.parse_args()
 
 

@@ -99,7 +99,7 @@ def parse_args() -> argparse.Namespace:
     add("--per-class", type=cli.positive, default=600, help="images drawn of each")
     add("--repeats", type=cli.positive, default=3, help="timed repeats")
     add("--seed", type=cli.seed, default=0, help="seed of the draw")
-    add("--out", type=Path, default=Path("outputs"), help="results folder")
+    add("--out", type=cli.path, default=Path("outputs"), help="results folder")
     return parser.parse_args()
 
 

@@ -230,7 +230,7 @@ def parse_args() -> argparse.Namespace:
     add("--repeats", type=cli.positive, default=3, help="timed runs of each way")
     add("--photo", default="chelsea", choices=photos.EMBEDDED_PHOTOS, help="the photo")
     add("--large", action="store_true", help="also a 1920x2880 image, minutes")
-    add("--out", type=Path, default=Path("outputs"), help="results folder")
+    add("--out", type=cli.path, default=Path("outputs"), help="results folder")
     add("--alone", choices=WAYS, help="run this way once and stop: for its peak memory")
     return parser.parse_args()
 

@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +35,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse the command line; a wrong flag exits 2."""
+        for text in sys.argv[1:] if argv is None else argv:
+            if text.startswith("--") and text.endswith("=--"):  # argparse takes it for no value
+                self.error(f"argument {text[:-3]}: -- is not a value")
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -111,8 +116,12 @@ def path(text: str) -> Path:
 
 
 def word_or_path(text: str) -> str:
-    """The argparse type of a word with a meaning, or a path as `path` takes it, as a string."""
-    return str(path(text))
+    """The argparse type of a word with a meaning, or a path as `path` takes it, as a string.
+
+    ./word is a path.
+    """
+    path(text)
+    return os.path.expanduser(text)
 
 
 def at_least(minimum: int, most: int = 2**31 - 1) -> Callable[[str], int]:

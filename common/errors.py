@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import job
-from common.start import STOP_SIGNALS
+from common.start import STOP_SIGNALS, end
 
+GO_ON = "the run is saved, the same command (without --fresh) goes on with it"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LOST_PROCESS = re.compile(r"gloo|NCCL|TCPStore|[Cc]onnection (closed|reset)|peer")
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")  # torch's RuntimeErrors
+LOST_PROCESS = re.compile(r"[Cc]onnection (closed|reset)|Broken pipe|remote process exited")
 
 
 class UserError(Exception):
@@ -51,13 +53,13 @@ def guard(main: Callable[[], None]) -> int:
             kept = str(stop) or "results of finished parts are kept"
             _print_line(f"stopped; {kept}")
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except (UserError, OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
         return _explain(error)
     return 0
 
 
 def _explain(error: Exception) -> int:
-    """Say a mistake in a line and return the exit code; raise what is none."""
+    """Say a mistake in a line and return the exit code; any other error is raised again."""
     if isinstance(error, UserError):
         return _tell(f"error: {error}", 2)
     if isinstance(error, BrokenPipeError):  # whoever read our output, such as `head`, saw enough
@@ -67,15 +69,18 @@ def _explain(error: Exception) -> int:
     if disk_full or (isinstance(error, OSError) and error.filename is not None):
         remedy = "free space" if disk_full else "see to it and its permissions"
         return _tell(f"error: {error}; {remedy}, or choose another place", 2)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        words = str(error).splitlines()[0] if str(error) else "out of memory"
+        return _tell(f"error: {words}; take a smaller --batch-size, --image-size or data set", 2)
     if job.size() > 1 and LOST_PROCESS.search(str(error)):
         # gloo's messages begin with a place in its source, and end with advice.
         reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]
-        return _tell(f"stopped; another process of the job has ended ({reason})", 1)
+        return _tell(f"stopped; another process of the job has ended ({reason})", 1, True)
     raise error
 
 
-def _tell(message: str, code: int) -> int:
-    if job.tells_error():
+def _tell(message: str, code: int, otherwise: bool = False) -> int:
+    if job.tells_error(otherwise):
         _print_line(message)
     return code
 
@@ -103,8 +108,8 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # all is done: `end` would say that nothing began
+            signal.signal(number, signal.SIG_DFL if handler is end else handler)
 
 
 def stop_at_once() -> None:

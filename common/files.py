@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -78,8 +79,9 @@ def load(path: Path) -> bytes:
         FileNotFoundError: it is missing.
         UserError: it is not the one that was saved.
     """
+    known = _recorded(path)
     content = path.read_bytes()
-    _compare(path, hashlib.sha256(content).hexdigest())
+    _compare(path, hashlib.sha256(content).hexdigest(), known)
     return content
 
 
@@ -97,16 +99,24 @@ def check(path: Path) -> str:
         FileNotFoundError: it is missing.
         UserError: it is not the one that was recorded.
     """
-    digest = sha256_of(path)
-    _compare(path, digest)
+    known, digest = _recorded(path), sha256_of(path)
+    _compare(path, digest, known)
     return digest
 
 
-def _compare(path: Path, digest: str) -> None:
-    recorded = _recorded(path)
-    if digest not in recorded:
-        its = f"its SHA-256 is not that in {SUMS} beside it"
-        raise UserError(f"{path}: damaged or changed: {its if recorded else f'{SUMS} has it not'}")
+def _compare(path: Path, digest: str, known: set[str]) -> None:
+    """Refuse a digest that was recorded neither before the file was read, in `known`, nor since.
+
+    Another process may have replaced it in between.
+    """
+    known = known | _recorded(path)
+    if digest not in known:
+        why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
+        if not known:
+            why = f"not listed in {SUMS} beside it: of an earlier version, or copied alone"
+        name, folder = shlex.quote(path.name), shlex.quote(str(path.parent))
+        accept = f"to take it as it is: cd {folder}; sha256sum -- {name} >> {SUMS}"
+        raise UserError(f"{path}: {why} ({accept})")
 
 
 def _recorded(path: Path) -> set[str]:
@@ -183,15 +193,21 @@ def make_folder(folder: Path, flag: str = "--out") -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str, wait: bool = True) -> Iterator[None]:
     """Hold a folder's lock: of several processes one goes on, the others say so and wait.
 
     `doing` ends the line that they say, such as "packs images".
+
+    Raises:
+        UserError: without `wait`, another process holds it.
     """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=WAIT_SECONDS)
     except Timeout:
+        if not wait:
+            busy = f"another process {doing} in {folder}"
+            raise UserError(f"{busy}; wait for it, or choose another folder") from None
         say(f"waiting for another process that {doing} in {folder}", file=sys.stderr)
         lock.acquire()
     try:
@@ -214,11 +230,17 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
         if folder.exists():
             return folder
         for leftover in cache.glob(".unfinished-folder-*"):
-            shutil.rmtree(leftover)  # we hold the lock: nobody writes there any more
+            # We hold the lock: nobody writes there any more.
+            leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
         partial = Path(tempfile.mkdtemp(prefix=".unfinished-folder-", dir=cache))
         try:
             fill(partial)
             partial.rename(folder)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            reason = f"{folder}: cannot be written ({error.strerror})"
+            raise UserError(f"{reason}; free space or choose another --cache") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -6,6 +6,7 @@ all of these there is one process.
 
 import multiprocessing
 import os
+import re
 import threading
 import unicodedata
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def fault() -> str:
         return ""
     told = " ".join(f"{name}={value}" for name, value in values.items())
     numbers = [values[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")]
-    if all(number.isascii() and number.isdigit() for number in numbers):
+    if all(re.fullmatch("[0-9]{1,6}", number) for number in numbers):
         number, count, local, port = map(int, numbers)
         if number < count and local <= number and 0 < port < 2**16:
             return ""
@@ -89,6 +90,10 @@ def progress(*args, **options) -> tqdm:
     return tqdm(*args, disable=None if is_first() else True, **options)
 
 
-# Whether this process is the one that tells an error; a job that has joined agrees on the first
-# that asks, since an error may be of one process alone.
-tells_error: Callable[[], bool] = is_first
+def _tells_before_joining(otherwise: bool = False) -> bool:  # noqa: ARG001
+    return is_first() or "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+# Whether this process tells an error that others may have too; `otherwise` where nobody can say.
+# A job that has joined agrees on the first that asks, since an error may be of one process alone.
+tells_error: Callable[..., bool] = _tells_before_joining

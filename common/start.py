@@ -9,17 +9,22 @@ import signal
 import sys
 from pathlib import Path
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+# A terminal that is closed; nohup has it ignored, and Windows has it not.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    STOP_SIGNALS.append(signal.SIGHUP)
 
 
-def _end(number: int, _frame) -> None:
-    sys.stderr.write(f"{Path(sys.argv[0]).name}: stopped; nothing had begun\n")
-    sys.stderr.flush()
+def end(number: int, _frame) -> None:
+    """Handle a stop signal before `guard` has begun."""
+    if multiprocessing.parent_process() is None:  # the parent speaks for those that it starts
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: stopped; nothing had begun\n")
+        sys.stderr.flush()
     os._exit(128 + number)
 
 
-# Not in tests and other programs, and not in the processes that a script starts.
-_is_program = Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]
-if _is_program and multiprocessing.parent_process() is None:
+if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]:  # not in tests
+    # Else a process that its job has left prints C++ stacks beside our line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for _number in STOP_SIGNALS:
-        signal.signal(_number, _end)
+        signal.signal(_number, end)

@@ -47,7 +47,7 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
             flipped[place] ^= 1 << rng.randrange(8)
             target.write_bytes(flipped)
             for read in (files.load, files.load_json, files.check):
-                with pytest.raises(UserError, match=r"a\.json: damaged or changed"):
+                with pytest.raises(UserError, match=r"a\.json: (damaged or changed|not listed)"):
                     read(path)
             target.write_bytes(content)
     for damaged in (b"", whole[:-1], whole + b"\n"):
@@ -107,6 +107,23 @@ def test_a_folder_in_the_way_and_a_full_disk_name_the_file(tmp_path):
         files.atomic(tmp_path / "b.png"),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_while_a_cached_folder_is_filled_names_it(tmp_path):
+    def fill(_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"flowers: cannot be written \(No space left.* --cache"):
+        files.cached_folder(tmp_path, "flowers", fill)
+
+
+def test_a_link_among_unfinished_folders_is_removed_and_not_followed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / ".unfinished-folder-x").symlink_to(tmp_path / "mine")
+    files.cached_folder(tmp_path, "flowers", lambda folder: (folder / "a").touch())
+    assert names(tmp_path) == [".lock", "flowers", "mine"]
+    assert names(tmp_path / "mine") == ["file"]
 
 
 def test_who_waits_for_a_lock_says_so_once(tmp_path, capsys, monkeypatch):

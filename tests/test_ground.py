@@ -54,6 +54,8 @@ def test_a_main_that_ends_well_has_exit_code_0(capsys):
     ("error", "code", "words"),
     [
         (UserError("--seed: no; try 1"), 2, "error: --seed: no; try 1"),
+        (MemoryError(), 2, "error: out of memory; take a smaller --batch-size"),
+        (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "CUDA out of memory. Tried; take a"),
         (OSError(28, "No space left on device"), 2, "No space left on device; free space, or"),
         (
             PermissionError(13, "Permission denied", "a.txt"),
@@ -89,8 +91,10 @@ def test_a_closed_pipe_is_no_error(monkeypatch, capsys):
 
 def test_before_they_have_joined_the_processes_of_a_job_complain_once(place, monkeypatch, capsys):
     place(1, 2)
+    assert "error: no" in guarded(UserError("no"), capsys)[1]  # nobody has started a first one
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     assert guarded(UserError("no"), capsys) == (2, "")
-    monkeypatch.setattr(job, "tells_error", lambda: True)  # it was the first to ask
+    monkeypatch.setattr(job, "tells_error", lambda _: True)  # it was the first to ask
     assert "error: no" in guarded(UserError("no"), capsys)[1]
 
 

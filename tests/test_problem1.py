@@ -292,7 +292,7 @@ def test_what_a_folder_holds_beside_pictures_is_counted_on_one_line(run, folder,
     left_out = [
         "._a.png: hidden",
         "IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
-        "link.png: a link that leads out of the folder",
+        "link.png: a link that leads out of the folder; copy it, or give it by --image",
         "more: a folder",
         "one\ntwo.jpg: not an image that Pillow can read",
     ]

@@ -64,7 +64,7 @@ def load_image(path: Path) -> np.ndarray:
 def load_square(path: Path, side_px: int) -> np.ndarray:
     """The central square of an image file, scaled to `side_px`, uint8 (side_px, side_px, 3).
 
-    As if the picture's short side were scaled, but no more than the square is ever scaled.
+    Equal to scaling the short side and cropping, but only the square is scaled.
 
     Raises:
         UserError: as `load_image`.

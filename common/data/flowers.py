@@ -336,7 +336,7 @@ def main() -> None:
     """Write the class folders that the command line asks for."""
     parser = cli.Parser(__doc__)
     add = parser.add
-    add("--out", type=Path, required=True, help="new or empty folder")
+    add("--out", type=cli.path, required=True, help="new or empty folder")
     add("--classes", type=cli.positive, default=10, help="1 to 102")
     add("--images-per-class", type=cli.positive, default=20, help="images a class in each split")
     add("--short-side", type=cli.positive, metavar="PX", help="(default: full resolution, 500)")

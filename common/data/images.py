@@ -80,7 +80,7 @@ def load_folder(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         if reason != "" and path.is_dir():
             reason = "a folder"
         elif reason is None and leads_out(path, folder):
-            reason = "a link that leads out of the folder"
+            reason = "a link that leads out of the folder; copy it, or give it by --image"
         if reason is None:
             try:
                 images[path.name] = load_image(path)

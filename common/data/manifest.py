@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
@@ -153,7 +152,8 @@ def draw(
     """
     drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, follow_links)
     least = len(SPLITS) if allow_fewer else per_class
-    images, quarantined, given_up = _take_images(root, drawn, reserve, per_class, least)
+    most = min(per_class, max(map(len, [*drawn.values(), *reserve.values()])))
+    images, quarantined, given_up = _take_images(root, drawn, reserve, most, least)
     if len(images) < max(2, classes or 0):
         raise UserError(
             f"{root}: only {len(images)} classes have {least} or more good images; ask for fewer"
@@ -336,17 +336,8 @@ def _check_file(root: Path, follow_links: bool, path: str) -> tuple[int, str] | 
 
 
 def _parse(path: Path) -> list[Row]:
-    try:
-        with readable():
-            text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
-    except UserError as error:
-        if not path.is_file():
-            raise
-        folder, name = (shlex.quote(str(part)) for part in (path.parent, path.name))
-        raise UserError(
-            f"{error}; restore it, or if it is your own, accept it:"
-            f" cd {folder} && sha256sum {name} >> {files.SUMS}"
-        ) from None
+    with readable():
+        text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
     reader, rows, seen = csv.reader(text), [], {}
     try:
         if next(reader, None) != COLUMNS:

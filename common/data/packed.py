@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from common import files
 from common.data.images import say_left_out
 from common.data.sets import DrawnSet, FileSet
 from common.errors import DISK_FULL, UserError
-from common.job import end_with_parent, progress
+from common.job import end_with_parent, is_first, progress
 from common.start import STOP_SIGNALS
 
 FORMAT = 2  # of a folder of the cache
@@ -109,7 +110,8 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
 
 def _open(folder: Path, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The images, rows and bad files of a folder of the cache, all of them checked."""
-    files.check(folder / "images.npy")
+    if is_first():  # once a job: it reads the whole file
+        files.check(folder / "images.npy")
     images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
     about = files.load_json(folder / "about.json")
     if not isinstance(about, dict) or about.keys() != {"rows", "bad"}:
@@ -247,30 +249,23 @@ def _workers(work: Callable, count: int) -> Iterator[list[Connection]]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold stop signals back until the block ends; processes that it starts have them blocked.
-
-    A KeyboardInterrupt in the middle of a fork is lost. Blocked here alone they would come by way
-    of another thread, so they are noted too.
-    """
-    noted, handlers = [], {}
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    """Hold stop signals back until the block ends: what is raised within a fork is lost."""
+    held, handlers = [], {}
     try:
         for number in STOP_SIGNALS:
-            handlers[number] = signal.signal(number, lambda number, _: noted.append(number))
+            handlers[number] = signal.signal(number, lambda number, _: held.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for number in noted:
+    for number in held:
         signal.raise_signal(number)
 
 
 def _serve(pipe: Connection, work: Callable) -> None:
     """A worker process: do chunks of work until the parent ends it, or has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    for number in STOP_SIGNALS:  # Ctrl-C, which reaches all, is the parent's to handle
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     end_with_parent()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -278,5 +273,6 @@ def _serve(pipe: Connection, work: Callable) -> None:
             try:
                 result = [work(item) for item in chunk]
             except Exception as error:
+                error.add_note(traceback.format_exc())
                 result = error
             pipe.send(result)

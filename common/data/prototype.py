@@ -29,8 +29,13 @@ def add_flags(parser: cli.Parser) -> None:
     source = "folder of class folders; synthetic: embedded drawn flowers"
     add("--data", type=cli.word_or_path, metavar="DIR", help=source)
     classes = "classes drawn (default: 500, or all where fewer; synthetic: 10)"
-    add("--classes", type=cli.at_least(2), help=classes)
-    add("--per-class", type=cli.positive, default=default["per_class"], help="images of each class")
+    add("--classes", type=cli.at_least(2, 100_000), help=classes)
+    add(
+        "--per-class",
+        type=cli.at_least(1, 1_000_000),
+        default=default["per_class"],
+        help="images of each class",
+    )
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
     names = tuple(split.upper() for split in SPLITS)
     numbers = {"nargs": len(names), "metavar": names, "default": default["split"]}

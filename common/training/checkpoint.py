@@ -4,17 +4,17 @@ import contextlib
 import io
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common import files
 from common.errors import UserError
 from common.job import is_first, say
-from common.training.run import Run
-
-GO_ON = "the run is saved, the same command (without --fresh) goes on with it"
+from common.training.run import Run, check_finite
 
 
 class Saver:
@@ -72,7 +72,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict:
     """
     try:
         buffer = io.BytesIO(files.load(path))
-        return dict(torch.load(buffer, map_location=device, weights_only=True))
+        with warnings.catch_warnings(action="ignore"):  # of other formats, which then are refused
+            return dict(torch.load(buffer, map_location=device, weights_only=True))
     except UserError:
         raise
     except Exception as error:  # a hostile file can raise anything
@@ -95,8 +96,8 @@ def _to_train_anew(path: Path) -> Iterator[None]:
         ) from None
 
 
-def load_best(folder: Path, identity: dict, device: torch.device) -> dict:
-    """The weights of a run's best epoch, its state dict.
+def load_best(network: nn.Module, folder: Path, identity: dict, device: torch.device) -> None:
+    """Load the weights of a run's best epoch.
 
     Raises:
         UserError: they can't be read, or are those of another run.
@@ -106,7 +107,8 @@ def load_best(folder: Path, identity: dict, device: torch.device) -> dict:
         best = load_checkpoint(path, device)
         if best["about"] != identity:
             raise UserError(f"{path} is of another run than last.pt beside it")
-        return best["network"]
+        network.load_state_dict(best["network"])
+        check_finite(network)
 
 
 def load_stopped(path: Path, device: torch.device) -> dict | None:
@@ -149,6 +151,7 @@ def resume(run: Run, path: Path, identity: dict, state: dict | None = None) -> N
     with _to_train_anew(path):
         run.load_state_dict(state)
         run.check()
+    state.clear()  # the optimiser's copy would stay in memory as long as the run
     done = run.epoch >= run.recipe.epochs
     at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
     say(f"{path}: {at}; --fresh trains anew")

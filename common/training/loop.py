@@ -26,10 +26,10 @@ from common import files, job
 from common.data import streams
 from common.data.augment import Draws, centre_square
 from common.data.packed import Packed
-from common.errors import Stopped, UserError, stop_at_once
+from common.errors import GO_ON, Stopped, UserError, stop_at_once
 from common.start import STOP_SIGNALS
 from common.training import parallel
-from common.training.checkpoint import GO_ON, Saver, load_best, resume
+from common.training.checkpoint import Saver, load_best, resume
 from common.training.precision import autocast
 from common.training.recipe import Recipe
 from common.training.run import Run, no_sums
@@ -126,7 +126,7 @@ def fit(
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    network.load_state_dict(load_best(folder, identity, device))
+    load_best(network, folder, identity, device)
     return run.history
 
 

@@ -5,6 +5,8 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 """
 
 import os
+import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -16,10 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from common import cli, job
-from common.errors import Stopped, UserError
+from common.errors import GO_ON, Stopped, UserError
 from common.job import rank, say, size
 
-JOIN_SECONDS, SILENT_SECONDS = 90, 5  # that processes wait for each other, and before they say so
+JOIN_SECONDS = 90  # that processes wait for each other
+SILENT_SECONDS = 5  # of these, before they say so
 
 
 def add_flag(parser: cli.Parser) -> None:
@@ -67,39 +70,53 @@ def start(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    waits = f"process {rank()} waits at {where} for the {size()} of its job, for {JOIN_SECONDS} s"
-    timer = threading.Timer(SILENT_SECONDS, partial(print, waits, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
+    met: queue.SimpleQueue = queue.SimpleQueue()
+    # In a thread of its own: no signal would get through to a call that waits in C++.
+    threading.Thread(target=_meet, args=(device, met), daemon=True).start()
     try:
-        store, backend = _meet(), "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank(), world_size=size())
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        store = _first_of(met, where)
+    except (RuntimeError, ValueError, OSError, queue.Empty) as error:
+        reason = str(error).splitlines()[0] if str(error) else f"not within {JOIN_SECONDS} s"
+        job.tells_error = lambda _otherwise: True  # each is alone
         raise UserError(
             f"not all {size()} processes of this job came to {where} ({reason}); start them with"
             f" torchrun, or unset {', '.join(job.VARIABLES)}"
         ) from None
-    finally:
-        timer.cancel()
     job.tells_error = partial(_is_first_to_tell, store)
 
 
-def _meet() -> dist.Store:
-    """The store that all processes of the job share, once they have come."""
+def _meet(device: torch.device, met: queue.SimpleQueue) -> None:
+    """Put the store that all processes of the job share, once they have joined, or the error."""
     most = timedelta(seconds=JOIN_SECONDS)
-    store, _, _ = next(dist.rendezvous("env://", timeout=most))
-    store.set(f"here/{rank()}", "")
-    store.wait([f"here/{other}" for other in range(size())], most)
-    store.set_timeout(dist.default_pg_timeout)
-    return dist.PrefixStore("job", store)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=most))
+        store.set(f"here/{rank()}", "")
+        store.wait([f"here/{other}" for other in range(size())], most)
+        store.set_timeout(dist.default_pg_timeout)
+        store, backend = dist.PrefixStore("job", store), "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=size())
+        met.put(store)
+    except Exception as error:
+        met.put(error)
 
 
-def _is_first_to_tell(store: dist.Store) -> bool:
+def _first_of(met: queue.SimpleQueue, where: str) -> dist.Store:
+    try:
+        store = met.get(timeout=SILENT_SECONDS)
+    except queue.Empty:
+        waits = f"process {rank()} waits at {where} for the {size()} of its job"
+        print(f"{waits}, for {JOIN_SECONDS} s", file=sys.stderr, flush=True)
+        store = met.get(timeout=JOIN_SECONDS)
+    if isinstance(store, Exception):
+        raise store
+    return store
+
+
+def _is_first_to_tell(store: dist.Store, otherwise: bool = False) -> bool:
     try:
         return store.add("told", 1) == 1
     except RuntimeError:  # the process that kept the store has ended
-        return True
+        return otherwise
 
 
 def stop() -> None:
@@ -187,11 +204,15 @@ def launch(processes: int, function, *args) -> dict[int, object]:
     # torch warns where it has to draw a run_id.
     meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "run"}
     config = LaunchConfig(1, 1, processes, **meeting, start_method="spawn", max_restarts=0)
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
         return elastic_launch(config, _call_apart)(function, *args)
     except SignalException as stop:
-        kept = "the same command goes on with what is saved"
-        raise Stopped(stop.sigval, kept) from None
+        raise Stopped(stop.sigval, GO_ON) from None
+    finally:
+        for number, handler in handlers.items():  # it sets its own, and leaves them
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _call_apart(function, *args):

@@ -74,7 +74,7 @@ def add_flags(
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
-    same = "the same bits again on a GPU too; says what that costs (default: no)"
+    same = "on a GPU, kernels that repeat their bits; says their cost (default: no)"
     add("--deterministic", action="store_true", help=same)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
     add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")

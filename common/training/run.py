@@ -69,10 +69,15 @@ class Run:
             raise ValueError(f"epoch {self.epoch}, step {self.step}")
         if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
             raise ValueError(f"{len(self.history)} epochs in its history, not {self.epoch}")
-        for network in (self.network, self.evaluated):
-            for name, parameter in network.named_parameters():
-                if not torch.isfinite(parameter).all():
-                    raise ValueError(f"{name} is not finite")
+        check_finite(self.network)
+        check_finite(self.evaluated)
+
+
+def check_finite(network: nn.Module) -> None:
+    """Raise ValueError where a weight is not finite."""
+    for name, parameter in network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def no_sums() -> dict:

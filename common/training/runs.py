@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -161,9 +161,24 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     return setup.finished[folder]
 
 
-def _alone_in(folder: Path) -> contextlib.AbstractContextManager:
-    """The lock of a run's folder, which the first process of a job holds for all."""
-    return files.locked(folder, "trains") if job.is_first() else contextlib.nullcontext()
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder; of a job the first process holds it for all.
+
+    A job does not wait for it, since its other processes would time out.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def take() -> str:
+            try:
+                stack.enter_context(files.locked(folder, "trains", wait=job.size() == 1))
+            except UserError as error:
+                return str(error)
+            return ""
+
+        if refused := parallel.broadcast(take):
+            raise UserError(refused)
+        yield
 
 
 def _train_and_test(

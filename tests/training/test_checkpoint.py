@@ -46,7 +46,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_
     steps = 0
     for line in child.stdout:
         steps += line == "step\n"
-        if steps == 7:
+        if steps == 8:  # the third epoch has three, the first of these is saved
             break
     time.sleep(0.01)
     child.send_signal(killed_by)
@@ -111,6 +111,22 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path):
         train(tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("0.weight", torch.zeros(1), "size mismatch for 0.weight"),
+        ("6.bias", torch.full((3,), torch.inf), "6.bias is not finite"),
+    ],
+)
+def test_best_weights_that_cannot_be_are_refused(tmp_path, name, value, words):
+    train(tmp_path)
+    best = state(tmp_path, "best.pt")
+    best["network"][name] = value
+    save_checkpoint(tmp_path / "best.pt", best)
+    with pytest.raises(UserError, match=rf"best.pt: .*{words}.*; --fresh trains anew"):
+        train(tmp_path)
+
+
 def test_equal_trainings_make_equal_files_of_weights(tmp_path):
     for name in "ab":
         train(tmp_path / name)
@@ -133,11 +149,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     flipped[len(whole) // 2] ^= 1
     for damaged in (whole[:100], b"", bytes(flipped)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"last.pt: damaged or changed: its .* --fresh trains"):
+        with pytest.raises(UserError, match=r"last.pt: damaged or changed: .* --fresh"):
             train(tmp_path)
     path.write_bytes(whole)
     (tmp_path / files.SUMS).unlink()
-    with pytest.raises(UserError, match=r"last.pt: damaged or changed: SHA256SUMS has it not"):
+    with pytest.raises(
+        UserError, match=r"last.pt: not listed in SHA256SUMS .*; --fresh trains anew"
+    ):
         train(tmp_path)
 
 
