@@ -49,10 +49,8 @@ def guard(main: Callable[[], None]) -> int:
             _check_environment()
             main()
     except KeyboardInterrupt as stop:
-        if job.is_first():
-            kept = str(stop) or "results of finished parts are kept"
-            _print_line(f"stopped; {kept}")
-        return 128 + getattr(stop, "number", signal.SIGINT)
+        kept = str(stop) or "results of finished parts are kept"
+        return _tell(f"stopped; {kept}", 128 + getattr(stop, "number", signal.SIGINT), True)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         return _explain(error)
     return 0

@@ -13,6 +13,8 @@ STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 # A terminal that is closed; nohup has it ignored, and Windows has it not.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     STOP_SIGNALS.append(signal.SIGHUP)
+# Else a process that its job has left prints C++ stacks beside our line.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def end(number: int, _frame) -> None:
@@ -24,7 +26,5 @@ def end(number: int, _frame) -> None:
 
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]:  # not in tests
-    # Else a process that its job has left prints C++ stacks beside our line.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for _number in STOP_SIGNALS:
         signal.signal(_number, end)

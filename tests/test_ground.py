@@ -98,7 +98,8 @@ def test_before_they_have_joined_the_processes_of_a_job_complain_once(place, mon
     assert "error: no" in guarded(UserError("no"), capsys)[1]
 
 
-def test_stopped_is_said_once_for_all_processes(place, capsys):
+def test_stopped_is_said_once_for_all_processes(place, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     place(1, 2)
     assert guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys) == (143, "")
     place(0, 2)

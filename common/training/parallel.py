@@ -87,7 +87,7 @@ def start(device: torch.device) -> None:
 
 def _meet(device: torch.device, met: queue.SimpleQueue) -> None:
     """Put the store that all processes of the job share, once they have joined, or the error."""
-    most = timedelta(seconds=JOIN_SECONDS)
+    most = timedelta(seconds=2 * JOIN_SECONDS)  # C++ prints as it gives up: by then we have ended
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=most))
         store.set(f"here/{rank()}", "")
@@ -106,7 +106,7 @@ def _first_of(met: queue.SimpleQueue, where: str) -> dist.Store:
     except queue.Empty:
         waits = f"process {rank()} waits at {where} for the {size()} of its job"
         print(f"{waits}, for {JOIN_SECONDS} s", file=sys.stderr, flush=True)
-        store = met.get(timeout=JOIN_SECONDS)
+        store = met.get(timeout=JOIN_SECONDS - SILENT_SECONDS)
     if isinstance(store, Exception):
         raise store
     return store

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 import common.start  # noqa: F401 what a script sets before it imports PyTorch
-from common import files, job
+from common import job
 from common.reporting import results
 from common.reporting.tables import table
 from tests.faults import (
@@ -55,6 +55,7 @@ PRELOADED = (
 
 SHOWN_FAILURES, WORKERS = 5, 2
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
+COUNTS = ("tries", "survived", "lost", "skipped")
 COLUMNS = {
     "fault": "{name}",
     "tries": "{tries}",
@@ -74,20 +75,28 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the share that the tests use")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidied up after
-    args.out.mkdir(parents=True, exist_ok=True)
-    start, rows = time.monotonic(), []
+    folder, start, rows = results.open_folder(args.out), time.monotonic(), []
     with work_folder():
         for name in SECTIONS:
             rows += run_section(name, args)
     if not rows:
         parser.error(f"no fault named {' or '.join(args.names)}")
-    about = {"seed": args.seed, "quick": args.quick, "seconds": time.monotonic() - start}
-    save = {**about, "environment": results.environment(), "faults": rows}
-    files.save_json(args.out / "results.json", save)
-    text = table(caption(rows, about["seconds"]), COLUMNS, rows)
-    files.save(args.out / "faults.txt", text)
-    print(text)
+    seconds = time.monotonic() - start
+    result = {"quick": args.quick, "sections": totals(rows), "faults": rows}
+    findings = results.Findings(
+        result, {"faults.txt": table(caption(rows, seconds), COLUMNS, rows)}
+    )
+    results.publish(folder, "faults", findings, results.provenance(args.seed, seconds))
     return 1 if any(row["lost"] for row in rows) else 0
+
+
+def totals(rows: list[dict]) -> dict[str, dict[str, int]]:
+    """The counts of all faults of each section, and of all together as "all"."""
+    sections = {name: [row for row in rows if row["section"] == name] for name in SECTIONS}
+    return {
+        name: {count: sum(row[count] for row in chosen) for count in COUNTS}
+        for name, chosen in {**sections, "all": rows}.items()
+    }
 
 
 def caption(rows: list[dict], seconds: float) -> str:
@@ -160,7 +169,7 @@ def attempt(one: harness.Try) -> tuple[str, str, str, float]:
 
 def new_row(section: str, one: harness.Try) -> dict:
     """The record of a fault before its first try."""
-    counts = dict.fromkeys(("tries", "survived", "lost", "skipped"), 0)
+    counts = dict.fromkeys(COUNTS, 0)
     done = " ".join((one.function.__doc__ or "").split())
     about = {"name": one.fault, "section": section, "done": done}
     return {**about, **counts, "reason": None, "seconds": 0.0, "failures": []}
