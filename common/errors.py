@@ -50,7 +50,9 @@ def guard(main: Callable[[], None]) -> int:
             main()
     except KeyboardInterrupt as stop:
         kept = str(stop) or "results of finished parts are kept"
-        return _tell(f"stopped; {kept}", 128 + getattr(stop, "number", signal.SIGINT), True)
+        if job.is_first() if job.joined else job.tells_error():
+            _print_line(f"stopped; {kept}")
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         return _explain(error)
     return 0

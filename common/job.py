@@ -94,6 +94,7 @@ def _tells_before_joining(otherwise: bool = False) -> bool:  # noqa: ARG001
     return is_first() or "TORCHELASTIC_RUN_ID" not in os.environ
 
 
+joined = False  # whether this process has met the others of its job
 # Whether this process tells an error that others may have too; `otherwise` where nobody can say.
 # A job that has joined agrees on the first that asks, since an error may be of one process alone.
 tells_error: Callable[..., bool] = _tells_before_joining

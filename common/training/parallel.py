@@ -82,7 +82,7 @@ def start(device: torch.device) -> None:
             f"not all {size()} processes of this job came to {where} ({reason}); start them with"
             f" torchrun, or unset {', '.join(job.VARIABLES)}"
         ) from None
-    job.tells_error = partial(_is_first_to_tell, store)
+    job.joined, job.tells_error = True, partial(_is_first_to_tell, store)
 
 
 def _meet(device: torch.device, met: queue.SimpleQueue) -> None:
