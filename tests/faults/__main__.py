@@ -83,10 +83,12 @@ def main() -> int:
         parser.error(f"no fault named {' or '.join(args.names)}")
     seconds = time.monotonic() - start
     result = {"quick": args.quick, "sections": totals(rows), "faults": rows}
+    about = {"data": "small pictures, drawn by the seed", "device": "cpu"}
+    about = results.provenance(args.seed, seconds, **about)
     findings = results.Findings(
         result, {"faults.txt": table(caption(rows, seconds), COLUMNS, rows)}
     )
-    results.publish(folder, "faults", findings, results.provenance(args.seed, seconds))
+    results.publish(folder, "faults", findings, about)
     return 1 if any(row["lost"] for row in rows) else 0
 
 

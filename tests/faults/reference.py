@@ -17,6 +17,7 @@ CALLS = {
         ("2.1", "2.3", "2.6", "--layer", tiny.LAYER, "--pointing-images", 4, *tiny.TRAINED),
     ),
     "3.1": Call("problem3_resnet36", ("3.1", *tiny.FOLDERS)),
+    "3.1 3.2": Call("problem3_resnet36", ("3.1", "3.2", *tiny.FOLDERS)),
     "3.1 3.4": Call("problem3_resnet36", ("3.1", "3.4", *tiny.FOLDERS, *DOCTOR)),
     "1.1 to 1.3": Call("problem1_perceptual", tiny.PHOTOS),
 }
