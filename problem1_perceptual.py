@@ -529,7 +529,7 @@ def make_parser() -> cli.ProblemParser:
 def main() -> None:
     """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
-    folder = results.open_folder(args.out / "problem1")
+    folder = results.open_folder(args.out / "problem1", args.parts)
     shared = prepare(args)
 
     def publish(part: str, findings: results.Findings, seconds: float) -> None:

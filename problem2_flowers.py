@@ -472,7 +472,7 @@ def make_parser() -> cli.ProblemParser:
     add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
-    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet, weights FILE")
+    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a path")
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
@@ -533,7 +533,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 def main() -> None:
     """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
-    folder = results.open_folder(args.out / "problem2")
+    folder = results.open_folder(args.out / "problem2", args.parts)
     setup = prepare(args, folder)
 
     def publish(part: str, findings: Findings, seconds: float) -> None:

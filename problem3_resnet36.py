@@ -533,8 +533,8 @@ def main() -> None:
     """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
     # Of its own, so that the networks trained before are kept.
-    folder = results.open_folder(args.out / ("problem3/diagnose" if args.diagnose else "problem3"))
-    prepared = prepare(args, folder)
+    folder = args.out / ("problem3/diagnose" if args.diagnose else "problem3")
+    prepared = prepare(args, results.open_folder(folder, args.parts))
 
     def publish(number: str, findings: Findings, seconds: float) -> None:
         if number == "3.1":

@@ -93,7 +93,10 @@ def _check_environment() -> None:
     if fault := job.fault():
         raise UserError(fault)
     if names := job.partly_set():
-        _print_line(f"runs as one process: {names} set, but not all of {', '.join(job.VARIABLES)}")
+        _print_line(
+            f"runs as one process: {names} set, but not all of {', '.join(job.VARIABLES)};"
+            " for a job start it with torchrun"
+        )
 
 
 @contextlib.contextmanager

@@ -271,7 +271,7 @@ def test_a_bad_file_among_good_ones_is_named_counted_and_left_out(run, folder, t
     (folder / "broken.jpg").write_text("no image")
     code, _, err = run(p1, "1.1", "--images", folder, "--out", tmp_path)
     assert code == 0
-    reason = "broken.jpg: not an image that Pillow can read"
+    reason = "broken.jpg: not an image that Pillow can read; convert it to PNG or JPEG"
     assert err == f"left out 1 of {folder}: {reason}\n"
     assert len(results(tmp_path)["parts"]["1.1"]["images"]) == 3
     assert results(tmp_path)["parts"]["1.1"]["provenance"]["left_out"] == [reason]
@@ -291,10 +291,10 @@ def test_what_a_folder_holds_beside_pictures_is_counted_on_one_line(run, folder,
     assert code == 0
     left_out = [
         "._a.png: hidden",
-        "IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
+        "IMG_1.HEIC: no image by its ending; rename or convert it",
         "link.png: a link that leads out of the folder; copy it, or give it by --image",
         "more: a folder",
-        "one\ntwo.jpg: not an image that Pillow can read",
+        "one\ntwo.jpg: not an image that Pillow can read; convert it to PNG or JPEG",
     ]
     first = "; ".join(left_out[:3])
     assert err == f"left out 5 of {folder}: {first}; and 2 more, see results.json\n"

@@ -77,12 +77,14 @@ def test_what_is_left_out_is_counted_on_one_line(run, class_folders, tmp_path):
     code, _, err = run(p3, "3.1", "--data", class_folders, "--per-class", 7, "--out", tmp_path)
     left_out = [
         "odd/._1.png: hidden",
-        "odd/IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
+        "odd/IMG_1.HEIC: no image by its ending; rename or convert it",
         "empty: 0 images, not 7",
     ]
     result = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
     assert result["left_out"] == left_out
-    assert result["quarantined"] == ["odd/7.png: not an image that Pillow can read"]
+    assert result["quarantined"] == [
+        "odd/7.png: not an image that Pillow can read; convert it to PNG or JPEG"
+    ]
     told = f"{'; '.join(left_out)}; and 1 more, see results.json"
     assert (code, err) == (0, f"left out 4 of {class_folders}: {told}\n")
 

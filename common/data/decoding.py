@@ -98,7 +98,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     with one_line_errors(path):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: a folder, not an image")
+            raise UserError(f"{path}: a folder, not an image; a folder is given by --images")
         if not stat.S_ISREG(mode):  # to open a pipe would wait for whoever writes to it
             raise UserError(f"{path}: not a regular file")
         with path.open("rb") as file:
@@ -129,11 +129,13 @@ def one_line_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; give the path of an image") from None
     except PermissionError:
         raise UserError(f"{path}: cannot be read; see to its permissions") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that Pillow can read") from None
+        raise UserError(
+            f"{path}: not an image that Pillow can read; convert it to PNG or JPEG"
+        ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
             f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, refused as a decompression bomb;"

@@ -54,7 +54,10 @@ def list_classes(root: Path, follow_links: bool = False) -> tuple[dict[str, list
         if is_folder:
             class_ids.append(entry.name)
         elif entry.name not in NAME_FILES:
-            raise UserError(f"{entry.path}: a file among the class folders; move it away")
+            raise UserError(
+                f"{entry.path}: a file among the class folders; move it away, or give the"
+                " folder above, if these are the images of one class"
+            )
     if len(class_ids) < 2:
         raise UserError(
             f"{root}: {len(class_ids)} class folder(s) in it; give a folder that holds two or"

@@ -42,7 +42,7 @@ def why_left_out(name: str) -> str | None:
     is_image = os.path.splitext(name)[1].lower() in Image.registered_extensions()
     if name.startswith("."):
         return "hidden" if is_image else ""  # a Mac writes ._a.jpg beside a.jpg
-    return None if is_image else "no image by its ending; convert it to PNG or JPEG"
+    return None if is_image else "no image by its ending; rename or convert it"
 
 
 def leads_out(path: Path, root: Path) -> bool:
@@ -71,7 +71,7 @@ def load_folder(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         UserError: no such folder, or no image in it that can be read.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder; a single image is given by --image")
     images, left_out = {}, []
     with one_line_errors(folder):
         paths = sorted(folder.iterdir())

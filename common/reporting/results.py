@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torchvision
 from common import files, job
 from common.errors import UserError
 
+MOVE_AWAY = "move it away with the tables and figures beside it, and run again"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,15 +41,29 @@ class Findings:
         return sorted([*self.tables, *self.texts, *self.figures])
 
 
-def open_folder(folder: Path) -> Path:
-    """A problem's results folder, made where it is missing.
+def open_folder(folder: Path, parts: Sequence[str] = ()) -> Path:
+    """A problem's results folder, made where it is missing, for these parts.
 
     Raises:
-        UserError: it can't be written to, or holds a results.json that is not this project's.
+        UserError: it can't be written to, holds a results.json that is not this project's, or files
+            of a part but no results.json that records them.
     """
     files.make_folder(folder)
     read(folder)
+    if not (folder / "results.json").exists():
+        _refuse(folder, [path.name for part in parts for path in folder.glob(f"{part}_*.*")])
     return folder
+
+
+def _refuse(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError where there are files in the way, which names them."""
+    if names := sorted(names):
+        first, more = ", ".join(names[:3]), len(names) - 3
+        rest = f" and {more} more" if more > 0 else ""
+        raise UserError(
+            f"{folder}: {first}{rest} in the way, which results.json does not record as written by"
+            " this part; move these away, or choose another --out"
+        )
 
 
 def read(folder: Path) -> dict:
@@ -67,10 +82,10 @@ def read(folder: Path) -> dict:
             raise ValueError("a file that a part can't have written")  # a next run would remove it
         return {"files": names, "parts": {part: dict(row) for part, row in stored["parts"].items()}}
     except UserError as error:
-        raise UserError(f"{error}; move it away and run again") from None
+        raise UserError(f"{error}; {MOVE_AWAY}") from None
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, IsADirectoryError):
         raise UserError(
-            f"{path} is not a results file of this project as it is now; move it away and run again"
+            f"{path} is not a results file of this project as it is now; {MOVE_AWAY}"
         ) from None
 
 
@@ -114,13 +129,8 @@ def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
     """
     stored = read(folder)
     before = set(stored["files"].get(part, []))
-    for name in before.union(names):
-        path = folder / name
-        if path.is_dir() or (name not in before and os.path.lexists(path)):
-            raise UserError(
-                f"{path} is in the way: no file that results.json records as written by part"
-                f" {part}; move it away, or choose another --out"
-            )
+    there = {name for name in before.union(names) if os.path.lexists(folder / name)}
+    _refuse(folder, {name for name in there if (folder / name).is_dir()} | (there - before))
     stored["files"][part] = sorted(before.union(names))
     _store(folder, stored)
     return before

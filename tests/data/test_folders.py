@@ -48,8 +48,8 @@ def test_files_among_the_class_folders(root):
     assert after.rows == before.rows
     assert after.left_out == [
         "a/._a 0.png: hidden",
-        "a/IMG_1.HEIC: no image by its ending; convert it to PNG or JPEG",
-        "b/notes.txt: no image by its ending; convert it to PNG or JPEG",
+        "a/IMG_1.HEIC: no image by its ending; rename or convert it",
+        "b/notes.txt: no image by its ending; rename or convert it",
     ]
     shutil.copy(root / "a" / "a 0.png", root / "stray.png")
     fails(r"images/stray.png: a file among the class folders; move it away", root)

@@ -103,11 +103,21 @@ def test_a_write_that_fails_leaves_the_old_results(tmp_path):
     ],
 )
 @pytest.mark.parametrize("recorded", [True, False])
+def test_files_of_a_part_without_their_record_are_all_named_before_any_work(tmp_path):
+    for name in ("1.1_b.png", "1.1_a.txt", "1.2_c.txt", "my 1.1_notes.txt"):
+        (tmp_path / name).touch()
+    assert results.open_folder(tmp_path, ["1.3"]) == tmp_path
+    with pytest.raises(UserError, match=r": 1\.1_a\.txt, 1\.1_b\.png in the way, .* move these"):
+        results.open_folder(tmp_path, ["1.1"])
+    files.save_json(tmp_path / "results.json", {"files": {}, "parts": {}})
+    assert results.open_folder(tmp_path, ["1.1"]) == tmp_path
+
+
 def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text, recorded):
     (tmp_path / "results.json").write_text(text)
     if recorded:
         files.record(tmp_path / "results.json")
-    with pytest.raises(UserError, match=r"results\.json.*move it away and run again$"):
+    with pytest.raises(UserError, match=r"results\.json.*move it away with the tables and"):
         results.open_folder(tmp_path)
     assert (tmp_path / "results.json").read_text() == text
 
@@ -189,7 +199,7 @@ def test_a_folder_in_the_place_of_a_file_of_before_is_named_and_left(tmp_path):
     (tmp_path / "1.1_a.txt").unlink()
     (tmp_path / "1.1_a.txt").mkdir()
     for name in ("1.1_a.txt", "1.1_b.txt"):  # to be written again, and to be removed
-        with pytest.raises(UserError, match=r"1\.1_a\.txt is in the way"):
+        with pytest.raises(UserError, match=r"1\.1_a\.txt in the way"):
             publish(tmp_path, tables={name: "2"})
     assert (tmp_path / "1.1_b.txt").read_text() == "1"
 
@@ -217,7 +227,10 @@ def test_what_is_in_the_way_is_named_and_left(tmp_path, kind):
     else:
         publish(tmp_path, "1.2", tables={"1.1.txt": "the user's"})
     before = names(tmp_path)
-    with pytest.raises(UserError, match=r"1\.1\.txt is in the way.*part 1\.1"):
+    with pytest.raises(
+        UserError,
+        match=r"1\.1\.txt in the way, .* by this part; move",
+    ):
         publish(tmp_path, tables={"1.1.txt": "new"}, texts={"1.1_new.txt": "new"})
     assert names(tmp_path) == before
     if path.is_file():
