@@ -82,9 +82,7 @@ def test_what_is_left_out_is_counted_on_one_line(run, class_folders, tmp_path):
     ]
     result = json.loads((tmp_path / "problem3" / "results.json").read_text())["parts"]["3.1"]
     assert result["left_out"] == left_out
-    assert result["quarantined"] == [
-        "odd/7.png: not an image that Pillow can read; convert it to PNG or JPEG"
-    ]
+    assert result["quarantined"][0].startswith("odd/7.png: not an image that Pillow can read")
     told = f"{'; '.join(left_out)}; and 1 more, see results.json"
     assert (code, err) == (0, f"left out 4 of {class_folders}: {told}\n")
 
