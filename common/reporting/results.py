@@ -179,7 +179,7 @@ def provenance(seed: int, call_seconds: float, **about) -> dict:
 def _command() -> str:
     script = [Path(sys.argv[0]).name, *sys.argv[1:]]
     spec = sys.modules["__main__"].__spec__
-    if spec is not None:  # python -m
+    if spec is not None and spec.origin == sys.argv[0]:  # python -m
         script = ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
     if job.size() > 1:
         return shlex.join(["torchrun", "--nproc-per-node", str(job.size()), *script])

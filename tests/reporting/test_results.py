@@ -90,6 +90,16 @@ def test_a_write_that_fails_leaves_the_old_results(tmp_path):
     assert names(tmp_path) == ["results.json"]
 
 
+def test_files_of_a_part_without_their_record_are_all_named_before_any_work(tmp_path):
+    for name in ("1.1_b.png", "1.1_a.txt", "1.2_c.txt", "my 1.1_notes.txt"):
+        (tmp_path / name).touch()
+    assert results.open_folder(tmp_path, ["1.3"]) == tmp_path
+    with pytest.raises(UserError, match=r": 1\.1_a\.txt, 1\.1_b\.png in the way, .* move these"):
+        results.open_folder(tmp_path, ["1.1"])
+    files.save_json(tmp_path / "results.json", {"files": {}, "parts": {}})
+    assert results.open_folder(tmp_path, ["1.1"]) == tmp_path
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -103,16 +113,6 @@ def test_a_write_that_fails_leaves_the_old_results(tmp_path):
     ],
 )
 @pytest.mark.parametrize("recorded", [True, False])
-def test_files_of_a_part_without_their_record_are_all_named_before_any_work(tmp_path):
-    for name in ("1.1_b.png", "1.1_a.txt", "1.2_c.txt", "my 1.1_notes.txt"):
-        (tmp_path / name).touch()
-    assert results.open_folder(tmp_path, ["1.3"]) == tmp_path
-    with pytest.raises(UserError, match=r": 1\.1_a\.txt, 1\.1_b\.png in the way, .* move these"):
-        results.open_folder(tmp_path, ["1.1"])
-    files.save_json(tmp_path / "results.json", {"files": {}, "parts": {}})
-    assert results.open_folder(tmp_path, ["1.1"]) == tmp_path
-
-
 def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text, recorded):
     (tmp_path / "results.json").write_text(text)
     if recorded:
