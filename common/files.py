@@ -45,12 +45,17 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if path.is_dir():
             raise UserError(f"{path}: a folder is in the way; move it away") from None
-        if error.errno not in DISK_FULL:
-            raise
-        reason = f"{path}: cannot be written ({error.strerror})"
-        raise UserError(f"{reason}; free space or choose another folder") from None
+        _name_full_disk(path, error, "folder")
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name_full_disk(path: Path, error: OSError, other: str) -> None:
+    """Raise UserError where it is a full disk, of which the system does not say the file."""
+    if error.errno in DISK_FULL:
+        reason = f"{path}: cannot be written ({error.strerror})"
+        raise UserError(f"{reason}; free space or choose another {other}") from None
 
 
 def save(path: Path, content: bytes | memoryview | str) -> str:
@@ -237,10 +242,8 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
             fill(partial)
             partial.rename(folder)
         except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            reason = f"{folder}: cannot be written ({error.strerror})"
-            raise UserError(f"{reason}; free space or choose another --cache") from None
+            _name_full_disk(folder, error, "--cache")
+            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -41,12 +41,12 @@ def fault() -> str:
     values = {name: os.environ.get(name, "") for name in VARIABLES}
     if not all(values.values()):
         return ""
-    told = " ".join(f"{name}={value}" for name, value in values.items())
     numbers = [values[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")]
     if all(re.fullmatch("[0-9]{1,6}", number) for number in numbers):
         number, count, local, port = map(int, numbers)
         if number < count and local <= number and 0 < port < 2**16:
             return ""
+    told = " ".join(f"{name}={value}" for name, value in values.items())
     return f"{told}: no place of a process in a job; unset them, or start with torchrun"
 
 

@@ -27,14 +27,8 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
     `compute_loss` runs the network once and returns its loss.
     """
-    bad: list[tuple[str, str]] = []
-
-    def look(module: str, direction: str, values: Tensor) -> None:
-        if not torch.isfinite(values).all():
-            bad.append((module, direction))
-
     network.zero_grad()  # of the step that failed: its gradients are not to be added to
-    with watched(network, look):
+    with _bad_places(network) as bad:
         loss = compute_loss()
         if not bad and not torch.isfinite(loss):
             bad.append(("the loss", "output"))
@@ -51,15 +45,22 @@ def _non_finite_parameter(network: nn.Module) -> str:
 
 def first_bad_output(network: nn.Module, compute_logits: Callable[[], Tensor]) -> str | None:
     """The module with the first non-finite output of a forward pass; None where there is none."""
-    bad: list[str] = []
+    with _bad_places(network) as bad:
+        compute_logits()
+    return bad[0][0] if bad else None
 
-    def look(module: str, _direction: str, values: Tensor) -> None:
+
+@contextlib.contextmanager
+def _bad_places(network: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """The (module, direction) of each non-finite tensor while the block runs, in order."""
+    bad: list[tuple[str, str]] = []
+
+    def look(module: str, direction: str, values: Tensor) -> None:
         if not torch.isfinite(values).all():
-            bad.append(module)
+            bad.append((module, direction))
 
     with watched(network, look):
-        compute_logits()
-    return bad[0] if bad else None
+        yield bad
 
 
 @contextlib.contextmanager
