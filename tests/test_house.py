@@ -22,6 +22,7 @@ FLOORS = (
     ("data", "reporting"),
     ("training",),
     ("networks",),
+    ("studies",),
     ("script",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -22,22 +22,23 @@ from torch import Tensor, nn
 
 from common.data.packed import Packed
 from common.job import progress
+from common.networks.dead import constant_share
 from common.training.loop import first_steps
 from common.training.precision import PRECISIONS
 from common.training.recipe import Recipe
 from common.training.run import Run
-from common.training.watch import NotFinite, watched
+from common.training.watch import NotFinite, dead_batch_norms, watched
 
 # The largest finite value of each precision, the narrowest first.
 RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
 
 
 def statistics(values: Tensor) -> dict[str, float]:
-    """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm"}.
+    """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
-    The largest absolute value, the mean, the variance, the share of values that are not finite, and
-    the Euclidean norm. They are computed in float64, so that the squares of large values do not
-    overflow; where a value is NaN all but the peak and the share are.
+    The largest absolute value, the mean, the variance, the share of values that are not finite, the
+    Euclidean norm, and `constant_share`. They are computed in float64, so that the squares of large
+    values do not overflow; where a value is NaN all but the peak and the shares are.
     """
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
     non_finite = 1 - values.isfinite().double().mean().item()
@@ -52,6 +53,7 @@ def statistics(values: Tensor) -> dict[str, float]:
         "variance": variance,
         "non_finite": non_finite,
         "norm": norm,
+        "constant": constant_share(values),
     }
 
 
@@ -62,7 +64,10 @@ def bare_name(module: str) -> str:
 
 @torch.no_grad()
 def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
-    """Probe a network with one batch in training mode: {module: {"peak", "std"}} of its outputs.
+    """Probe a network with one batch in training mode: {module: {"peak", "std", ...}}.
+
+    Of the outputs of each module also "constant", `constant_share`, and "dead", whether it is a
+    batch norm whose variance is not finite.
 
     `images` are what the network takes, float (N, 3, H, W), on its device; the pass is in fp32.
     Modules are in the order of execution. A peak is infinite where not all of an output is finite.
@@ -78,9 +83,12 @@ def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
         if name in outputs:  # torchvision's blocks use one ReLU twice
             peak = max(peak, outputs[name]["peak"])
         outputs[name] = {"peak": peak, "std": math.sqrt(summary["variance"])}
+        outputs[name] |= {"constant": summary["constant"], "dead": False}
 
     with watched(network.train(), look):
         network(images)
+    for module in dead_batch_norms(network):
+        outputs[bare_name(module)]["dead"] = True
     for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])
     network.train(was_training)
@@ -91,7 +99,8 @@ def summarise(outputs: Mapping[str, Mapping[str, float]], blocks: re.Pattern) ->
     """What a `forecast` comes to, as plain values.
 
     Keys: peak, the largest; module, that puts it out; beyond_fp16, the first module beyond fp16's
-    range, or None; blocks, the outputs of modules whose whole names match the pattern.
+    range, or None; dead_from, the first dead batch norm, or None; blocks, the outputs of modules
+    whose whole names match the pattern.
     """
     peaks = {module: output["peak"] for module, output in outputs.items()}
     largest = max(peaks, key=peaks.get)
@@ -100,6 +109,7 @@ def summarise(outputs: Mapping[str, Mapping[str, float]], blocks: re.Pattern) ->
         "peak": peaks[largest],
         "module": largest,
         "beyond_fp16": beyond[0] if beyond else None,
+        "dead_from": next((module for module in outputs if outputs[module]["dead"]), None),
         "blocks": {module: outputs[module] for module in outputs if blocks.fullmatch(module)},
     }
 
@@ -109,12 +119,14 @@ class Followed:
     """The first steps of a training, and what the doctor saw of them if it watched.
 
     losses: of the steps taken. divergence: {"step", "module", "direction"} of the first value that
-    is not finite, None where there was none. rows: of steps 1, 2, 4, 8, ... and of the last one.
+    is not finite, None where there was none. dead: {"step", "module"} of the first batch norm whose
+    variance was not finite, or None. rows: of steps 1, 2, 4, 8, ... and of the last one.
     beyond: `first_beyond` of all steps. seconds: of all steps together.
     """
 
     losses: list[float]
     divergence: dict | None
+    dead: dict | None
     rows: list[dict]
     beyond: dict[str, dict]
     seconds: float
@@ -127,13 +139,15 @@ class Followed:
     def result(self, last_steps: int) -> dict:
         """What came of the training, as plain values.
 
-        Keys: diverged_at_step and divergence, None where all was finite; first_loss, and last_loss
-        as the mean of the last `last_steps`, None without a step; steps (finite ones); seconds.
+        Keys: diverged_at_step and divergence, None where all was finite; dead; first_loss, and
+        last_loss as the mean of the last `last_steps`, None without a step; steps (finite ones);
+        seconds.
         """
         last = self.losses[-last_steps:]
         return {
             "diverged_at_step": self.divergence["step"] if self.divergence else None,
             "divergence": self.divergence,
+            "dead": self.dead,
             "first_loss": self.losses[0] if last else None,
             "last_loss": sum(last) / len(last) if last else None,
             "steps": len(self.losses),
@@ -183,12 +197,18 @@ def follow(
     `rows` and `beyond` are empty.
     """
     run, doctor = Run(network, recipe, device), Doctor()
-    losses, divergence, start = [], None, time.perf_counter()
+    losses, divergence, dead, start = [], None, None, time.perf_counter()
+
+    def look_for_dead(step: int) -> dict | None:
+        names = dead_batch_norms(run.network)
+        return {"step": step, "module": bare_name(names[0])} if names else None
+
     with watched(run.network, doctor.look) if watch else contextlib.nullcontext():
         try:
             taken = first_steps(run, train, steps)
             for loss in progress(taken, total=steps, leave=False):
                 losses.append(loss)
+                dead = dead or look_for_dead(len(losses))
                 if watch:
                     doctor.end_step(run.network, last=len(losses) == steps)
         except NotFinite as error:
@@ -196,8 +216,9 @@ def follow(
                 doctor.end_step(run.network, last=True)
             place = {"module": bare_name(error.module), "direction": error.direction}
             divergence = {"step": len(losses) + 1, **place}
+            dead = dead or look_for_dead(len(losses) + 1)
     seconds = time.perf_counter() - start
-    return Followed(losses, divergence, doctor.rows, doctor.beyond, seconds)
+    return Followed(losses, divergence, dead, doctor.rows, doctor.beyond, seconds)
 
 
 def first_beyond(rows: Iterable[dict]) -> dict[str, dict]:

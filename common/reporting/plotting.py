@@ -337,3 +337,64 @@ def peaks(
 
 def _power_of_ten(value: float, _position: int) -> str:
     return "10" + str(round(np.log10(value))).translate(SUPERSCRIPTS)
+
+
+def first_losses(
+    path: Path,
+    title: str,
+    lines: Mapping[str, Sequence[tuple[int, float, bool]]],
+    levels: Mapping[str, float],
+) -> None:
+    """First losses by batch size, log-log, a line a name: (images, loss, dead) a point.
+
+    Points that are dead are filled. `levels` are drawn across, named in the legend.
+    """
+    with _figure(path, title, (1, 1), (9.5, 5.2)) as (figure, ((axis,),)):
+        for number, (name, points) in enumerate(lines.items()):
+            images, losses, dead = zip(*points, strict=True)
+            colour, style = f"C{number % 10}", "-" if number < 10 else "--"
+            axis.plot(images, losses, style, color=colour, linewidth=1.2, label=_name(name))
+            faces = [colour if is_dead else "white" for is_dead in dead]
+            axis.scatter(images, losses, s=28, c=faces, edgecolors=colour, zorder=3)
+        for (name, level), style in zip(levels.items(), (":", "--"), strict=False):
+            axis.axhline(level, color="black", linewidth=1, linestyle=style, label=name)
+        axis.set(xlabel="images in the batch", ylabel="first loss", xscale="log", yscale="log")
+        ticks = sorted({images for points in lines.values() for images, _, _ in points})
+        axis.xaxis.set(
+            major_locator=_matplotlib().ticker.FixedLocator(ticks),
+            minor_locator=_matplotlib().ticker.NullLocator(),
+            major_formatter="{x:g}",
+        )
+        axis.yaxis.set(
+            major_formatter=_power_of_ten, minor_locator=_matplotlib().ticker.NullLocator()
+        )
+        figure.legend(loc="outside right center", fontsize=8)
+
+
+def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
+    """Test top-1 over the kurtosis of f_p's output, a line a gamma; ReLU's as a level.
+
+    `rows` have power, gamma, kurtosis, test_top1 and test_top1_std, as the study of exponents.
+    """
+    with _figure(path, title, (1, 1), (8, 4.8)) as (_, ((axis,),)):
+        shown = [row for row in rows if row["test_top1"] is not None]
+        for gamma in sorted({row["gamma"] for row in shown if row["kurtosis"]}, reverse=True):
+            of_gamma = [row for row in shown if row["kurtosis"] and row["gamma"] == gamma]
+            of_gamma.sort(key=lambda row: row["kurtosis"])
+            x, y = ([row[key] for row in of_gamma] for key in ("kurtosis", "test_top1"))
+            errors = [row["test_top1_std"] or 0 for row in of_gamma]
+            axis.errorbar(
+                x, y, errors, fmt="o-", capsize=3, ms=4, label=f"gammas start at {gamma:g}"
+            )
+            for row in of_gamma:
+                place = {"xytext": (4, 5), "textcoords": "offset points", "fontsize": 8}
+                axis.annotate(f"p = {row['power']:g}", (row["kurtosis"], row["test_top1"]), **place)
+        for row in shown:
+            if not row["kurtosis"]:
+                axis.axhline(row["test_top1"], color="grey", linestyle=":", label="ReLU throughout")
+        axis.set(xlabel="kurtosis of f_p of a normal input, closed form", xscale="log")
+        axis.set(ylabel="test top-1 in %")
+        axis.xaxis.set(major_formatter="{x:g}", minor_locator=_matplotlib().ticker.NullLocator())
+        ticks = (3, 5, 10, 20, 50)
+        axis.xaxis.set_major_locator(_matplotlib().ticker.FixedLocator(ticks))
+        axis.legend()

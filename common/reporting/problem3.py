@@ -141,6 +141,7 @@ def forecast_table(result: Mapping, tag: str) -> str:
     columns = {"network": "{network}", "stem": "{blocks[maxpool][peak]:.3g}"}
     columns |= {"largest": "{peak:.3g}", "in": "{module}", "logits": "{blocks[fc][peak]:.3g}"}
     columns["forecast"] = "{verdict}"
+    columns["dead from"] = "{dead_from}"
     caption = (
         "Overflow forecast, before the first step: largest |output| of any module of new networks"
         f"\nfor one batch; {printable(tag)}; the pass itself in fp32.\n"
@@ -153,8 +154,11 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
     """3.4's table of the changes to the report's training by the recipe named, a row a change."""
     changes = [*result["single_changes"], *result["not_single_changes"]]
     rows = [{**row, **(row["divergence"] or {})} for row in changes]
+    for row in rows:
+        row |= {f"dead_{key}": value for key, value in (row["dead"] or {}).items()}
     columns = {"change": "{change}", "first loss": "{first_loss:.4g}", "loss": "{last_loss:.4g}"}
     columns |= {"finite steps": "{steps}", "diverges in": "step {step}: {direction} of {module}"}
+    columns["dead layer"] = "step {dead_step}: {dead_module}"
     caption = (
         "One change at a time to the report's network and recipe; in brackets, two changes to it,"
         f" and the report's other network.\n{recipe}, batch {result['recipe']['batch_size']}.\n"
@@ -175,15 +179,18 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag:
         for precision, largest in ranges.items():
             about = {"network": name, "precision": precision, "largest": largest}
             rows.append({**about, **beyond.get(precision, {})})
+        dead = result["dead"][name]
+        about = {"network": name, "precision": "fp32: a dead layer", "largest": ranges["fp32"]}
+        rows.append({**about, **({**dead, "direction": "variance"} if dead else {})})
     columns = {"network": "{network}", "range of": "{precision}", "largest": "{largest:.3g}"}
     columns |= {key: f"{{{key}}}" for key in ("step", "module", "direction")}
     report, branch, as_given = result["beyond_range"]
     caption = (
-        "The first value, output or gradient, beyond the range of a precision, in"
-        f" {result['steps']} steps or until\nthe loss is not finite. {report}: the report's"
-        f" network; {branch}: f inside the branch alone;\n{recipe}.\n{as_given}: as the flags have"
-        f" it, f: {result['residual']}, {flags['optimizer']} {flags['learning_rate']:g},"
-        f" {flags['precision']}. {printable(tag)}."
+        "The first value, output or gradient, or a batch's variance (a dead layer), beyond the"
+        f" range\nof a precision, in {result['steps']} steps or until the loss is not finite."
+        f" {report}: the report's\nnetwork; {branch}: f inside the branch alone;\n{recipe}.\n"
+        f"{as_given}: as the flags have it, f: {result['residual']}, {flags['optimizer']}"
+        f" {flags['learning_rate']:g}, {flags['precision']}. {printable(tag)}."
     )
     return table(caption, columns, rows)
 

@@ -9,10 +9,8 @@ GPU as far as cuDNN's kernels are deterministic).
 import contextlib
 import itertools
 import math
-import resource
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,8 +30,15 @@ from common.training import parallel
 from common.training.checkpoint import Saver, load_best, resume
 from common.training.precision import autocast
 from common.training.recipe import Recipe
-from common.training.run import Run, no_sums
-from common.training.watch import WHOLE_NETWORK, NotFinite, first_bad_output, first_non_finite
+from common.training.run import Run, no_sums, peak_memory_mib
+from common.training.watch import (
+    WHOLE_NETWORK,
+    NotFinite,
+    dead_words,
+    first_bad_output,
+    first_non_finite,
+    warn_of_dead,
+)
 
 FORECAST_STEPS = 10  # that the time left is told from
 
@@ -46,14 +51,14 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
     """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
 
     The central square is classified; the processes of a job share the images. Returns {"loss",
-    "top1", "top5", "correct", "images"}.
+    "top1", "top5", "correct", "images", "hits"}: hits has a character an image, 1 or 0.
 
     Raises:
         NotFinite: the loss is not finite.
     """
     was_training = network.training
     network.eval()
-    loss, top1, top5 = 0.0, 0, 0
+    loss, top5, right = 0.0, 0, torch.zeros(len(split), dtype=torch.int64)
     for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
@@ -61,19 +66,20 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
         logits = logits.float()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        top1 += int(hits[:, 0].sum())
+        right[indexes] = hits[:, 0].long().cpu()
         top5 += int(hits.sum())
-    count = len(split)
-    loss, top1, top5 = parallel.total([loss, top1, top5], device)
+    loss, top5, *right = parallel.total([loss, top5, *right.tolist()], device)
+    count, correct = len(split), int(sum(right))
     if not math.isfinite(loss):
         raise _not_finite_in(network, split, recipe, device, loss / count)
     network.train(was_training)
     return {
         "loss": loss / count,
-        "top1": 100 * top1 / count,
+        "top1": 100 * correct / count,
         "top5": 100 * top5 / count,
-        "correct": int(top1),
+        "correct": correct,
         "images": count,
+        "hits": "".join(str(int(hit)) for hit in right),
     }
 
 
@@ -186,7 +192,8 @@ def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     run.network.train()
     while run.step < len(steps):
         start = time.perf_counter()
-        loss = train_step(run, train, steps[run.step], run.epoch + run.step / len(steps))
+        # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.
+        loss = train_step(run, train, steps[run.step], run.epoch + (run.step + 0.5) / len(steps))
         run.step += 1
         run.step_seconds.append(time.perf_counter() - start)
         run.sums["seconds"] += run.step_seconds[-1]
@@ -239,6 +246,8 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     if not _may_step(run, mean_loss, norm):
         torch.manual_seed(dropout_seed)
         raise _not_finite(run, images, targets, mean_loss, norm.item())
+    if run.epoch == run.step == 0:
+        warn_of_dead(run.network, mean_loss, len(train.class_names))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average:
@@ -321,14 +330,6 @@ def _finish_epoch(run: Run, val: Packed) -> None:
     run.epoch, run.step, run.sums = run.epoch + 1, 0, no_sums()
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory so far in MiB: allocated on a GPU, resident in this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 @contextlib.contextmanager
 def _stop_between_steps() -> Iterator[Callable[[], int]]:
     """Ctrl-C and SIGTERM ask to stop after the step, when the run is whole; a second ends at once.
@@ -365,8 +366,8 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
     rate = run.optimizer.param_groups[0]["lr"]
     message = (
         f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
-        f" non-finite {direction} is that of {module}; nothing of this step is kept; try a smaller"
-        " --lr, --clip-norm 1 or --precision fp32"
+        f" non-finite {direction} is that of {module}{dead_words(run.network)}; nothing of this"
+        " step is kept; try a smaller --lr, --clip-norm 1 or --precision fp32"
     )
     return NotFinite(message, module, direction)
 

@@ -39,7 +39,10 @@ class Recipe:
         return {**values, **augmentation}
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held."""
+        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held.
+
+        `epoch` is that of the middle of the step: half a step into the training for the first.
+        """
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
         if self.schedule == "constant":

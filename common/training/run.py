@@ -1,5 +1,7 @@
 """A training under way: the network, what is averaged, the optimiser, and how far it has come."""
 
+import resource
+import sys
 from collections.abc import Callable
 
 import torch
@@ -83,6 +85,14 @@ def check_finite(network: nn.Module) -> None:
 def no_sums() -> dict:
     """What an epoch's steps add up, before the first."""
     return {"loss": 0.0, "top1": 0, "images": 0, "seconds": 0.0}
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory so far in MiB: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:

@@ -147,8 +147,9 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
 
     Returns:
         seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
-        interval test_top1_low and test_top1_high, test_top5 (all in per cent), training_seconds,
-        images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
+        interval test_top1_low and test_top1_high, test_top5 (all in per cent), hits (of test, a
+        character an image), training_seconds, images_per_second (median over epochs),
+        peak_memory_mib, history (a dict an epoch).
 
     Raises:
         UserError: as `loop.fit`, such as a run of that name with another identity.
@@ -240,7 +241,7 @@ def _kept_test(path: Path) -> dict:
     except UserError as error:
         job.say(f"{error}; test is looked at again", file=sys.stderr)
         return {}
-    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images"}
+    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images", "hits"}
     return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}
 
 
@@ -257,6 +258,7 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "test_top1_low": 100 * low,
         "test_top1_high": 100 * high,
         "test_top5": tested["top5"],
+        "hits": tested["hits"],
         "training_seconds": sum(row["seconds"] for row in history),
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
         "peak_memory_mib": max(row["peak_memory_mib"] for row in history),

@@ -1,14 +1,19 @@
 """What every module puts out and gets back: hooks, and the search for the first bad value."""
 
 import contextlib
+import math
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UserError
+from common.job import say
 
 WHOLE_NETWORK = "all parameters together"
+EQUAL_LOGITS_WITHIN = 0.003  # of ln K is the first loss of a network whose logits do not differ
 
 
 class NotFinite(UserError):
@@ -20,6 +25,35 @@ class NotFinite(UserError):
     def __init__(self, message: str, module: str, direction: str):
         super().__init__(message)
         self.module, self.direction = module, direction
+
+
+def dead_batch_norms(network: nn.Module) -> list[str]:
+    """The batch norms that have met a variance that is not finite, by name, in order.
+
+    Such a one puts out its bias alone, whatever comes in: it is dead, and with it what follows.
+    """
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.running_var is not None
+        and not torch.isfinite(module.running_var).all()
+    ]
+
+
+def dead_words(network: nn.Module) -> str:
+    """The words for the first dead batch norm of a network, to follow on others; or none."""
+    dead = dead_batch_norms(network)
+    return f"; {dead[0]} is dead: infinite variance, constant output" if dead else ""
+
+
+def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
+    """Warn of a first step whose loss is that of equal logits since a batch norm is dead."""
+    dead = dead_words(network)
+    if dead and abs(loss - math.log(classes)) < EQUAL_LOGITS_WITHIN:
+        equal = f"that of equal logits over {classes} classes"
+        doing = "what comes in must be smaller: a smaller rate can't help"
+        say(f"warning: the first loss, {loss:.4f}, is {equal}{dead}; {doing}", file=sys.stderr)
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:

@@ -1,0 +1,170 @@
+"""How Problem 3's studies are told: the report's first steps, stems, places of f, exponents."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from common.job import printable
+from common.reporting import plotting
+from common.reporting.problem3 import recipe_words, width_words
+from common.reporting.tables import table
+
+# ------------------------------------------------------------------- 3.4 at the report's own size
+
+
+def with_forecast(cases: Sequence[Mapping], border: float) -> list[dict]:
+    """First passes with their forecast in closed form.
+
+    Added keys: stem_peak; stage_peak, of the first stage; closed_form_peak, the stem's to the power
+    of 8 where f squares each of three sums; forecast_dead, whether the stem's is above the border.
+    """
+    rows = []
+    for case in cases:
+        stem, squared = case["peaks"]["maxpool"], case["residual"] == "sum"
+        told = {"stem_peak": stem, "stage_peak": case["peaks"]["layer1.2"]}
+        told["closed_form_peak"] = stem**8 if squared and stem < 1e38 else None
+        rows.append({**case, **told, "forecast_dead": squared and stem >= border})
+    return rows
+
+
+def batch_arithmetic() -> dict:
+    """What the report's numbers of batches say of its images: 5,204 of 128, and 18,213 of 32.
+
+    Of n images 80 % make 5,204 batches of 128 and 70 % make 18,213 of 32, the last of each perhaps
+    not full. Keys: images_least, images_most (n), classes, images_per_class (of the most).
+    """
+    fits = [
+        images
+        for images in range(830_000, 835_000)
+        if -(-int(0.8 * images) // 128) == 5204 and -(-int(0.7 * images) // 32) == 18_213
+    ]
+    least, most = min(fits), max(fits)
+    return {
+        "images_least": least,
+        "images_most": most,
+        "classes": 650,
+        "images_per_class": most / 650,
+    }
+
+
+def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -> dict[str, str]:
+    """3.4's tables of `--reproduce` by file name: first passes, first steps, cures."""
+    of_report = f"{size_px} px, {', '.join(width_words(width)) or 'full width'}; {printable(tag)}"
+    equal = f"of equal logits {result['chance_loss']:.4f}; the report printed 6.4761"
+    columns = {name: f"{{{key}}}" for name, key in CASE_COLUMNS.items()}
+    columns |= {"first loss": "{first_loss:.5g}", "stem's peak": "{stem_peak:.3g}"}
+    columns |= {"its 8th power": "{closed_form_peak:.1e}", "stage 1's peak": "{stage_peak:.1e}"}
+    columns |= {"forecast": "{forecast}", "dead from": "{dead_from}", "dead": "{dead_share:.0%}"}
+    verdicts = {True: "dead", False: "alive"}
+    cases = [
+        {**case, "forecast": verdicts[case["forecast_dead"]]} for case in result["first_losses"]
+    ]
+    caption = (
+        "First passes of new networks in training mode; classes: 650 logits. Forecast: dead where"
+        f" the stem's peak is\nabove {result['border_peak']:.0f}, whose 8th power squared is"
+        " fp32's largest. Dead from: the first batch norm of infinite variance;\ndead: share of all"
+        f" its channels that do not depend on the image. Loss {equal}. {printable(tag)}."
+    )
+    tables = {"3.4_first_losses.txt": table(caption, columns, cases)}
+    steps = {name: f"{{{key}}}" for name, key in STEP_COLUMNS.items()}
+    caption = f"The first steps without any check; loss {equal}. {of_report}."
+    rows = [_step_row(row) for row in result["steps"]]
+    tables["3.4_first_steps.txt"] = table(caption, steps, rows) + _autopsy_words(result["steps"])
+    columns = {"change": "{change}", **steps}
+    del columns["form"]
+    caption = f"One change at a time, without any check; loss {equal}. {of_report}."
+    rows = [_step_row(row) for row in result["cures"]]
+    tables["3.4_cures.txt"] = table(caption, columns, rows)
+    return tables
+
+
+CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f after": "residual"}
+CASE_COLUMNS |= {"init": "init", "input": "scaling", "seed": "seed"}
+STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
+STEP_COLUMNS |= {"rate": "learning_rate", "images": "images", "losses": "told_losses"}
+STEP_COLUMNS |= {"gradients not finite in step 1": "bad", "dead from": "dead_from"}
+
+
+AUTOPSY = """
+{network}, f as `where`, step 1, going back: the first batch norm that makes finite gradients NaN is
+{module}. In its channel {channel} alone: input up to {peak_input:.2g}, gradient up to
+{peak_gradient:.2g}; variance {variance_fp32:.2g} in fp32, {variance_fp64:.2g} in float64;
+1 / deviation {inverse_deviation_fp32:.2g} in fp32; sum of gradient x deviation {sum_fp32:.2g} in
+fp32, {sum_fp64:.2g} in float64; that times 1 / variance: {factor_fp32:.2g} in fp32,
+{factor_fp64:.2g} in float64.
+"""
+
+
+def _step_row(row: Mapping) -> dict:
+    losses = [f"{loss:.6g}" for loss in row["losses"]]
+    if len(losses) > 4:
+        losses = [*losses[:3], "...", losses[-1]]
+    bad = f"{len(row['non_finite_gradients'])} of {row['tensors']}"
+    return {**row, "told_losses": ", ".join(losses), "bad": bad}
+
+
+def _autopsy_words(steps: Sequence[Mapping]) -> str:
+    words = []
+    for row in steps:
+        if found := row.get("autopsy"):
+            words.append(AUTOPSY.format(**{"network": row["network"], **found}))
+    return "".join(words)
+
+
+def first_loss_figure(result: Mapping, size_px: int, width: float, tag: str) -> partial:
+    """The figure of first losses by batch size, a line a way that the network is varied."""
+    lines: dict[str, list] = {}
+    for case in result["first_losses"]:
+        lines.setdefault(_variation(case, size_px, width), []).append(case)
+    points = {
+        name: [(c["images"], c["first_loss"], c["dead_from"] is not None) for c in cases]
+        for name, cases in lines.items()
+    }
+    title = f"First loss of the report's ResNet-36, new, {size_px} px; filled: dead; {tag}"
+    levels = {"ln 650, equal logits": result["chance_loss"], "the report's 6.4761": 6.4761}
+    return partial(plotting.first_losses, title=title, lines=points, levels=levels)
+
+
+def _variation(case: Mapping, size_px: int, width: float) -> str:
+    report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
+    words = [
+        f"{key.removesuffix('_px')} {case[key]}"
+        for key, value in {**report, "scaling": "normalised"}.items()
+        if case[key] != value
+    ]
+    return ", ".join(words) or f"as the report's, seed {case['seed']}"
+
+
+# ------------------------------------------------------------------------- 3.4 the three studies
+
+STUDY_COLUMNS = {
+    "stems": {"stem": "{stem}", "gammas": "{gamma:g}", "branches": "{branch}"},
+    "factorial": {"f in": "{told}", "recipe": "{recipe}"},
+    "exponents": {"p": "{power:g}", "gammas": "{gamma:g}", "kurtosis": "{kurtosis:.1f}"},
+}
+
+
+def study_report(study: str, result: Mapping, tag: str) -> tuple[str, partial | None]:
+    """The table of a study's trainings, and the figure where it has one."""
+    rows = [{**row, **{f"d_{k}": v for k, v in (row["difference"] or {}).items()}} for row in
+            result[study]]  # fmt: skip
+    for row in rows:
+        row["told"] = " + ".join(row.get("places", [])) or "none"
+        row["ended"] = row["stopped"][0].split(": the first")[0] if row["stopped"] else None
+        row["spread"] = (
+            f" +- {row['test_top1_std']:.1f}" if row["test_top1_std"] is not None else ""
+        )
+    columns = {**STUDY_COLUMNS[study], "seeds": "{seeds}", "val top-1": "{val_top1:.1f}"}
+    columns["test top-1"] = "{test_top1:.1f}{spread}"
+    columns["less ReLU throughout"] = "{d_mean:+.1f} ({d_low:+.1f} - {d_high:+.1f})"
+    columns["stopped"] = "{ended}"
+    recipe = recipe_words(result["recipe"])
+    caption = (
+        f"{printable(tag)}.\n{recipe}, {result['recipe']['epochs']} epochs. Top-1 in per cent of"
+        f" the epoch best on val,\nmean and standard deviation of the seeds; chance"
+        f" {result['chance']:.1f} %; the difference to ReLU throughout in points\nof test top-1,"
+        " paired by seed and image, with its 95 % interval."
+    )
+    figure = None
+    if study == "exponents":
+        figure = partial(plotting.tails, title=tag, rows=rows)
+    return table(caption, columns, rows), figure

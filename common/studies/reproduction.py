@@ -1,0 +1,310 @@
+"""Why the report printed 6.4761 and then NaN: first passes and first steps, without any check.
+
+What is measured is kept one by one, so that a study that was stopped goes on.
+"""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common import job
+from common.data import streams
+from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.packed import Packed
+from common.networks.dead import (
+    first_pass,
+    peak_at_the_border,
+    unchecked_steps,
+    with_float64_batch_norms,
+)
+from common.networks.resnet36 import Activation, ResNet36
+from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
+from common.reporting import studies
+from common.reporting.results import Findings
+from common.studies.places import resnet34_with
+from common.training.kept import Kept
+from common.training.runs import Setup
+
+SCALINGS = ("normalised", "0-1", "0-255")  # of the network's input
+OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
+FIRST_STEPS = 3
+VARIED = {"width": (0.25, 0.5), "residual": ("branch",), "init": ("he",)}
+VARIED["scaling"] = SCALINGS[1:]
+BLOCK = re.compile(r"maxpool|layer\d\.\d+|fc")  # whose peaks are told
+# Of a step in fp32 of the report's network and of ResNet-34, by image of 224 px; measured.
+STEP_BYTES = 170e6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A first pass: the batch, the network's arguments, how its input is scaled, the seed."""
+
+    images: int
+    image_size_px: int = 224
+    width: float = 1
+    residual: str = "sum"
+    init: str = "pytorch"
+    scaling: str = "normalised"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A training without checks: a network, its form and optimiser in words, and how long.
+
+    about: what else a result says of it, plain values. steps: at most. autopsy: whether the first
+    batch norm is looked for that makes gradients NaN.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    images: int
+    steps: int
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    about: Mapping = field(default_factory=dict)
+    autopsy: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Batches of a packed split for networks with `outputs` logits, in an order by the seed.
+
+    Its classes are spread over the outputs.
+    """
+
+    split: Packed
+    outputs: int
+    device: torch.device
+    seed: int
+
+    def batch(self, images: int, image_size_px: int, step: int = 0) -> tuple[Tensor, Tensor]:
+        """The images of a step, float (N, 3, S, S) in [0, 1], and their labels."""
+        generator = streams.generator(self.seed, streams.ORDER)
+        order = torch.randperm(len(self.split), generator=generator)
+        places = torch.arange(step * images, (step + 1) * images) % len(order)
+        packed, labels = self.split.batch(order[places], self.device)
+        scaled = functional.interpolate(
+            packed.float() / 255, size=image_size_px, mode="bilinear", antialias=True
+        )
+        spread = self.outputs // len(self.split.class_names)
+        return scaled.contiguous(memory_format=torch.channels_last), labels * spread
+
+    def batches(self, images: int, image_size_px: int, steps: int) -> Iterator[tuple]:
+        """The batches of steps, one after the other, normalised as ImageNet's images are."""
+        for step in range(steps):
+            packed, labels = self.batch(images, image_size_px, step)
+            yield scaled_as("normalised", packed), labels
+
+
+def scaled_as(scaling: str, images: Tensor) -> Tensor:
+    """Images in [0, 1] in one of SCALINGS."""
+    if scaling == "normalised":
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 3, 1, 1).to(images)
+        return (images - mean) / std
+    return images * (255 if scaling == "0-255" else 1)
+
+
+def first_losses(
+    cases: Iterable[Case],
+    build: Callable[[Case], nn.Module],
+    source: Source,
+    kept: Kept,
+    blocks: re.Pattern,
+) -> list[dict]:
+    """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
+    rows = []
+    for case in cases:
+
+        def measure(case: Case = case) -> dict:
+            network = build(case).to(source.device, memory_format=torch.channels_last)
+            images, labels = source.batch(case.images, case.image_size_px)
+            return first_pass(network, scaled_as(case.scaling, images), labels, blocks)
+
+        about = {**asdict(case), "classes": source.outputs}
+        found = kept.get("first_pass", about, measure)
+        job.say(_case_words(about, found))
+        rows.append({**about, **found})
+    return rows
+
+
+def _case_words(about: Mapping, found: Mapping) -> str:
+    dead = f"dead from {found['dead_from']} on" if found["dead_from"] else "alive"
+    names = ("residual", "init", "scaling")
+    how = ", ".join([f"{about['width']:g} wide", *(str(about[name]) for name in names)])
+    size = f"{about['images']} images of {about['image_size_px']} px"
+    return f"{size}, {how}, seed {about['seed']}: first loss {found['first_loss']:.6g}, {dead}"
+
+
+def first_steps(
+    trainings: Iterable[Steps], source: Source, image_size_px: int, width: float, kept: Kept
+) -> list[dict]:
+    """The first steps of every training: network, optimizer, images, and what it is about.
+
+    A batch is halved until a step fits into the memory that is free, and said to be smaller.
+    Further keys are those of `unchecked_steps`.
+    """
+    rows = []
+    for training in trainings:
+        step_bytes = STEP_BYTES * width * (image_size_px / 224) ** 2
+        images = _fitting(training.images, step_bytes, training.name, source.device)
+
+        def measure(training: Steps = training, images: int = images) -> dict:
+            network = training.build().to(source.device, memory_format=torch.channels_last)
+            optimizer = make_optimizer(training, network)
+            batches = source.batches(images, image_size_px, training.steps)
+            return unchecked_steps(network, batches, optimizer, training.autopsy)
+
+        about = {"network": training.name, "optimizer": training.optimizer, **training.about}
+        about |= {"learning_rate": training.learning_rate, "images": images}
+        about["image_size_px"] = image_size_px
+        asked = {"steps": training.steps, "autopsy": training.autopsy}
+        found = kept.get("steps", {**about, **asked}, measure)
+        losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
+        bad = f"{len(found['non_finite_gradients'])} of {found['tensors']} gradients not finite"
+        words = ", ".join(str(value) for value in about.values())
+        job.say(f"{words}: losses {losses}; in step 1 {bad}; {found['seconds']:.1f} s a step")
+        rows.append({**about, **found})
+    return rows
+
+
+def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD as in He et al. 2016 (momentum 0.9, weight decay 1e-4), or Adam as PyTorch has it."""
+    if training.optimizer == "sgd":
+        options = {"momentum": 0.9, "weight_decay": 1e-4}
+        return torch.optim.SGD(network.parameters(), lr=training.learning_rate, **options)
+    return torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+
+
+def _fitting(images: int, step_bytes: float, name: str, device: torch.device) -> int:
+    fits = images
+    while fits > 2 and fits * step_bytes > free_bytes(device):
+        fits //= 2
+    if fits < images:
+        job.say(f"{name}: {fits} images a step for {images}: memory is short")
+    return fits
+
+
+def free_bytes(device: torch.device) -> float:
+    """The memory that is free, as far as the system tells it; else without end."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    information = Path("/proc/meminfo")  # of Linux; its lines are "MemAvailable: number kB"
+    if information.exists():
+        pairs = (line.split() for line in information.read_text().splitlines())
+        return 1024 * {name: int(number) for name, number, *_ in pairs}["MemAvailable:"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    except (ValueError, OSError):
+        return float("inf")
+
+
+def first_pass_cases(args: argparse.Namespace) -> list[Case]:
+    """The first passes: the report's network by batch size, and with each one thing varied."""
+    of_report = {"image_size_px": args.image_size, "width": args.width, "seed": args.seed}
+    varied = [{"seed": args.seed + index} for index in range(args.seeds)]
+    varied += [{"image_size_px": size} for size in (64, 128) if size < args.image_size]
+    varied += [{name: value} for name, values in VARIED.items() for value in values]
+    cases = [Case(images, **{**of_report, **more}) for more in varied for images in BATCHES]
+    # The last map of a smaller image is 1x1: batch norm needs two of them.
+    return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px >= 40]
+
+
+def network_of_case(case: Case) -> ResNet36:
+    """The report's network, new, as a case has it."""
+    how = {"residual": case.residual, "width": case.width, "init": case.init}
+    torch.manual_seed(case.seed)
+    return ResNet36(OUTPUTS, **how)
+
+
+def report_resnet36(args: argparse.Namespace, activation: Activation, **changes) -> nn.Module:
+    """The report's network as it starts in PyTorch's own way, or with changes."""
+    torch.manual_seed(args.seed)
+    float64 = changes.pop("float64_batch_norms", False)
+    arguments = {"residual": "sum", "width": args.width, "init": "pytorch", **changes}
+    network = ResNet36(OUTPUTS, activation, **arguments)
+    return with_float64_batch_norms(network) if float64 else network
+
+
+def first_trainings(args: argparse.Namespace) -> list[Steps]:
+    """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
+    forms = {"where": WhereForm, "ours": SquareLeaky}
+    trainings = []
+    for name, images in STEP_IMAGES.items():
+        for form, activation in {**forms, "ReLU": nn.ReLU}.items():
+            if name == "resnet36":
+                build = partial(report_resnet36, args, activation)
+            else:
+                build = lambda f=activation: resnet34_with(f, OUTPUTS, args.seed).network  # noqa: E731
+            for optimizer, rate in {"sgd": 0.1, "adam": 1e-3}.items():
+                if form != "ReLU" or optimizer == "sgd":
+                    how = {
+                        "about": {"form": form},
+                        "autopsy": (form, optimizer) == ("where", "sgd"),
+                    }
+                    steps = (images, FIRST_STEPS, optimizer, rate)
+                    trainings.append(Steps(name, build, *steps, **how))
+    return trainings
+
+
+def cures(args: argparse.Namespace) -> list[Steps]:
+    """The report's training changed in one thing at a time, at the report's size, f as `where`."""
+    f = {"activation": WhereForm}
+    changes = {
+        "none": f,
+        "f inside the branch alone": {**f, "residual": "branch"},
+        "batch norm in float64": {**f, "float64_batch_norms": True},
+        "f clamped at 6, another function": {"activation": ClampedSquareLeaky},
+        "gammas start at 0.1": {**f, "gamma": 0.1},
+        "last BN's gamma starts at 0": {**f, "zero_init_residual": True},
+        "learning rate 1,000 times smaller": f,
+        "ReLU for f, the control": {"activation": nn.ReLU},
+    }
+    return [
+        Steps(
+            "resnet36",
+            partial(report_resnet36, args, **change),
+            STEP_IMAGES["resnet36"],
+            args.cure_steps,
+            learning_rate=1e-4 if "rate" in name else 0.1,
+            about={"change": name},
+        )
+        for name, change in changes.items()
+    ]
+
+
+def reproduce(setup: Setup) -> Findings:
+    """Why the report printed 6.4761 and then NaN: first passes, first steps, what cures it."""
+    args, train = setup.args, setup.packed["train"]
+    about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
+    kept = Kept(setup.folder / "kept", about, args.fresh)
+    source = Source(train, OUTPUTS, setup.device, args.seed)
+    size = (args.image_size, args.width, kept)
+    cases = first_losses(first_pass_cases(args), network_of_case, source, kept, BLOCK)
+    steps = first_steps(first_trainings(args), source, *size)
+    cured = first_steps(cures(args), source, *size)
+    result = {
+        "reproduction": {
+            "first_losses": studies.with_forecast(cases, peak_at_the_border(3)),
+            "steps": steps,
+            "cures": cured,
+            "chance_loss": math.log(OUTPUTS),
+            "border_peak": peak_at_the_border(3),
+            "batches": studies.batch_arithmetic(),
+        }
+    }
+    tag = ", ".join([setup.data, "fp32", setup.device.type])
+    tables = studies.reproduction_tables(result["reproduction"], args.image_size, args.width, tag)
+    figure = studies.first_loss_figure(result["reproduction"], args.image_size, args.width, tag)
+    return Findings(result, tables, figures={"3.4_first_loss.png": figure})

@@ -1,0 +1,53 @@
+"""Measurements of minutes each, made once: what was measured is kept in a file, and read again.
+
+So a study that was stopped goes on with the same command. A file is of what it depends on: its name
+ends in a digest of that, and another flag is another file.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import files, job
+from common.training import parallel
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder of measurements; `about` is what all of them depend on, as plain values.
+
+    fresh: measure anew what is there already.
+    """
+
+    folder: Path
+    about: Mapping
+    fresh: bool = False
+
+    def get(self, name: str, about: Mapping, measure: Callable[[], dict]) -> dict:
+        """What `measure()` returned for these `about`, measured where it is not there yet.
+
+        Plain values, of which numbers may be infinite or NaN.
+
+        Raises:
+            UserError: the file that is there is damaged.
+        """
+        identity = json.loads(json.dumps({**self.about, **about}, sort_keys=True))
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+        path = self.folder / f"{words}-{digest}.json"
+        if not self.fresh:
+            try:
+                return json.loads(files.load(path))["measured"]
+            except FileNotFoundError:
+                pass
+        measured = measure()
+        if job.is_first():
+            files.make_folder(self.folder)
+            with files.locked(self.folder, "keeps a measurement"):
+                content = {"about": identity, "measured": measured}
+                files.save(path, json.dumps(content, indent=1) + "\n")
+        parallel.wait()
+        return json.loads(json.dumps(measured))  # as it is read
