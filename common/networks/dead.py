@@ -49,29 +49,32 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
 
     Returns:
         first_loss, its mean cross-entropy; peaks, {module: largest |output|} of the modules whose
-        whole names match the pattern, infinite where not all of it is finite; dead_from, the first
-        batch norm whose variance is not finite, or None; dead_share, the share of all channels that
-        batch norms put out which are the same for all images and places.
+        whole names match the pattern, infinite where not all of it is finite; infinite_from, the
+        first batch norm with a channel whose variance is not finite, or None; dead_from, the same
+        where nothing gets through: all channels of the last batch norm are the same for all images
+        and places; dead_share, the share of such channels of all batch norms together.
     """
     norms = {name for name, module in network.named_modules() if isinstance(module, BATCH_NORMS)}
-    peaks, channels, constant = {}, 0, 0.0
+    peaks, channels, constant, last = {}, 0, 0.0, 0.0
 
     def look(module: str, _direction: str, values: Tensor) -> None:
-        nonlocal channels, constant
+        nonlocal channels, constant, last
         if blocks.fullmatch(module):
             peak = max(-values.min().item(), values.max().item())
             peaks[module] = peak if math.isfinite(peak) else math.inf
         if module in norms:
+            last = constant_share(values)
             channels += values.shape[1]
-            constant += values.shape[1] * constant_share(values)
+            constant += values.shape[1] * last
 
     with watched(network.train(), look):
         loss = functional.cross_entropy(network(images).float(), labels).item()
-    dead = dead_batch_norms(network)
+    infinite = next(iter(dead_batch_norms(network)), None)
     return {
         "first_loss": loss,
         "peaks": peaks,
-        "dead_from": dead[0] if dead else None,
+        "infinite_from": infinite,
+        "dead_from": infinite if last == 1 else None,
         "dead_share": constant / channels,
     }
 
@@ -86,8 +89,8 @@ def unchecked_steps(
 
     Returns:
         losses, of each step; non_finite_gradients, the names of the parameters with such gradients
-        in step 1; tensors, the number of parameters; dead_from, the first batch norm whose variance
-        is not finite in step 1, or None; seconds of a step. With `autopsy` also "autopsy":
+        in step 1; tensors, the number of parameters; infinite_from, the first batch norm with a
+        variance that is not finite in step 1, or None; seconds of a step. With `autopsy` also "autopsy":
         `first_bad_batch_norm` in step 1.
     """
     losses, bad, dead, found = [], [], [], None
@@ -114,7 +117,7 @@ def unchecked_steps(
         "losses": losses,
         "non_finite_gradients": bad,
         "tensors": len(list(network.parameters())),
-        "dead_from": dead[0] if dead else None,
+        "infinite_from": dead[0] if dead else None,
         "seconds": (time.perf_counter() - start) / len(losses),
         **({"autopsy": found} if autopsy else {}),
     }

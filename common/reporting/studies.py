@@ -53,7 +53,11 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     columns = {name: f"{{{key}}}" for name, key in CASE_COLUMNS.items()}
     columns |= {"first loss": "{first_loss:.5g}", "stem's peak": "{stem_peak:.3g}"}
     columns |= {"its 8th power": "{closed_form_peak:.1e}", "stage 1's peak": "{stage_peak:.1e}"}
-    columns |= {"forecast": "{forecast}", "dead from": "{dead_from}", "dead": "{dead_share:.0%}"}
+    columns |= {
+        "forecast": "{forecast}",
+        "infinite from": "{infinite_from}",
+        "dead": "{dead_share:.0%}",
+    }
     verdicts = {True: "dead", False: "alive"}
     cases = [
         {**case, "forecast": verdicts[case["forecast_dead"]]} for case in result["first_losses"]
@@ -61,8 +65,9 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     caption = (
         "First passes of new networks in training mode; classes: 650 logits. Forecast: dead where"
         f" the stem's peak is\nabove {result['border_peak']:.0f}, whose 8th power squared is"
-        " fp32's largest. Dead from: the first batch norm of infinite variance;\ndead: share of all"
-        f" its channels that do not depend on the image. Loss {equal}. {printable(tag)}."
+        " fp32's largest. Infinite from: the first batch norm with an"
+        f" infinite variance;\ndead: the share of all channels of batch norms that do not depend on"
+        f" the image. Loss {equal}. {printable(tag)}."
     )
     tables = {"3.4_first_losses.txt": table(caption, columns, cases)}
     steps = {name: f"{{{key}}}" for name, key in STEP_COLUMNS.items()}
@@ -81,7 +86,7 @@ CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f 
 CASE_COLUMNS |= {"init": "init", "input": "scaling", "seed": "seed"}
 STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
 STEP_COLUMNS |= {"rate": "learning_rate", "images": "images", "losses": "told_losses"}
-STEP_COLUMNS |= {"gradients not finite in step 1": "bad", "dead from": "dead_from"}
+STEP_COLUMNS |= {"gradients not finite in step 1": "bad", "infinite from": "infinite_from"}
 
 
 AUTOPSY = """

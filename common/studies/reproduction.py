@@ -140,7 +140,8 @@ def first_losses(
 
 
 def _case_words(about: Mapping, found: Mapping) -> str:
-    dead = f"dead from {found['dead_from']} on" if found["dead_from"] else "alive"
+    dead = f"infinite from {found['infinite_from']} on" if found["infinite_from"] else "finite"
+    dead += f", {found['dead_share']:.0%} dead"
     names = ("residual", "init", "scaling")
     how = ", ".join([f"{about['width']:g} wide", *(str(about[name]) for name in names)])
     size = f"{about['images']} images of {about['image_size_px']} px"

@@ -28,9 +28,9 @@ class NotFinite(UserError):
 
 
 def dead_batch_norms(network: nn.Module) -> list[str]:
-    """The batch norms that have met a variance that is not finite, by name, in order.
+    """The batch norms that have met a variance that is not finite in a channel, by name, in order.
 
-    Such a one puts out its bias alone, whatever comes in: it is dead, and with it what follows.
+    Such a channel is its bias alone, whatever comes in: it is dead.
     """
     return [
         name
@@ -44,7 +44,11 @@ def dead_batch_norms(network: nn.Module) -> list[str]:
 def dead_words(network: nn.Module) -> str:
     """The words for the first dead batch norm of a network, to follow on others; or none."""
     dead = dead_batch_norms(network)
-    return f"; {dead[0]} is dead: infinite variance, constant output" if dead else ""
+    if not dead:
+        return ""
+    variances = network.get_submodule(dead[0]).running_var
+    channels = f"{int((~torch.isfinite(variances)).sum())} of {len(variances)} channels"
+    return f"; {dead[0]} is a dead layer: infinite variance, constant output in {channels}"
 
 
 def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
