@@ -90,8 +90,8 @@ def unchecked_steps(
     Returns:
         losses, of each step; non_finite_gradients, the names of the parameters with such gradients
         in step 1; tensors, the number of parameters; infinite_from, the first batch norm with a
-        variance that is not finite in step 1, or None; seconds of a step. With `autopsy` also "autopsy":
-        `first_bad_batch_norm` in step 1.
+        variance that is not finite in step 1, or None; seconds of a step. With `autopsy` also
+        "autopsy", `first_bad_batch_norm` in step 1.
     """
     losses, bad, dead, found = [], [], [], None
     start = time.perf_counter()

@@ -19,7 +19,7 @@ from torch.nn import functional
 from common import job
 from common.data import streams
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD
-from common.data.packed import Packed
+from common.data.packed import Packed, pack
 from common.networks.dead import (
     first_pass,
     peak_at_the_border,
@@ -287,7 +287,10 @@ def cures(args: argparse.Namespace) -> list[Steps]:
 
 def reproduce(setup: Setup) -> Findings:
     """Why the report printed 6.4761 and then NaN: first passes, first steps, what cures it."""
-    args, train = setup.args, setup.packed["train"]
+    args = setup.args
+    # At the side that networks see: what is scaled up and down again has softer edges, and these
+    # make the stem's peak.
+    train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = Kept(setup.folder / "kept", about, args.fresh)
     source = Source(train, OUTPUTS, setup.device, args.seed)
