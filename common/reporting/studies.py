@@ -83,7 +83,7 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
 
 
 CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f after": "residual"}
-CASE_COLUMNS |= {"init": "init", "input": "scaling", "seed": "seed"}
+CASE_COLUMNS |= {"init": "init", "input": "scaling", "pictures": "pictures", "seed": "seed"}
 STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
 STEP_COLUMNS |= {"rate": "learning_rate", "images": "images", "losses": "told_losses"}
 STEP_COLUMNS |= {"gradients not finite in step 1": "bad", "infinite from": "infinite_from"}
@@ -133,10 +133,12 @@ def _variation(case: Mapping, size_px: int, width: float) -> str:
     report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
     words = [
         f"{key.removesuffix('_px')} {case[key]}"
-        for key, value in {**report, "scaling": "normalised"}.items()
+        for key, value in {**report, "scaling": "normalised", "pictures": "crops, jitter"}.items()
         if case[key] != value
     ]
-    return ", ".join(words) or f"as the report's, seed {case['seed']}"
+    return (
+        ", ".join([*words, *([f"seed {case['seed']}"] if case["seed"] else [])]) or "the report's"
+    )
 
 
 # ------------------------------------------------------------------------- 3.4 the three studies

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from common import job
 from common.data import streams
+from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 from common.data.packed import Packed, pack
 from common.networks.dead import (
@@ -35,6 +36,9 @@ from common.training.kept import Kept
 from common.training.runs import Setup
 
 SCALINGS = ("normalised", "0-1", "0-255")  # of the network's input
+# How pictures are varied, as (least share of the area, jitter), or not: crops as torchvision's
+# RandomResizedCrop, mirrored; with jitter as He et al. 2016, who vary colours too.
+PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
 OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
@@ -56,6 +60,7 @@ class Case:
     residual: str = "sum"
     init: str = "pytorch"
     scaling: str = "normalised"
+    pictures: str = "crops, jitter"
     seed: int = 0
 
 
@@ -79,7 +84,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Source:
-    """Batches of a packed split for networks with `outputs` logits, in an order by the seed.
+    """Batches of a packed split for networks with `outputs` logits.
 
     Its classes are spread over the outputs.
     """
@@ -87,25 +92,31 @@ class Source:
     split: Packed
     outputs: int
     device: torch.device
-    seed: int
 
-    def batch(self, images: int, image_size_px: int, step: int = 0) -> tuple[Tensor, Tensor]:
-        """The images of a step, float (N, 3, S, S) in [0, 1], and their labels."""
-        generator = streams.generator(self.seed, streams.ORDER)
-        order = torch.randperm(len(self.split), generator=generator)
-        places = torch.arange(step * images, (step + 1) * images) % len(order)
-        packed, labels = self.split.batch(order[places], self.device)
-        scaled = functional.interpolate(
-            packed.float() / 255, size=image_size_px, mode="bilinear", antialias=True
+    def batch(self, case: Case, step: int = 0) -> tuple[Tensor, Tensor]:
+        """The images of a step, float (N, 3, S, S) as the network takes them, and their labels.
+
+        Which ones, and how they are varied, is by the case's seed.
+        """
+        order = torch.randperm(
+            len(self.split), generator=streams.generator(case.seed, streams.ORDER, 0)
         )
+        places = torch.arange(step * case.images, (step + 1) * case.images) % len(order)
+        packed, labels = self.split.batch(order[places], self.device)
+        size = {"size": case.image_size_px, "mode": "bilinear", "antialias": True}
+        images = functional.interpolate(to_float(packed), **size)
+        if varied := PICTURES[case.pictures]:
+            area_min, jitter = varied
+            draws = Draws(case.seed, streams.AUGMENT, 0, step, case.images, self.device)
+            images = random_resized_crop(images, case.image_size_px, area_min, draws)
+            images = colour_jitter(images, jitter, draws)
         spread = self.outputs // len(self.split.class_names)
-        return scaled.contiguous(memory_format=torch.channels_last), labels * spread
+        images = scaled_as(case.scaling, images).contiguous(memory_format=torch.channels_last)
+        return images, labels * spread
 
-    def batches(self, images: int, image_size_px: int, steps: int) -> Iterator[tuple]:
-        """The batches of steps, one after the other, normalised as ImageNet's images are."""
-        for step in range(steps):
-            packed, labels = self.batch(images, image_size_px, step)
-            yield scaled_as("normalised", packed), labels
+    def batches(self, case: Case, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of steps, one after the other."""
+        return (self.batch(case, step) for step in range(steps))
 
 
 def scaled_as(scaling: str, images: Tensor) -> Tensor:
@@ -129,8 +140,7 @@ def first_losses(
 
         def measure(case: Case = case) -> dict:
             network = build(case).to(source.device, memory_format=torch.channels_last)
-            images, labels = source.batch(case.images, case.image_size_px)
-            return first_pass(network, scaled_as(case.scaling, images), labels, blocks)
+            return first_pass(network, *source.batch(case), blocks)
 
         about = {**asdict(case), "classes": source.outputs}
         found = kept.get("first_pass", about, measure)
@@ -142,14 +152,19 @@ def first_losses(
 def _case_words(about: Mapping, found: Mapping) -> str:
     dead = f"infinite from {found['infinite_from']} on" if found["infinite_from"] else "finite"
     dead += f", {found['dead_share']:.0%} dead"
-    names = ("residual", "init", "scaling")
+    names = ("residual", "init", "scaling", "pictures")
     how = ", ".join([f"{about['width']:g} wide", *(str(about[name]) for name in names)])
     size = f"{about['images']} images of {about['image_size_px']} px"
     return f"{size}, {how}, seed {about['seed']}: first loss {found['first_loss']:.6g}, {dead}"
 
 
 def first_steps(
-    trainings: Iterable[Steps], source: Source, image_size_px: int, width: float, kept: Kept
+    trainings: Iterable[Steps],
+    source: Source,
+    image_size_px: int,
+    width: float,
+    seed: int,
+    kept: Kept,
 ) -> list[dict]:
     """The first steps of every training: network, optimizer, images, and what it is about.
 
@@ -164,7 +179,8 @@ def first_steps(
         def measure(training: Steps = training, images: int = images) -> dict:
             network = training.build().to(source.device, memory_format=torch.channels_last)
             optimizer = make_optimizer(training, network)
-            batches = source.batches(images, image_size_px, training.steps)
+            case = Case(images, image_size_px, seed=seed)
+            batches = source.batches(case, training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
         about = {"network": training.name, "optimizer": training.optimizer, **training.about}
@@ -214,7 +230,8 @@ def free_bytes(device: torch.device) -> float:
 def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     """The first passes: the report's network by batch size, and with each one thing varied."""
     of_report = {"image_size_px": args.image_size, "width": args.width, "seed": args.seed}
-    varied = [{"seed": args.seed + index} for index in range(args.seeds)]
+    seeds = [args.seed + index for index in range(args.seeds)]
+    varied = [{"seed": seed, "pictures": kind} for kind in PICTURES for seed in seeds]
     varied += [{"image_size_px": size} for size in (64, 128) if size < args.image_size]
     varied += [{name: value} for name, values in VARIED.items() for value in values]
     cases = [Case(images, **{**of_report, **more}) for more in varied for images in BATCHES]
@@ -293,8 +310,8 @@ def reproduce(setup: Setup) -> Findings:
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = Kept(setup.folder / "kept", about, args.fresh)
-    source = Source(train, OUTPUTS, setup.device, args.seed)
-    size = (args.image_size, args.width, kept)
+    source = Source(train, OUTPUTS, setup.device)
+    size = (args.image_size, args.width, args.seed, kept)
     cases = first_losses(first_pass_cases(args), network_of_case, source, kept, BLOCK)
     steps = first_steps(first_trainings(args), source, *size)
     cured = first_steps(cures(args), source, *size)
