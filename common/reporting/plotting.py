@@ -342,33 +342,43 @@ def _power_of_ten(value: float, _position: int) -> str:
 def first_losses(
     path: Path,
     title: str,
-    lines: Mapping[str, Sequence[tuple[int, float, bool]]],
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, bool]]]],
     levels: Mapping[str, float],
+    border: Mapping[str, float],
 ) -> None:
-    """First losses by batch size, log-log, a line a name: (images, loss, dead) a point.
+    """First losses, log-log: `panels[x label][name]` has points (x, loss, dead), the dead filled.
 
-    Points that are dead are filled. `levels` are drawn across, named in the legend.
+    `levels` are drawn across, `border` down the last panel, each named in the legend.
     """
-    with _figure(path, title, (1, 1), (9.5, 5.2)) as (figure, ((axis,),)):
-        for number, (name, points) in enumerate(lines.items()):
-            images, losses, dead = zip(*points, strict=True)
-            colour, style = f"C{number % 10}", "-" if number < 10 else "--"
-            axis.plot(images, losses, style, color=colour, linewidth=1.2, label=_name(name))
-            faces = [colour if is_dead else "white" for is_dead in dead]
-            axis.scatter(images, losses, s=28, c=faces, edgecolors=colour, zorder=3)
-        for (name, level), style in zip(levels.items(), (":", "--"), strict=False):
-            axis.axhline(level, color="black", linewidth=1, linestyle=style, label=name)
-        axis.set(xlabel="images in the batch", ylabel="first loss", xscale="log", yscale="log")
-        ticks = sorted({images for points in lines.values() for images, _, _ in points})
-        axis.xaxis.set(
-            major_locator=_matplotlib().ticker.FixedLocator(ticks),
-            minor_locator=_matplotlib().ticker.NullLocator(),
-            major_formatter="{x:g}",
+    with _figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
+        colours = {
+            name: f"C{k}" for k, name in enumerate({n: 0 for p in panels.values() for n in p})
+        }
+        for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
+            for name, points in lines.items():
+                x, losses, dead = zip(*points, strict=True)
+                faces = [colours[name] if is_dead else "none" for is_dead in dead]
+                edges = {"edgecolors": colours[name], "facecolors": faces, "zorder": 3}
+                axis.scatter(x, losses, s=30, label=_name(name), **edges)
+            for name, level in levels.items():
+                axis.axhline(level, color="black", linewidth=1, linestyle=":", label=name)
+            axis.set(xlabel=label, xscale="log", yscale="log")
+            axis.xaxis.set(
+                minor_locator=_matplotlib().ticker.NullLocator(), major_formatter="{x:g}"
+            )
+        for name, level in border.items():
+            axes[0, 1].axvline(level, color="grey", linestyle="--", linewidth=1, label=name)
+        ticks = sorted({x for points in next(iter(panels.values())).values() for x, _, _ in points})
+        axes[0, 0].xaxis.set_major_locator(_matplotlib().ticker.FixedLocator(ticks))
+        axes[0, 1].xaxis.set_major_locator(
+            _matplotlib().ticker.FixedLocator([32, 64, 128, 256, 512])
         )
-        axis.yaxis.set(
-            major_formatter=_power_of_ten, minor_locator=_matplotlib().ticker.NullLocator()
+        axes[0, 0].set(ylabel="first loss")
+        axes[0, 0].yaxis.set(major_formatter=_power_of_ten)
+        axes[0, 0].yaxis.set_minor_locator(_matplotlib().ticker.NullLocator())
+        figure.legend(
+            *axes[0, 1].get_legend_handles_labels(), loc="outside right center", fontsize=8
         )
-        figure.legend(loc="outside right center", fontsize=8)
 
 
 def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:

@@ -14,13 +14,15 @@ from common.reporting.tables import table
 def with_forecast(cases: Sequence[Mapping], border: float) -> list[dict]:
     """First passes with their forecast in closed form.
 
-    Added keys: stem_peak; stage_peak, of the first stage; closed_form_peak, the stem's to the power
-    of 8 where f squares each of three sums; forecast_dead, whether the stem's is above the border.
+    Added keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut
+    after it puts into its batch norm; closed_form_peak, the stem's to the power of 8 where f
+    squares each of three sums; forecast_dead, whether the stem's is above the border.
     """
     rows = []
     for case in cases:
         stem, squared = case["peaks"]["maxpool"], case["residual"] == "sum"
         told = {"stem_peak": stem, "stage_peak": case["peaks"]["layer1.2"]}
+        told["shortcut_peak"] = case["peaks"]["layer2.0.shortcut.0"]
         told["closed_form_peak"] = stem**8 if squared and stem < 1e38 else None
         rows.append({**case, **told, "forecast_dead": squared and stem >= border})
     return rows
@@ -53,6 +55,7 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     columns = {name: f"{{{key}}}" for name, key in CASE_COLUMNS.items()}
     columns |= {"first loss": "{first_loss:.5g}", "stem's peak": "{stem_peak:.3g}"}
     columns |= {"its 8th power": "{closed_form_peak:.1e}", "stage 1's peak": "{stage_peak:.1e}"}
+    columns["shortcut's"] = "{shortcut_peak:.1e}"
     columns |= {
         "forecast": "{forecast}",
         "infinite from": "{infinite_from}",
@@ -85,7 +88,12 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
 CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f after": "residual"}
 CASE_COLUMNS |= {"init": "init", "input": "scaling", "pictures": "pictures", "seed": "seed"}
 STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
-STEP_COLUMNS |= {"rate": "learning_rate", "images": "images", "losses": "told_losses"}
+STEP_COLUMNS |= {
+    "rate": "learning_rate",
+    "seed": "seed",
+    "images": "images",
+    "losses": "told_losses",
+}
 STEP_COLUMNS |= {"gradients not finite in step 1": "bad", "infinite from": "infinite_from"}
 
 
@@ -116,29 +124,29 @@ def _autopsy_words(steps: Sequence[Mapping]) -> str:
 
 
 def first_loss_figure(result: Mapping, size_px: int, width: float, tag: str) -> partial:
-    """The figure of first losses by batch size, a line a way that the network is varied."""
-    lines: dict[str, list] = {}
-    for case in result["first_losses"]:
-        lines.setdefault(_variation(case, size_px, width), []).append(case)
-    points = {
-        name: [(c["images"], c["first_loss"], c["dead_from"] is not None) for c in cases]
-        for name, cases in lines.items()
-    }
-    title = f"First loss of the report's ResNet-36, new, {size_px} px; filled: dead; {tag}"
-    levels = {"ln 650, equal logits": result["chance_loss"], "the report's 6.4761": 6.4761}
-    return partial(plotting.first_losses, title=title, lines=points, levels=levels)
-
-
-def _variation(case: Mapping, size_px: int, width: float) -> str:
+    """The figure of first losses, by batch size as in the report, and of all by the stem's peak."""
     report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
-    words = [
-        f"{key.removesuffix('_px')} {case[key]}"
-        for key, value in {**report, "scaling": "normalised", "pictures": "crops, jitter"}.items()
-        if case[key] != value
-    ]
-    return (
-        ", ".join([*words, *([f"seed {case['seed']}"] if case["seed"] else [])]) or "the report's"
+    report["scaling"] = "normalised"
+    panels: dict[str, dict[str, list]] = {
+        "images in the batch": {},
+        "largest output of the stem": {},
+    }
+    by_images, by_peak = panels.values()
+    for case in result["first_losses"]:
+        differs = [f"{key} {case[key]}" for key, value in report.items() if case[key] != value]
+        name = ", ".join(differs) or f"the report's, {case['pictures']}"
+        dead, loss = case["dead_from"] is not None, case["first_loss"]
+        by_peak.setdefault(name, []).append((case["stem_peak"], loss, dead))
+        if not differs:
+            by_images.setdefault(name, []).append((case["images"], loss, dead))
+    border = {
+        f"{result['border_peak']:.0f}, whose 16th power\nis fp32's largest": result["border_peak"]
+    }
+    title = (
+        f"First loss of the report's ResNet-36 before any step, {size_px} px; filled: dead; {tag}"
     )
+    levels = {"the report's 6.4761": 6.4761}
+    return partial(plotting.first_losses, title=title, panels=panels, levels=levels, border=border)
 
 
 # ------------------------------------------------------------------------- 3.4 the three studies

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,9 @@ STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-3
 FIRST_STEPS = 3
 VARIED = {"width": (0.25, 0.5), "residual": ("branch",), "init": ("he",)}
 VARIED["scaling"] = SCALINGS[1:]
-BLOCK = re.compile(r"maxpool|layer\d\.\d+|fc")  # whose peaks are told
+# Whose peaks are told: the stem, the blocks, and what the first batch norms after a squared skip
+# path take in.
+TOLD = re.compile(r"maxpool|layer\d\.\d+|layer2\.0\.(conv1|shortcut\.0)|fc")
 # Of a step in fp32 of the report's network and of ResNet-34, by image of 224 px; measured.
 STEP_BYTES = 170e6
 
@@ -142,10 +144,11 @@ def first_losses(
             network = build(case).to(source.device, memory_format=torch.channels_last)
             return first_pass(network, *source.batch(case), blocks)
 
-        about = {**asdict(case), "classes": source.outputs}
+        about = {**asdict(case), "classes": source.outputs, "peaks_of": blocks.pattern}
         found = kept.get("first_pass", about, measure)
         job.say(_case_words(about, found))
         rows.append({**about, **found})
+        del rows[-1]["peaks_of"]
     return rows
 
 
@@ -161,31 +164,30 @@ def _case_words(about: Mapping, found: Mapping) -> str:
 def first_steps(
     trainings: Iterable[Steps],
     source: Source,
-    image_size_px: int,
-    width: float,
-    seed: int,
+    base: Case,
     kept: Kept,
 ) -> list[dict]:
     """The first steps of every training: network, optimizer, images, and what it is about.
+
+    Image size, width and seed are those of `base`.
 
     A batch is halved until a step fits into the memory that is free, and said to be smaller.
     Further keys are those of `unchecked_steps`.
     """
     rows = []
     for training in trainings:
-        step_bytes = STEP_BYTES * width * (image_size_px / 224) ** 2
+        step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
         images = _fitting(training.images, step_bytes, training.name, source.device)
 
         def measure(training: Steps = training, images: int = images) -> dict:
             network = training.build().to(source.device, memory_format=torch.channels_last)
             optimizer = make_optimizer(training, network)
-            case = Case(images, image_size_px, seed=seed)
-            batches = source.batches(case, training.steps)
+            batches = source.batches(replace(base, images=images), training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
         about = {"network": training.name, "optimizer": training.optimizer, **training.about}
         about |= {"learning_rate": training.learning_rate, "images": images}
-        about["image_size_px"] = image_size_px
+        about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
         asked = {"steps": training.steps, "autopsy": training.autopsy}
         found = kept.get("steps", {**about, **asked}, measure)
         losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
@@ -239,6 +241,17 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px >= 40]
 
 
+def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
+    """What the first steps start from: the first of the seeds whose network is dead, if one is."""
+    base = Case(STEP_IMAGES["resnet36"], args.image_size, args.width, seed=args.seed)
+    for seed in range(args.seed, args.seed + args.seeds):
+        like = asdict(replace(base, seed=seed))
+        for case in cases:
+            if case["dead_from"] and all(case[name] == value for name, value in like.items()):
+                return replace(base, seed=seed)
+    return base
+
+
 def network_of_case(case: Case) -> ResNet36:
     """The report's network, new, as a case has it."""
     how = {"residual": case.residual, "width": case.width, "init": case.init}
@@ -246,25 +259,25 @@ def network_of_case(case: Case) -> ResNet36:
     return ResNet36(OUTPUTS, **how)
 
 
-def report_resnet36(args: argparse.Namespace, activation: Activation, **changes) -> nn.Module:
-    """The report's network as it starts in PyTorch's own way, or with changes."""
-    torch.manual_seed(args.seed)
+def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
+    """The report's network as it starts by a case's seed and width, or with changes."""
+    torch.manual_seed(base.seed)
     float64 = changes.pop("float64_batch_norms", False)
-    arguments = {"residual": "sum", "width": args.width, "init": "pytorch", **changes}
+    arguments = {"residual": "sum", "width": base.width, "init": base.init, **changes}
     network = ResNet36(OUTPUTS, activation, **arguments)
     return with_float64_batch_norms(network) if float64 else network
 
 
-def first_trainings(args: argparse.Namespace) -> list[Steps]:
+def first_trainings(base: Case) -> list[Steps]:
     """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
     forms = {"where": WhereForm, "ours": SquareLeaky}
     trainings = []
     for name, images in STEP_IMAGES.items():
         for form, activation in {**forms, "ReLU": nn.ReLU}.items():
             if name == "resnet36":
-                build = partial(report_resnet36, args, activation)
+                build = partial(report_resnet36, base, activation)
             else:
-                build = lambda f=activation: resnet34_with(f, OUTPUTS, args.seed).network  # noqa: E731
+                build = lambda f=activation: resnet34_with(f, OUTPUTS, base.seed).network  # noqa: E731
             for optimizer, rate in {"sgd": 0.1, "adam": 1e-3}.items():
                 if form != "ReLU" or optimizer == "sgd":
                     how = {
@@ -276,7 +289,7 @@ def first_trainings(args: argparse.Namespace) -> list[Steps]:
     return trainings
 
 
-def cures(args: argparse.Namespace) -> list[Steps]:
+def cures(base: Case, steps: int) -> list[Steps]:
     """The report's training changed in one thing at a time, at the report's size, f as `where`."""
     f = {"activation": WhereForm}
     changes = {
@@ -292,9 +305,9 @@ def cures(args: argparse.Namespace) -> list[Steps]:
     return [
         Steps(
             "resnet36",
-            partial(report_resnet36, args, **change),
+            partial(report_resnet36, base, **change),
             STEP_IMAGES["resnet36"],
-            args.cure_steps,
+            steps,
             learning_rate=1e-4 if "rate" in name else 0.1,
             about={"change": name},
         )
@@ -311,10 +324,10 @@ def reproduce(setup: Setup) -> Findings:
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = Kept(setup.folder / "kept", about, args.fresh)
     source = Source(train, OUTPUTS, setup.device)
-    size = (args.image_size, args.width, args.seed, kept)
-    cases = first_losses(first_pass_cases(args), network_of_case, source, kept, BLOCK)
-    steps = first_steps(first_trainings(args), source, *size)
-    cured = first_steps(cures(args), source, *size)
+    cases = first_losses(first_pass_cases(args), network_of_case, source, kept, TOLD)
+    base = base_of_steps(args, cases)
+    steps = first_steps(first_trainings(base), source, base, kept)
+    cured = first_steps(cures(base, args.cure_steps), source, base, kept)
     result = {
         "reproduction": {
             "first_losses": studies.with_forecast(cases, peak_at_the_border(3)),

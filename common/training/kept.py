@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import files, job
+from common.reporting.results import git_commit
 from common.training import parallel
 
 
@@ -47,7 +48,7 @@ class Kept:
         if job.is_first():
             files.make_folder(self.folder)
             with files.locked(self.folder, "keeps a measurement"):
-                content = {"about": identity, "measured": measured}
+                content = {"about": identity, "measured": measured, "git_commit": git_commit()}
                 files.save(path, json.dumps(content, indent=1) + "\n")
         parallel.wait()
         return json.loads(json.dumps(measured))  # as it is read
