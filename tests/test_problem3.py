@@ -15,11 +15,12 @@ import problem3_resnet36 as p3
 from common.data import flowers, manifest
 from common.networks import activations, doctor, summary, timing
 from common.networks.normalized import seeded
+from common.networks.resnet36 import ResidualBlock
 from common.reporting import problem3
+from common.studies import divergence
 from common.training import loop, runs
 from common.training.checkpoint import load_checkpoint
 from common.training.precision import Precision
-from common.training.watch import watched
 from tests.conftest import picture
 
 # ------------------------------------------------------------------------------- 3.1 the data set
@@ -196,30 +197,13 @@ def test_the_whole_is_the_stages_in_order(rows):
     assert sum(count for _, count in whole) == 79_942_964
 
 
-def test_the_branch_leaves_the_sum_alone_and_the_reports_form_does_not():
-    torch.manual_seed(0)
-    x = torch.randn(2, 4, 6, 6)
-    for residual in p3.RESIDUALS:
-        block = p3.ResidualBlock(4, 4, 1, p3.SquareLeaky, residual).eval()
-        nn.init.zeros_(block.bn3.weight)
-        wanted = x if residual == "branch" else p3.where_form(x)
-        torch.testing.assert_close(block(x), wanted)
-
-
-def test_zero_init_residual_starts_every_branch_at_zero():
-    network = p3.ResNet36(classes=3, width=1 / 16, zero_init_residual=True)
-    gammas = [block.bn3.weight for block in network.modules() if hasattr(block, "bn3")]
-    assert len(gammas) == 11
-    assert not any(gamma.any() for gamma in gammas)
-
-
 @pytest.mark.parametrize("flag", ["--zero-init-residual", "--no-zero-init-residual"])
 def test_the_flag_says_where_the_gammas_of_the_networks_trained_start(flag):
     args = p3.make_parser().parse_args(["3.4", flag, "--width", "0.0625"])
     starts_at_zero = not flag.startswith("--no-")
     for spec in p3.compared_networks(SimpleNamespace(args=args, classes=3)).values():
         network, identity = spec.build(0)
-        kinds = (BasicBlock, p3.ResidualBlock)
+        kinds = (BasicBlock, ResidualBlock)
         blocks = [module for module in network.modules() if isinstance(module, kinds)]
         gammas = [getattr(block, "bn3", block.bn2).weight for block in blocks]
         assert len(gammas) == {"resnet34": 16}.get(spec.name, 11)
@@ -227,56 +211,7 @@ def test_the_flag_says_where_the_gammas_of_the_networks_trained_start(flag):
         assert identity["zero_init_residual"] is starts_at_zero
 
 
-def test_width_scales_every_stage():
-    network = p3.ResNet36(classes=3, width=1 / 16)
-    channels = [network.conv1.out_channels, network.conv2.out_channels]
-    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
-    channels += [stage[-1].conv3.out_channels for stage in stages]
-    assert channels == [4, 8, 8, 16, 32, 64]
-    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-
-
 # ----------------------------------------------------------------------------- 3.3 the activation
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_value_and_gradient_equal_the_where_form(dtype):
-    generator = torch.Generator().manual_seed(0)
-    x = (3 * torch.randn(2, 5, 7, 3, generator=generator)).to(dtype)
-    x[0, 0, 0] = torch.tensor([0.0, -0.0, 1.0])
-    x = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(p3.square_leaky(x), p3.where_form(x))
-    assert p3.square_leaky(x).is_contiguous(memory_format=torch.channels_last)
-    away = x != 0
-    slopes = torch.where(x > 0, 2 * x, torch.tensor(0.2, dtype=dtype))
-    assert torch.equal(activations.derivative(p3.square_leaky, x)[away], slopes[away])
-
-
-def test_first_and_second_derivative_are_right_to_gradcheck():
-    x = torch.tensor([-2.0, -0.5, 0.3, 1.7], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(p3.square_leaky, x)
-    assert torch.autograd.gradgradcheck(p3.square_leaky, x)
-
-
-def test_nan_infinities_and_nothing_pass_through():
-    x = torch.tensor([math.nan, math.inf, -math.inf])
-    assert p3.square_leaky(x).isnan().tolist() == [True, False, False]
-    assert p3.square_leaky(x)[1:].tolist() == [math.inf, -math.inf]
-    empty = torch.empty(0, 3, requires_grad=True)
-    p3.square_leaky(empty).sum().backward()
-    assert empty.grad.shape == (0, 3)
-
-
-def test_one_tensor_of_the_inputs_size_is_kept_for_the_backward_pass():
-    x, kept = torch.randn(64, requires_grad=True), []
-
-    def keep(tensor):
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        p3.square_leaky(x)
-    assert [(tensor.shape, tensor.dtype) for tensor in kept] == [(x.shape, x.dtype)]
 
 
 @pytest.mark.parametrize("deviation", p3.DEVIATIONS)
@@ -307,22 +242,6 @@ def test_the_curves_are_the_reports_figure_25(monkeypatch):
     torch.testing.assert_close(curves["ReLU"], (x.relu(), (x > 0).double()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_under_autocast_it_keeps_the_dtype_that_it_gets(dtype):
-    x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(p3.square_leaky(x), p3.where_form(x))
-        assert p3.square_leaky(x).dtype == activations.derivative(p3.square_leaky, x).dtype == dtype
-
-
-def test_under_compile_value_and_gradient_are_the_same():
-    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
-    compiled = torch.compile(p3.square_leaky, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(x), p3.square_leaky(x))
-    slopes = activations.derivative(p3.square_leaky, x)
-    assert torch.equal(activations.derivative(compiled, x), slopes)
-
-
 def test_the_networks_activations_are_timed_at_their_own_shapes():
     assert activations.output_shapes(p3.ResNet36, p3.SquareLeaky, p3.REPORT_SIZE) == {
         (64, 220, 220): 1,
@@ -347,21 +266,8 @@ def test_f_holds_three_fifths_of_the_where_form():
 # -------------------------------------------------------------------------------- 3.4 training
 
 
-def test_activations_are_modules_that_can_be_watched_and_hold_nothing():
-    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    for residual, places in (("branch", 24), ("sum", 35)):
-        torch.manual_seed(0)
-        network, seen = p3.ResNet36(3, residual=residual, width=1 / 16), []
-        unwatched = network(x)
-        assert not any("activation" in name for name in network.state_dict())
-        with watched(network, lambda module, *_, seen=seen: seen.append(module)):
-            assert torch.equal(network(x), unwatched)
-        named = [module for module in seen if "activation" in module]
-        assert len(named) == len(set(named)) == places
-
-
 def test_resnet_34_with_f_has_no_relu_left():
-    network = p3.resnet34_f(SimpleNamespace(classes=3, args=SimpleNamespace(seed=0)))
+    network = p3.resnet34_with(p3.SquareLeaky, classes=3, seed=0)
     kinds = Counter(type(module) for module in network.modules())
     assert (kinds[p3.SquareLeaky], kinds[nn.ReLU]) == (17, 0)
 
@@ -405,13 +311,17 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     monkeypatch.setattr(loop, "_loss", keep)
     monkeypatch.setattr(loop, "evaluate", count)
     part, printed, _ = tiny_run()
-    assert set(part["networks"]) == {"resnet34", "resnet36", "resnet36_relu"}
+    names = ["resnet34", "resnet36", "resnet36_relu_stem", "resnet36_relu"]
+    assert sorted(part["networks"]) == sorted(names)
+    assert [(row["a"], row["b"]) for row in part["differences"]] == [
+        (name, "resnet36_relu") for name in names[:-1]
+    ]
     for network in part["networks"].values():
         assert [row["epoch"] for row in network["epochs"]] == [1, 2]
         assert all(math.isfinite(row["train_loss"]) for row in network["epochs"])
         assert network["test_top1_low"] <= network["test_top1"] <= network["test_top1_high"]
-    assert tested.count("prototype test") == 3
-    first, *others = [batches[:8] for batches in seen.values()][:3]  # 15 images: 4 steps an epoch
+    assert tested.count("prototype test") == 4
+    first, *others = [batches[:8] for batches in seen.values()][:4]  # 15 images: 4 steps an epoch
     assert len(first) == 8
     for other in others:
         for (a, b), (c, d) in zip(first, other, strict=True):
@@ -479,20 +389,21 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
 
 
 def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
-    flags = ("--residual", "sum", "--optimizer", "sgd", "--lr", 1)
+    flags = ("--residual", "sum", "--stem", "f,f", "--optimizer", "sgd", "--lr", 1)
     part, printed, err = tiny_run(*flags, code=2)
     assert part is None
     assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
-    warning, error = err.splitlines()
+    *warnings, error = err.splitlines()
     # Beside the report's network of the same name, which starts and is trained differently.
-    named = "warning: overflow forecast: resnet36_sum_flags_recipe starts with values up to"
-    assert warning.startswith(named)
+    names = ["resnet36_sum_flags_recipe", "resnet36_relu_stem_sum"]
+    for warning, name in zip(warnings, names, strict=True):
+        assert warning.startswith(f"warning: overflow forecast: {name} starts with values up to")
     assert "resnet36_sum-2epochs-seed0: " in printed
     assert "non-finite" in error
 
 
 def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(p3, "try_changes", stop)
+    monkeypatch.setattr(divergence, "follow_all", stop)
     tiny_run(out="whole", code=130)
     step, taken = loop.train_step, []
 
@@ -508,7 +419,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_pat
     tiny_run(out="stopped", code=130)
     whole, weights = tmp_path / "whole", "problem3/runs/*/*.pt"
     files = sorted(path.relative_to(whole) for path in whole.glob(weights))
-    assert len(files) == 6
+    assert len(files) == 8
     for file in files:
         a, b = (
             load_checkpoint(tmp_path / run / file, torch.device("cpu"))["network"]
@@ -517,7 +428,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_pat
         assert all(torch.equal(a[name], b[name]) for name in a), file
 
 
-def stop(_experiment):
+def stop(*_args, **_options):
     raise KeyboardInterrupt
 
 
@@ -543,8 +454,3 @@ def test_the_words_of_a_recipe_are_made_of_its_fields():
     changed = {"optimizer": "adamw", "precision": "bf16", "warmup_epochs": 2, "clip_norm": 1.0}
     words = "AdamW, learning rate 0.1, bf16, 2 epochs of warm-up, gradients clipped to norm 1"
     assert problem3.recipe_words({**p3.REPORT_RECIPE, **changed}) == words
-
-
-def test_the_clamp_bounds_f():
-    clamped = p3.ClampedSquareLeaky()(torch.tensor([-5.0, 2.0, 100.0]))
-    assert clamped.tolist() == [-1, 4, p3.CLAMP]

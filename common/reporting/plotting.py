@@ -316,16 +316,8 @@ def peaks(
     with _figure(path, title, (1, 1), (9, 5)) as (figure, ((axis,),)):
         for number, (name, steps) in enumerate(curves.items()):
             for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
-                label = f"{name}, step {step}"
-                shown = np.minimum(values, top)
-                axis.plot(
-                    list(map(_name, modules)),
-                    shown,
-                    style,
-                    color=f"C{number}",
-                    ms=4,
-                    label=label,
-                )
+                how = {"color": f"C{number}", "ms": 4, "label": f"{name}, step {step}"}
+                axis.plot(list(map(_name, modules)), np.minimum(values, top), style, **how)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
             axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
@@ -350,10 +342,11 @@ def first_losses(
 
     `levels` are drawn across, `border` down the last panel, each named in the legend.
     """
+    ticker = _matplotlib().ticker
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    batches = {x for points in next(iter(panels.values())).values() for x, _, _ in points}
     with _figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
-        colours = {
-            name: f"C{k}" for k, name in enumerate({n: 0 for p in panels.values() for n in p})
-        }
         for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
             for name, points in lines.items():
                 x, losses, dead = zip(*points, strict=True)
@@ -363,22 +356,15 @@ def first_losses(
             for name, level in levels.items():
                 axis.axhline(level, color="black", linewidth=1, linestyle=":", label=name)
             axis.set(xlabel=label, xscale="log", yscale="log")
-            axis.xaxis.set(
-                minor_locator=_matplotlib().ticker.NullLocator(), major_formatter="{x:g}"
-            )
         for name, level in border.items():
             axes[0, 1].axvline(level, color="grey", linestyle="--", linewidth=1, label=name)
-        ticks = sorted({x for points in next(iter(panels.values())).values() for x, _, _ in points})
-        axes[0, 0].xaxis.set_major_locator(_matplotlib().ticker.FixedLocator(ticks))
-        axes[0, 1].xaxis.set_major_locator(
-            _matplotlib().ticker.FixedLocator([32, 64, 128, 256, 512])
-        )
+        for axis, ticks in zip(axes[0], (sorted(batches), [32, 64, 128, 256, 512]), strict=True):
+            axis.xaxis.set(major_locator=ticker.FixedLocator(ticks), major_formatter="{x:g}")
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
         axes[0, 0].set(ylabel="first loss")
-        axes[0, 0].yaxis.set(major_formatter=_power_of_ten)
-        axes[0, 0].yaxis.set_minor_locator(_matplotlib().ticker.NullLocator())
-        figure.legend(
-            *axes[0, 1].get_legend_handles_labels(), loc="outside right center", fontsize=8
-        )
+        axes[0, 0].yaxis.set(major_formatter=_power_of_ten, minor_locator=ticker.NullLocator())
+        handles = axes[0, 1].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside right center", fontsize=8)
 
 
 def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:

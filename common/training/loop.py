@@ -389,7 +389,8 @@ def _not_finite_in(
             module = module or first_bad_output(network, partial(network, images))
     module = next((found for found in parallel.gather(module) if found), "the loss")
     message = (
-        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}; these"
-        " weights can't be used; try a smaller --lr, a smaller --weight-decay or other --init"
+        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}"
+        f"{dead_words(network)}; these weights can't be used; try a smaller --lr, a smaller"
+        " --weight-decay or other --init"
     )
     return NotFinite(message, module, "output")

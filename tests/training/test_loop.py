@@ -77,6 +77,57 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
     assert [held.learning_rate_at(epoch) for epoch in (1, 2, 6, 10)] == [0.5, 1, 1, 1]
 
 
+def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_path):
+    rates, step = [], loop.train_step
+    recipe = replace(RECIPE, epochs=2, batch_size=4, warmup_epochs=1, learning_rate=1e-3)
+
+    def noted(run, *args):
+        loss = step(run, *args)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        return loss
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "train_step", noted)
+        fit(network(), packed(8), packed(), recipe, tmp_path, CPU, {})
+    wanted = [0.25, 0.75, (1 + math.cos(math.pi / 4)) / 2, (1 + math.cos(3 * math.pi / 4)) / 2]
+    assert rates == pytest.approx([1e-3 * share for share in wanted])
+
+
+def dead_net():
+    """A network whose batch norm gets values of which the squares are infinite in fp32."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1))
+    nn.init.normal_(net[0].weight, std=1e22)
+    net.extend([nn.Flatten(), nn.Linear(4, 3)])
+    nn.init.zeros_(net[-1].bias)
+    return net
+
+
+def test_a_first_loss_of_equal_logits_through_a_dead_layer_is_warned_of(tmp_path, capsys):
+    fit(dead_net(), packed(), packed(), replace(RECIPE, ema_decay=0), tmp_path, CPU, {})
+    (warning,) = capsys.readouterr().err.splitlines()
+    told = "1 is a dead layer: infinite variance, constant output in 4 of 4 channels"
+    equal = f"the first loss, {math.log(3):.4f}, is that of equal logits over 3 classes"
+    assert (
+        warning
+        == f"warning: {equal}; {told}; what comes in must be smaller: a smaller rate can't help"
+    )
+
+
+def test_a_first_loss_of_equal_logits_alone_is_not(tmp_path, capsys):
+    net = network()
+    nn.init.zeros_(net[6].weight)
+    nn.init.zeros_(net[6].bias)
+    fit(net, packed(), packed(), replace(RECIPE, epochs=1), tmp_path, CPU, {})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_dead_layer_is_named_where_gradients_are_not_finite(tmp_path):
+    net = dead_net()
+    nn.init.normal_(net[-1].weight, std=1e22)
+    with pytest.raises(UserError, match=r"; 1 is a dead layer: infinite variance, constant output"):
+        fit(net, packed(), packed(), RECIPE, tmp_path, CPU, {})
+
+
 def test_norms_and_biases_do_not_decay():
     net = network()
     groups = Run(net, RECIPE, CPU).optimizer.param_groups
@@ -250,7 +301,9 @@ def test_a_non_finite_value_stops_the_run_and_names_where_it_begins(tmp_path, di
     net.add_module("flat", nn.Flatten())
     net.add_module("head", nn.Linear(4, 3))
     before = {name: one.clone() for name, one in net.state_dict().items()}
-    message = rf"at epoch 1, step 1, learning rate 0: the first non-finite {direction} is that of"
+    message = (
+        rf"at epoch 1, step 1, learning rate [0-9.]+: the first non-finite {direction} is that of"
+    )
     with pytest.raises(UserError, match=rf"{message} spoil;"):
         fit(net, packed(), packed(), RECIPE, tmp_path, CPU, {})
     assert_same(net.state_dict(), before)

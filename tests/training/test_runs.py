@@ -74,7 +74,7 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert set(first[0]) == {
         "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
         "test_top1_high", "test_top5", "training_seconds", "images_per_second", "peak_memory_mib",
-        "history",
+        "history", "hits",
     }  # fmt: skip
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
 
