@@ -69,11 +69,12 @@ def test_a_forecast_that_is_not_finite_peaks_at_infinity():
 
 def test_a_forecast_comes_to_its_largest_peak_and_the_first_beyond_fp16():
     peaks = {"conv1": 10.0, "layer1.0.relu": 7e4, "layer1.0": 9e4, "fc": 2.0}
-    outputs = {module: {"peak": peak, "std": 1.0} for module, peak in peaks.items()}
+    outputs = {module: {"peak": peak, "std": 1.0, "dead": False} for module, peak in peaks.items()}
     assert doctor.summarise(outputs, re.compile(r"layer\d\.\d|fc")) == {
         "peak": 9e4,
         "module": "layer1.0",
         "beyond_fp16": "layer1.0.relu",
+        "dead_from": None,
         "blocks": {"layer1.0": outputs["layer1.0"], "fc": outputs["fc"]},
     }
 
@@ -149,6 +150,7 @@ def test_rows_become_csv():
     assert row == {
         **{"step": "1", "module": "a", "direction": "output", "peak": "0.66667"},
         **{"mean": "-0.16667", "variance": "0.25", "non_finite": "0", "norm": "0.74536"},
+        "constant": "0",
     }
 
 
@@ -158,8 +160,21 @@ def test_the_result_of_a_training_is_plain_values(train):
     assert result["last_loss"] == pytest.approx(sum(followed.losses[1:]) / 2)
     assert (result["first_loss"], result["steps"]) == (followed.losses[0], 3)
     assert result["diverged_at_step"] is result["divergence"] is None
-    none = doctor.Followed([], {"step": 1, "module": "a", "direction": "output"}, [], {}, 0.5)
+    none = doctor.Followed([], {"step": 1, "module": "a", "direction": "output"}, None, [], {}, 0.5)
     assert none.result(last_steps=2) == {
         **{"diverged_at_step": 1, "divergence": none.divergence, "first_loss": None},
-        **{"last_loss": None, "steps": 0, "seconds": 0.5},
+        **{"last_loss": None, "steps": 0, "seconds": 0.5, "dead": None},
     }
+
+
+@pytest.mark.parametrize(("scale", "dead"), [(1.0, None), (1e22, "1")])
+def test_a_dead_layer_is_named_by_the_forecast_and_when_followed(train, scale, dead):
+    images = train.batch(torch.arange(8), CPU)[0].float() / 255
+    outputs = doctor.forecast(small_network(scale), images)
+    assert doctor.summarise(outputs, re.compile("1"))["dead_from"] == dead
+    assert outputs["1"]["constant"] == (1.0 if dead else 0.0)
+    followed = doctor.follow(small_network(scale), train, recipe(), CPU, 2, watch=True)
+    wanted = {"step": 1, "module": dead} if dead else None
+    assert followed.dead == followed.result(1)["dead"] == wanted
+    rows = [row for row in followed.rows if (row["module"], row["direction"]) == ("1", "output")]
+    assert [row["constant"] for row in rows] == [1.0 if dead else 0.0] * 2

@@ -1,0 +1,217 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import problem3_resnet36 as p3
+from common.networks.resnet36 import RELU_STEM, STEMS
+from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
+from common.reporting import studies
+from common.studies import accuracy, places, reproduction
+from common.studies.reproduction import Case
+from common.training import loop
+from common.training.watch import NotFinite
+
+TINY = (
+    *("3.4", "--data", "synthetic", "--classes", 3, "--per-class", 8, "--image-size", 32),
+    *("--width", 1 / 16, "--batch-size", 4, "--epochs", 1, "--precision", "fp32", "--lr", 1e-4),
+    *("--cure-steps", 2),
+)
+
+
+@pytest.fixture
+def study(run, tmp_path):
+    """Run a study on tiny drawn flowers: its part's result and what was printed."""
+
+    def run_study(name, *argv, out="out"):
+        folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
+        code, printed, err = run(p3, *TINY, f"--{name}", *folders, *argv)
+        assert code == 0, err
+        path = tmp_path / out / "problem3" / name / "results.json"
+        return json.loads(path.read_text())["parts"]["3.4"], printed
+
+    return run_study
+
+
+def few(monkeypatch):
+    monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
+    monkeypatch.setattr(reproduction, "PICTURES", {"crops, jitter": (0.08, 0.4)})
+    monkeypatch.setattr(reproduction, "VARIED", {"residual": ("branch",)})
+    monkeypatch.setattr(reproduction, "STEP_IMAGES", {"resnet36": 4, "resnet34": 2})
+
+
+def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
+    few(monkeypatch)
+    part, _ = study("reproduce")
+    found = part["reproduction"]
+    assert found["chance_loss"] == math.log(650)
+    assert [(row["images"], row["residual"]) for row in found["first_losses"]] == [
+        (2, "sum"), (4, "sum"), (2, "branch"), (4, "branch"),
+    ]  # fmt: skip
+    wanted = {"images", "image_size_px", "width", "classes", "residual", "first_loss", "dead_from"}
+    assert all(wanted <= row.keys() for row in found["first_losses"])
+    told = [(row["network"], row["form"], row["optimizer"]) for row in found["steps"]]
+    both = [("where", "sgd"), ("where", "adam"), ("ours", "sgd"), ("ours", "adam"), ("ReLU", "sgd")]
+    assert told == [(network, *how) for network in ("resnet36", "resnet34") for how in both]
+    assert all({"losses", "non_finite_gradients"} <= row.keys() for row in found["steps"])
+    assert "batch norm in float64" in [row["change"] for row in found["cures"]]
+    assert found["batches"]["images_most"] < 650 * 1300
+    # A second call measures nothing.
+    monkeypatch.setattr(reproduction, "first_pass", None)
+    monkeypatch.setattr(reproduction, "unchecked_steps", None)
+    again, _ = study("reproduce")
+    assert again["reproduction"] == found
+
+
+def test_a_first_pass_is_that_of_the_network_on_its_case(study, monkeypatch):
+    few(monkeypatch)
+    part, _ = study("reproduce")
+    row = part["reproduction"]["first_losses"][2]
+    assert row["residual"] == "branch"
+    assert row["closed_form_peak"] is None
+    assert row["stem_peak"] == row["peaks"]["maxpool"]
+    first = part["reproduction"]["first_losses"][0]
+    assert first["closed_form_peak"] == pytest.approx(first["stem_peak"] ** 8)
+
+
+def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch):
+    place(0, 2)
+    monkeypatch.setattr(p3.parallel, "start", lambda _: None)  # the other process is not there
+    code, _, err = run(p3, *TINY, "--reproduce", "--out", tmp_path)
+    assert code == 2
+    assert "--reproduce runs as one process" in err
+
+
+def test_steps_start_from_the_first_seed_whose_network_is_dead():
+    args = SimpleNamespace(image_size=224, width=1, seed=3, seeds=3)
+    rows = [
+        {**vars(Case(images, seed=seed, width=1)), "dead_from": dead}
+        for images, seed, dead in ((64, 3, None), (128, 3, "bn"), (64, 4, "bn"), (64, 5, "bn"))
+    ]
+    assert reproduction.base_of_steps(args, rows).seed == 4
+    assert reproduction.base_of_steps(args, rows[:2]).seed == 3
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch, capsys):
+    monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
+    assert reproduction._fitting(64, 100, "resnet36", torch.device("cpu")) == 8
+    assert "resnet36: 8 images a step for 64: memory is short" in capsys.readouterr().out
+
+
+def test_the_batches_of_the_report_are_of_650_whole_classes():
+    found = studies.batch_arithmetic()
+    for images in (found["images_least"], found["images_most"]):
+        assert math.ceil(int(0.8 * images) / 128) == 5204
+        assert math.ceil(int(0.7 * images) / 32) == 18_213
+    # ImageNet's classes have 732 to 1,300 images, 1,281 on average.
+    assert 1280 < found["images_per_class"] < 1282
+
+
+def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else():
+    peaks = {"maxpool": 257.0, "layer1.2": 1e20, "layer2.0.shortcut.0": 1e19}
+    rows = [{"peaks": {**peaks, "maxpool": peak}, "residual": residual}
+            for peak, residual in ((255.0, "sum"), (257.0, "sum"), (257.0, "branch"))]  # fmt: skip
+    found = studies.with_forecast(rows, 256)
+    assert [row["forecast_dead"] for row in found] == [False, True, False]
+
+
+def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(study, monkeypatch):
+    rows = [("f,f", 1, "f"), ("f,f+dn", 0.1, "f"), (RELU_STEM, 1, "ReLU")]
+    monkeypatch.setattr(places, "STEM_ROWS", rows)
+    part, printed = study("stems", "--seeds", 2)
+    told = [(row["stem"], row["gamma"], row["branch"]) for row in part["stems"]]
+    assert told == rows
+    for row in part["stems"]:
+        assert row["seeds"] == 2
+        assert {"val_top1", "test_top1"} <= row.keys()
+    relu = part["stems"][-1]["difference"]
+    assert relu == {"mean": 0, "low": 0, "high": 0}
+    assert "f,f+dn" in printed
+
+
+def test_the_factorial_has_f_in_every_set_of_places_by_both_recipes(monkeypatch):
+    arms = kept_arms(monkeypatch, places.factorial)
+    assert len(arms) == 16
+    for arm in arms:
+        network, _ = arm.spec.build(0)
+        block = network.network.layer1[0]
+        found = {
+            "stem": network.network.activation1,
+            "branch": block.activation1,
+            "sum": block.activation3,
+        }
+        has_f = [place for place, module in found.items() if isinstance(module, SquareLeaky)]
+        assert has_f == arm.about["places"]
+        report = arm.about["recipe"] == "report"
+        assert (arm.spec.recipe_changes.get("optimizer") == "sgd") == report
+    assert len({json.dumps(arm.spec.build(0)[1]) for arm in arms}) == 8
+
+
+def test_the_exponents_have_their_kurtosis_in_closed_form(monkeypatch):
+    arms = kept_arms(monkeypatch, places.exponents)
+    assert len(arms) == 5 * 3 + 1
+    normal = torch.randn(2_000_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for arm in arms[:-1]:
+        module = arm.spec.build(0)[0].network.activation1
+        assert isinstance(module, PowerLeaky)
+        values = module(arm.about["gamma"] * normal)
+        measured = ((values - values.mean()) ** 4).mean() / values.var() ** 2
+        assert arm.about["kurtosis"] == pytest.approx(measured.item(), rel=0.05)
+    assert isinstance(arms[-1].spec.build(0)[0].network.activation1, nn.ReLU)
+
+
+def kept_arms(monkeypatch, study):
+    """The arms that a study would train."""
+    args = SimpleNamespace(residual="branch", width=1 / 16, zero_init_residual=True)
+    arms = []
+    monkeypatch.setattr(
+        places, "study_findings", lambda _setup, _name, found, _: arms.extend(found)
+    )
+    study(SimpleNamespace(args=args, classes=3))
+    return arms
+
+
+def test_every_stem_of_the_table_is_one_that_the_flag_takes():
+    assert {stem for stem, _, _ in places.STEM_ROWS} <= set(STEMS)
+    assert isinstance(places.ACTIVATIONS["clamped"](), ClampedSquareLeaky)
+
+
+def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monkeypatch):
+    rows = [("f,f", 1, "f"), (RELU_STEM, 1, "ReLU")]
+    monkeypatch.setattr(places, "STEM_ROWS", rows)
+    step = loop.train_step
+
+    def bad(run, *args):
+        if isinstance(run.network.network.activation1, SquareLeaky):
+            raise NotFinite("loss nan at epoch 1: the first", "fc", "output")
+        return step(run, *args)
+
+    monkeypatch.setattr(loop, "train_step", bad)
+    part, _ = study("stems")
+    first, last = part["stems"]
+    assert (first["seeds"], first["test_top1"], first["difference"]) == (0, None, None)
+    assert first["stopped"] == ["loss nan at epoch 1: the first"]
+    assert last["seeds"] == 1
+
+
+def test_differences_pair_seeds_and_images():
+    trained = {"a": [{"hits": "1100"}, {"hits": "1111"}], "b": [{"hits": "1000"}, {"hits": "1111"}]}
+    (row,) = accuracy.differences(trained, [("a", "b")])
+    assert (row["a"], row["b"], row["mean"]) == ("a", "b", 12.5)
+
+
+def test_another_stem_is_another_run(run, tmp_path):
+    quick = [*map(str, TINY), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(p3.divergence, "follow_all", stop)
+        assert run(p3, *quick)[0] == 130
+        code, _, err = run(p3, *quick, "--stem", "f,f+bn")
+    assert code == 2
+    assert "resnet36-1epochs-seed0/last.pt is of another run: stem f,f+dn (now f,f+bn)" in err
+
+
+def stop(*_args, **_options):
+    raise KeyboardInterrupt
