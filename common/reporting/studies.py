@@ -28,6 +28,42 @@ def with_forecast(cases: Sequence[Mapping], border: float) -> list[dict]:
     return rows
 
 
+def border_counts(cases: Sequence[Mapping], peak: float) -> dict:
+    """How many first passes of networks with f after the sum are below and above the border.
+
+    Keys: peak, of the border; below and above, each {"passes", "infinite" (with a variance that is
+    not finite), "dead"}; lowest_dead_loss and highest_dead_loss, None without one that is dead.
+    """
+    squared = [case for case in cases if case["residual"] == "sum"]
+    sides = {"below": [], "above": []}
+    for case in squared:
+        sides["above" if case["stem_peak"] >= peak else "below"].append(case)
+    counts = {
+        side: {
+            "passes": len(found),
+            "infinite": sum(case["infinite_from"] is not None for case in found),
+            "dead": sum(case["dead_from"] is not None for case in found),
+        }
+        for side, found in sides.items()
+    }
+    losses = [case["first_loss"] for case in squared if case["dead_from"]]
+    ends = {"lowest_dead_loss": min(losses, default=None)}
+    return {"peak": peak, **counts, **ends, "highest_dead_loss": max(losses, default=None)}
+
+
+def dead_by_pictures(cases: Sequence[Mapping], size_px: int, width: float) -> dict[str, dict]:
+    """Of the report's network how many are dead: {pictures: {images: {"networks", "dead"}}}."""
+    report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
+    counts: dict[str, dict] = {}
+    for case in cases:
+        if all(case[key] == value for key, value in {**report, "scaling": "normalised"}.items()):
+            of_pictures = counts.setdefault(case["pictures"], {})
+            row = of_pictures.setdefault(str(case["images"]), {"networks": 0, "dead": 0})
+            row["networks"] += 1
+            row["dead"] += case["dead_from"] is not None
+    return counts
+
+
 def batch_arithmetic() -> dict:
     """What the report's numbers of batches say of its images: 5,204 of 128, and 18,213 of 32.
 

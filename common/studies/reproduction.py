@@ -328,9 +328,12 @@ def reproduce(setup: Setup) -> Findings:
     base = base_of_steps(args, cases)
     steps = first_steps(first_trainings(base), source, base, kept)
     cured = first_steps(cures(base, args.cure_steps), source, base, kept)
+    told = studies.with_forecast(cases, peak_at_the_border(3))
     result = {
         "reproduction": {
-            "first_losses": studies.with_forecast(cases, peak_at_the_border(3)),
+            "first_losses": told,
+            "border": studies.border_counts(told, peak_at_the_border(3)),
+            "dead_by_pictures": studies.dead_by_pictures(told, args.image_size, args.width),
             "steps": steps,
             "cures": cured,
             "chance_loss": math.log(OUTPUTS),

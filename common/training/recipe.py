@@ -57,6 +57,8 @@ def add_flags(
     batch_size: int,
     learning_rate: float,
     warmup_epochs: float = 5,
+    crop_area: float = 0.25,
+    jitter: float = 0.3,
     cutmix: float = 0.5,
 ) -> None:
     """The loop's flags, with a problem's own defaults."""
@@ -71,8 +73,8 @@ def add_flags(
     add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
     add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
     add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
-    add("--crop-area", type=cli.fraction, default=0.25, help="least share a random crop keeps")
-    add("--jitter", type=cli.fraction, default=0.3, help="of brightness, contrast, saturation")
+    add("--crop-area", type=cli.fraction, default=crop_area, help="least share a random crop keeps")
+    add("--jitter", type=cli.fraction, default=jitter, help="of brightness, contrast, saturation")
     add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)

@@ -215,3 +215,27 @@ def test_another_stem_is_another_run(run, tmp_path):
 
 def stop(*_args, **_options):
     raise KeyboardInterrupt
+
+
+def test_first_passes_are_counted_on_both_sides_of_the_border():
+    passes = [
+        (200, None, None, 900.0),
+        (300, "bn", None, 800.0),
+        (400, "bn", "bn", 6.4),
+        (500, None, None, 3.0),
+    ]
+    keys = ("stem_peak", "infinite_from", "dead_from", "first_loss")
+    rows = [{"residual": "sum", **dict(zip(keys, values, strict=True))} for values in passes]
+    found = studies.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
+    assert found["below"] == {"passes": 1, "infinite": 0, "dead": 0}
+    assert found["above"] == {"passes": 3, "infinite": 2, "dead": 1}
+    assert found["lowest_dead_loss"] == found["highest_dead_loss"] == 6.4
+
+
+def test_dead_networks_are_counted_by_pictures_of_the_reports_setting_alone():
+    rows = [
+        {**vars(Case(64, seed=seed)), "dead_from": dead} for seed, dead in ((0, "bn"), (1, None))
+    ]
+    rows.append({**vars(Case(64, width=0.5)), "dead_from": "bn"})
+    found = studies.dead_by_pictures(rows, 224, 1)
+    assert found == {"crops, jitter": {"64": {"networks": 2, "dead": 1}}}
