@@ -260,7 +260,7 @@ def part_3_4(prepared: Prepared) -> Findings:
         recipe = replace(recipe, precision=trained[ours.name][0]["precision"])
     half_epochs = args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], recipe)
     changes = followed_trainings(setup, single_changes(half_epochs))
-    kept = divergence.kept_in(setup, stem=args.stem, residual=args.residual)
+    kept = divergence.kept_in(setup)
     changed = divergence.follow_all(setup, kept, changes, watched=("none", BRANCH))
     two = ({"residual": "branch"}, {"learning_rate": 0.01})
     others = followed_trainings(setup, {TWO_CHANGES: two, RESNET34_F: ({}, {})})
@@ -323,6 +323,8 @@ def findings_3_4(
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
         tables, figures = runs.training_report(setup, "3.4", trained, caption)
     doctors = (result, doctor.RANGES, LAST_STEPS, REPORT_RECIPE, trained_tag, tag)
+    if result["differences"]:
+        tables["3.4_differences.txt"] = problem3.differences_table(result, trained_tag)
     tables |= problem3.doctor_tables(*doctors)
     for name, followed in watched.items():
         rows, steps = followed.rows, (1, followed.last_step)
@@ -383,8 +385,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     needing = [part for part in args.parts if part in ("3.1", "3.4")]
     prototype.check_flags(args, needing)
     parallel.start(parallel.pick_device(args.device, args.gpus))
-    if args.study and "3.4" not in args.parts:
-        raise UserError(f"--{args.study} is of part 3.4; name it too, or leave the parts out")
+    if args.study and args.parts != ["3.4"]:
+        raise UserError(f"--{args.study} is of part 3.4 alone; name it, or leave the parts out")
     if args.study == "reproduce" and job.size() > 1:
         raise UserError("--reproduce runs as one process; leave torchrun out")
     start = time.perf_counter()
@@ -399,6 +401,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
 def main() -> None:
     """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
+    if args.study and args.parts == list(PARTS):
+        args.parts = ["3.4"]  # none was named
     # Of its own, so that the networks trained before are kept.
     folder = args.out / "problem3" / (args.study or "")
     prepared = prepare(args, results.open_folder(folder, args.parts))

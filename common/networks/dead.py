@@ -9,10 +9,11 @@ what follows. Nothing here stops at a value that is not finite, as `training.loo
 without that check would do is what is looked at.
 """
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,9 @@ def constant_share(values: Tensor) -> float:
 def peak_at_the_border(squarings: int) -> float:
     """The peak that, squared so often and then once more for a variance, is fp32's largest.
 
-    A variance sums squares of what has a peak of p^(2^squarings): infinite from
-    p = 2^(128 / 2^(squarings + 1)) on, 256 for three.
+    A variance sums squares of what has a peak of p^(2^squarings): of a batch norm that took that in
+    itself it would be infinite from p = 2^(128 / 2^(squarings + 1)) on, 256 for three. The weights
+    in between make it an estimate.
     """
     return FP32_MAX ** (1 / 2 ** (squarings + 1))
 
@@ -50,9 +52,9 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
     Returns:
         first_loss, its mean cross-entropy; peaks, {module: largest |output|} of the modules whose
         whole names match the pattern, infinite where not all of it is finite; infinite_from, the
-        first batch norm with a channel whose variance is not finite, or None; dead_from, the same
-        where nothing gets through: all channels of the last batch norm are the same for all images
-        and places; dead_share, the share of such channels of all batch norms together.
+        first batch norm with a channel of infinite variance, or None; dead_from, the same where all
+        channels of the last batch norm are the same for all images and places (it would blow up any
+        difference); dead_share, the share of such channels of all batch norms together.
     """
     norms = {name for name, module in network.named_modules() if isinstance(module, BATCH_NORMS)}
     peaks, channels, constant, last = {}, 0, 0.0, 0.0
@@ -90,19 +92,18 @@ def unchecked_steps(
     Returns:
         losses, of each step; non_finite_gradients, the names of the parameters with such gradients
         in step 1; tensors, the number of parameters; infinite_from, the first batch norm with a
-        variance that is not finite in step 1, or None; seconds of a step. With `autopsy` also
-        "autopsy", `first_bad_batch_norm` in step 1.
+        channel of infinite variance in step 1, or None; seconds of a step. With `autopsy` also
+        "autopsy", the first of `bad_batch_norms` in step 1, or None.
     """
-    losses, bad, dead, found = [], [], [], None
+    losses, bad, dead, found = [], [], [], []
     start = time.perf_counter()
     for images, labels in batches:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(network.train()(images).float(), labels)
-        losses.append(loss.item())
-        if autopsy and len(losses) == 1:
-            found = first_bad_batch_norm(network, images, labels)
-            network.zero_grad()
-        loss.backward()
+        looking = autopsy and not losses
+        with bad_batch_norms(network) if looking else contextlib.nullcontext(found) as found:
+            loss = functional.cross_entropy(network.train()(images).float(), labels)
+            losses.append(loss.item())
+            loss.backward()
         if len(losses) == 1:
             dead = dead_batch_norms(network)
             bad = [
@@ -119,18 +120,19 @@ def unchecked_steps(
         "tensors": len(list(network.parameters())),
         "infinite_from": dead[0] if dead else None,
         "seconds": (time.perf_counter() - start) / len(losses),
-        **({"autopsy": found} if autopsy else {}),
+        **({"autopsy": found[0] if found else None} if autopsy else {}),
     }
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def first_bad_batch_norm(network: nn.Module, images: Tensor, labels: Tensor) -> dict | None:
-    """The first batch norm in a backward pass that makes finite gradients into others.
+@contextlib.contextmanager
+def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
+    """Find the first batch norm of a backward pass that makes finite gradients into others.
 
-    Returns:
-        `backward_terms` of what came in there, and module, its name; None where there is none.
+    The pass is made in the block. Yields a list that gets `backward_terms` of what came in there,
+    and "module", its name; it stays empty where there is none.
     """
     found, handles = [], []
 
@@ -153,22 +155,21 @@ def first_bad_batch_norm(network: nn.Module, images: Tensor, labels: Tensor) -> 
         if isinstance(module, BATCH_NORMS):
             handles.append(module.register_forward_hook(make_hook(name)))
     try:
-        functional.cross_entropy(network(images).float(), labels).backward()
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
 
 
 def backward_terms(
     values: Tensor, gradient: Tensor, weight: Tensor | None = None, eps: float = 1e-5
 ) -> dict:
-    """Batch norm's backward pass in one channel: the one of the largest product that it sums.
+    """Batch norm's backward pass in one channel: that of the largest |sum(g d)|, as below.
 
     With the deviations d = x - mean over the n images and places, the gradient of the input is
     weight s (g - mean(g) - d k) where s = 1 / sqrt(variance + eps) and k = sum(g d) s^2 / n
     (Ioffe & Szegedy 2015, section 3). Where the variance is infinite in fp32 s is 0, and where
-    sum(g d) is infinite too, k is infinity times 0: NaN. In float64 nothing overflows.
+    sum(g d) leaves it too, k is that times 0: NaN. In float64 nothing overflows.
 
     Returns:
         channel; peak_input, peak_gradient; variance_fp32, variance_fp64; sum_fp32, sum_fp64 (of
@@ -192,7 +193,7 @@ def backward_terms(
         names = ("sum", "variance", "inverse_deviation", "factor")
         told |= {f"{n}_{name}": t[channel].item() for n, t in zip(names, terms, strict=True)}
     for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
-        x = values.to(dtype).requires_grad_()
+        x = values.detach().to(dtype, copy=True).requires_grad_()
         gamma = torch.ones(x.shape[1]) if weight is None else weight
         gamma, bias = gamma.to(x), torch.zeros(x.shape[1]).to(x)
         with torch.enable_grad():  # hooks of a backward pass are without

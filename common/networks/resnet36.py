@@ -30,7 +30,7 @@ class DivisiveNorm(nn.Module):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, C, H, W) of mean square 1 at each place, the same shape and dtype."""
+        """Maps (N, C, H, W) of mean square m / (m + 0.001) at each place where m came in."""
         power = maps.float().square().mean(1, keepdim=True)
         return maps * torch.rsqrt(power + 1e-3).to(maps.dtype)
 

@@ -344,7 +344,7 @@ def first_losses(
     """
     ticker = _matplotlib().ticker
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    colours = dict(zip(names, _matplotlib().colormaps["tab20"].colors, strict=False))
     batches = {x for points in next(iter(panels.values())).values() for x, _, _ in points}
     with _figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
         for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):

@@ -110,17 +110,22 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     )
     tables = {"3.4_first_losses.txt": table(caption, columns, cases)}
     steps = {name: f"{{{key}}}" for name, key in STEP_COLUMNS.items()}
-    caption = f"The first steps without any check; loss {equal}. {of_report}."
+    seed = f"the seed is the first whose network is dead at {STEPS_AT} images, if one is"
+    caption = f"The first steps without any check; {seed}.\nLoss {equal}. {of_report}."
     rows = [_step_row(row) for row in result["steps"]]
     tables["3.4_first_steps.txt"] = table(caption, steps, rows) + _autopsy_words(result["steps"])
     columns = {"change": "{change}", **steps}
     del columns["form"]
-    caption = f"One change at a time, without any check; loss {equal}. {of_report}."
+    caption = (
+        "One change at a time to the training with SGD and f as `where` (the clamp is of our form),"
+        f" without any check; {seed}.\nLoss {equal}. {of_report}."
+    )
     rows = [_step_row(row) for row in result["cures"]]
     tables["3.4_cures.txt"] = table(caption, columns, rows)
     return tables
 
 
+STEPS_AT = 64  # images of a step of ResNet-36 in the study
 CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f after": "residual"}
 CASE_COLUMNS |= {"init": "init", "input": "scaling", "pictures": "pictures", "seed": "seed"}
 STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
@@ -209,11 +214,13 @@ def study_report(study: str, result: Mapping, tag: str) -> tuple[str, partial | 
     columns["less ReLU throughout"] = "{d_mean:+.1f} ({d_low:+.1f} - {d_high:+.1f})"
     columns["stopped"] = "{ended}"
     recipe = recipe_words(result["recipe"])
+    if study == "factorial":
+        recipe = f"Recipe flags: {recipe}; report: {recipe_words(result['report_recipe'])}"
     caption = (
         f"{printable(tag)}.\n{recipe}, {result['recipe']['epochs']} epochs. Top-1 in per cent of"
-        f" the epoch best on val,\nmean and standard deviation of the seeds; chance"
-        f" {result['chance']:.1f} %; the difference to ReLU throughout in points\nof test top-1,"
-        " paired by seed and image, with its 95 % interval."
+        f" the epoch best on val,\nmean and standard deviation of the seeds that ended; chance"
+        f" {result['chance']:.1f} %; the difference to ReLU\nthroughout by the"
+        " same recipe in points of test top-1, paired by seed and image, with its 95 % interval."
     )
     figure = None
     if study == "exponents":

@@ -14,25 +14,31 @@ from common.training.watch import NotFinite
 
 @dataclass(frozen=True)
 class Arm:
-    """A network of a study, and what is said of it beside its name, as plain values."""
+    """A network of a study, what is said of it beside its name, and the one it is compared with.
+
+    about: plain values. against: the name of another arm, the control.
+    """
 
     spec: NetworkSpec
     about: Mapping = field(default_factory=dict)
+    against: str = ""
 
 
-def train_arms(setup: Setup, arms: Iterable[Arm], against: str) -> list[dict]:
+def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
     """Train every arm once a seed; a value that is not finite ends that run, not the study.
 
     Returns:
         A row an arm: network, its name; the keys of its `about`; seeds, the number of runs that
         ended well; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std
         (None below two); stopped, a message a run that a value ended; difference, that of test
-        top-1 to the arm `against` as `paired_difference`, of the seeds that both have, or None.
+        top-1 to the arm `against` as `paired_difference`, of the seeds that both have; None without
+        one, and of that arm itself.
     """
-    rows, right = [], {}
+    rows, right, controls = [], {}, {}
     for arm in arms:
         trained, stopped = _train(setup, arm.spec)
         name = arm.spec.name
+        controls[name] = arm.against
         right[name] = {run["seed"]: hits_of(run) for run in trained}
         means = {key: [run[key] for run in trained] for key in ("val_top1", "test_top1")}
         row = {key: float(np.mean(values)) if values else None for key, values in means.items()}
@@ -41,7 +47,9 @@ def train_arms(setup: Setup, arms: Iterable[Arm], against: str) -> list[dict]:
         told = {"network": name, **arm.about, "seeds": len(trained), **row, "stopped": stopped}
         rows.append(told)
     for row in rows:
-        row["difference"] = _difference(right[row["network"]], right.get(against, {}))
+        name, control = row["network"], controls[row["network"]]
+        others = right.get(control, {}) if control != name else {}
+        row["difference"] = _difference(right[name], others)
     return rows
 
 

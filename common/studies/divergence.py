@@ -38,7 +38,12 @@ def first_images(setup: Setup) -> Tensor:
 
 
 def follow(
-    setup: Setup, kept: Kept, name: str, network: nn.Module, recipe: Recipe, watch: bool = False
+    setup: Setup,
+    kept: Kept,
+    name: str,
+    build: Callable[[], nn.Module],
+    recipe: Recipe,
+    watch: bool = False,
 ) -> Followed:
     """Train for --steps or until a value that counts is not finite, and say how it went.
 
@@ -46,7 +51,7 @@ def follow(
     """
 
     def measure() -> dict:
-        trained = with_fp32_convolutions(network, recipe.precision, setup.device)
+        trained = with_fp32_convolutions(build(), recipe.precision, setup.device)
         train, steps = setup.packed["train"], setup.args.steps
         return asdict(doctor.follow(trained, train, recipe, setup.device, steps, watch))
 
@@ -66,15 +71,16 @@ def follow_all(
 ) -> dict[str, Followed]:
     """Follow trainings by name, each (its new network's function, its recipe)."""
     return {
-        name: follow(setup, kept, name, build(), recipe, watch=name in watched)
+        name: follow(setup, kept, name, build, recipe, watch=name in watched)
         for name, (build, recipe) in trainings.items()
     }
 
 
 def kept_in(setup: Setup, **about) -> Kept:
-    """The kept measurements of a problem's folder, of this data, device, width and seed."""
+    """The kept measurements of a problem's folder, of this data, device, job, width and seed."""
     args = setup.args
     data = {split: part.source.fingerprint() for split, part in setup.packed.items()}
     common = {"data": data, "device": setup.device.type, "seed": args.seed, "width": args.width}
+    common["processes"] = job.size()  # each has batch norms of its own
     size = {"image_size_px": args.image_size, "classes": setup.classes}
     return Kept(setup.folder / "kept", {**common, **size, **about}, args.fresh)

@@ -20,15 +20,17 @@ from common.studies.accuracy import Arm, train_arms
 from common.studies.divergence import REPORT_RECIPE
 from common.training.runs import NetworkSpec, Setup
 
+RELU_ROW = f"ReLU_stem_{RELU_STEM}_gamma_1".replace(",", "_")  # the control of the stems
 PLACES = ("stem", "branch", "sum")
 EXPONENTS, GAMMAS = (1, 1.25, 1.5, 1.75, 2), (1, 0.3, 0.1)
 ACTIVATIONS = {"f": SquareLeaky, "ReLU": nn.ReLU, "clamped": ClampedSquareLeaky}
 ACTIVATIONS |= {f"f_{power:g}": partial(PowerLeaky, power) for power in EXPONENTS}
+CLAMPED = "clamped,clamped"  # f with an upper bound, another function, in the stem alone
 STEM_ROWS = [  # the stem, the gammas that feed f, the activation in the branches
     *(("f,f", 1, "f"), ("f,f", 0.1, "f"), ("f,f+bn", 0.1, "f"), ("f+bn,f+bn", 0.1, "f")),
     *(("f,f+bn", 1, "f"), ("f+bn,f+bn", 1, "f"), ("f,f+dn", 1, "f"), ("f+dn,f+dn", 1, "f")),
     *((RELU_STEM, 1, "f"), (RELU_STEM, 0.3, "f"), (RELU_STEM, 0.1, "f"), ("relu,f+bn", 1, "f")),
-    *(("relu,f", 0.1, "f"), ("f,relu", 0.1, "f"), ("f,f", 1, "clamped"), (RELU_STEM, 1, "ReLU")),
+    *(("relu,f", 0.1, "f"), ("f,relu", 0.1, "f"), (CLAMPED, 1, "f"), (RELU_STEM, 1, "ReLU")),
     ("relu,relu+dn", 1, "ReLU"),
 ]
 
@@ -52,14 +54,19 @@ def resnet34_with(activation: Activation, classes: int, seed: int) -> Normalized
 
 
 def arm(
-    setup: Setup, name: str, about: Mapping, how: Mapping, recipe_changes: Mapping | None = None
+    setup: Setup,
+    name: str,
+    about: Mapping,
+    how: Mapping,
+    recipe_changes: Mapping | None = None,
+    against: str = "",
 ) -> Arm:
     """A network of a study: ResNet-36 with arguments beside those of the flags."""
     args = setup.args
     flags = {"residual": args.residual, "width": args.width}
     flags["zero_init_residual"] = args.zero_init_residual
     build = partial(new_network, partial(ResNet36, setup.classes), {**flags, **how})
-    return Arm(NetworkSpec(name, build, dict(recipe_changes or {})), about)
+    return Arm(NetworkSpec(name, build, dict(recipe_changes or {})), about, against)
 
 
 def stems(setup: Setup) -> Findings:
@@ -69,8 +76,10 @@ def stems(setup: Setup) -> Findings:
         name = f"{branch}_stem_{stem}_gamma_{gamma}".replace(",", "_").replace("+", "-")
         about = {"stem": stem, "gamma": gamma, "branch": branch}
         how = {"activation": branch, "stem": stem, "gamma": gamma}
-        arms.append(arm(setup, name, about, how))
-    return study_findings(setup, "stems", arms, f"ReLU_stem_{RELU_STEM}_gamma_1".replace(",", "_"))
+        if stem == CLAMPED:
+            how |= {"activation": "clamped", "branch_activation": branch, "stem": "f,f"}
+        arms.append(arm(setup, name, about, how, against=RELU_ROW))
+    return study_findings(setup, "stems", arms)
 
 
 def factorial(setup: Setup) -> Findings:
@@ -86,8 +95,8 @@ def factorial(setup: Setup) -> Findings:
                 how[f"{place}_activation"] = "f" if place in told else "ReLU"
             how["activation"] = "f"
             about = {"places": told, "recipe": recipe}
-            arms.append(arm(setup, name, about, how, changes))
-    return study_findings(setup, "factorial", arms, "flags_none")
+            arms.append(arm(setup, name, about, how, changes, against=f"{recipe}_none"))
+    return study_findings(setup, "factorial", arms)
 
 
 def exponents(setup: Setup) -> Findings:
@@ -97,18 +106,23 @@ def exponents(setup: Setup) -> Findings:
         tail = activations.power_moments((1, power), (0.2, 1), gamma)["kurtosis"]
         about = {"power": power, "gamma": gamma, "kurtosis": tail}
         how = {"activation": f"f_{power:g}", "stem": "f,f", "gamma": gamma}
-        arms.append(arm(setup, f"power_{power:g}_gamma_{gamma:g}", about, how))
+        name = f"power_{power:g}_gamma_{gamma:g}"
+        arms.append(arm(setup, name, about, how, against="relu"))
     about = {"power": None, "gamma": 1, "kurtosis": None}
     arms.append(arm(setup, "relu", about, {"activation": "ReLU", "stem": RELU_STEM}))
-    return study_findings(setup, "exponents", arms, "relu")
+    return study_findings(setup, "exponents", arms)
 
 
-def study_findings(setup: Setup, study: str, arms: list[Arm], against: str) -> Findings:
+def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
     """Train a study's networks: the result {study: rows, recipe, ...}, its table and figure."""
-    rows = train_arms(setup, arms, against)
-    caption = ", ".join([setup.tag, *problem3.width_words(setup.args.width)])
+    rows = train_arms(setup, arms)
+    # f after the sum is a place of the factorial's own.
+    residual = "branch" if study == "factorial" else setup.args.residual
+    caption = ", ".join([setup.tag, *problem3.remarks(residual, setup.args.width)])
     result = {study: rows, "chance": 100 / setup.classes, "width": setup.args.width}
     result["recipe"] = setup.recipe.as_dict()
+    if study == "factorial":
+        result["report_recipe"] = result["recipe"] | REPORT_RECIPE
     table, figure = studies.study_report(study, result, caption)
     figures = {f"3.4_{study}.png": figure} if figure else {}
     return Findings(result, {f"3.4_{study}.txt": table}, figures=figures)

@@ -21,6 +21,7 @@ from common.data import streams
 from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 from common.data.packed import Packed, pack
+from common.errors import UserError
 from common.networks.dead import (
     first_pass,
     peak_at_the_border,
@@ -36,8 +37,8 @@ from common.training.kept import Kept
 from common.training.runs import Setup
 
 SCALINGS = ("normalised", "0-1", "0-255")  # of the network's input
-# How pictures are varied, as (least share of the area, jitter), or not: crops as torchvision's
-# RandomResizedCrop, mirrored; with jitter as He et al. 2016, who vary colours too.
+# How pictures are varied, as (least share of the area, jitter), or not: crops as Szegedy et al.
+# 2015 take them, mirrored; jitter of brightness, contrast and saturation.
 PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
 OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -88,7 +89,7 @@ class Steps:
 class Source:
     """Batches of a packed split for networks with `outputs` logits.
 
-    Its classes are spread over the outputs.
+    Its classes are spread over the outputs. Where it has fewer images than a batch they repeat.
     """
 
     split: Packed
@@ -176,8 +177,12 @@ def first_steps(
     """
     rows = []
     for training in trainings:
-        step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
-        images = _fitting(training.images, step_bytes, training.name, source.device)
+        about, found = _kept_steps(training, training.images, base, kept)
+        images = training.images
+        if found is None:
+            step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
+            images = _fitting(images, step_bytes, training.name, source.device)
+            about, found = _kept_steps(training, images, base, kept)
 
         def measure(training: Steps = training, images: int = images) -> dict:
             network = training.build().to(source.device, memory_format=torch.channels_last)
@@ -185,17 +190,23 @@ def first_steps(
             batches = source.batches(replace(base, images=images), training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
-        about = {"network": training.name, "optimizer": training.optimizer, **training.about}
-        about |= {"learning_rate": training.learning_rate, "images": images}
-        about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
         asked = {"steps": training.steps, "autopsy": training.autopsy}
-        found = kept.get("steps", {**about, **asked}, measure)
+        found = found or kept.get("steps", {**about, **asked}, measure)
         losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
         bad = f"{len(found['non_finite_gradients'])} of {found['tensors']} gradients not finite"
         words = ", ".join(str(value) for value in about.values())
         job.say(f"{words}: losses {losses}; in step 1 {bad}; {found['seconds']:.1f} s a step")
         rows.append({**about, **found})
     return rows
+
+
+def _kept_steps(training: Steps, images: int, base: Case, kept: Kept) -> tuple[dict, dict | None]:
+    """What the row of a training with so many images says, and what is kept of it."""
+    about = {"network": training.name, "optimizer": training.optimizer, **training.about}
+    about |= {"learning_rate": training.learning_rate, "images": images}
+    about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
+    asked = {"steps": training.steps, "autopsy": training.autopsy}
+    return about, kept.find("steps", {**about, **asked})
 
 
 def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer:
@@ -218,6 +229,7 @@ def _fitting(images: int, step_bytes: float, name: str, device: torch.device) ->
 def free_bytes(device: torch.device) -> float:
     """The memory that is free, as far as the system tells it; else without end."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch holds without need
         return torch.cuda.mem_get_info(device)[0]
     information = Path("/proc/meminfo")  # of Linux; its lines are "MemAvailable: number kB"
     if information.exists():
@@ -237,8 +249,8 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     varied += [{"image_size_px": size} for size in (64, 128) if size < args.image_size]
     varied += [{name: value} for name, values in VARIED.items() for value in values]
     cases = [Case(images, **{**of_report, **more}) for more in varied for images in BATCHES]
-    # The last map of a smaller image is 1x1: batch norm needs two of them.
-    return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px >= 40]
+    # The last map of an image of 40 px is 1x1: batch norm needs two of them.
+    return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
 def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
@@ -292,15 +304,15 @@ def first_trainings(base: Case) -> list[Steps]:
 def cures(base: Case, steps: int) -> list[Steps]:
     """The report's training changed in one thing at a time, at the report's size, f as `where`."""
     f = {"activation": WhereForm}
-    changes = {
-        "none": f,
-        "f inside the branch alone": {**f, "residual": "branch"},
-        "batch norm in float64": {**f, "float64_batch_norms": True},
-        "f clamped at 6, another function": {"activation": ClampedSquareLeaky},
-        "gammas start at 0.1": {**f, "gamma": 0.1},
-        "last BN's gamma starts at 0": {**f, "zero_init_residual": True},
-        "learning rate 1,000 times smaller": f,
-        "ReLU for f, the control": {"activation": nn.ReLU},
+    changes = {  # arguments of the network, learning rate
+        "none": (f, 0.1),
+        "f inside the branch alone": ({**f, "residual": "branch"}, 0.1),
+        "batch norm in float64": ({**f, "float64_batch_norms": True}, 0.1),
+        "f clamped at 6, another function": ({"activation": ClampedSquareLeaky}, 0.1),
+        "gammas start at 0.1": ({**f, "gamma": 0.1}, 0.1),
+        "last BN's gamma starts at 0": ({**f, "zero_init_residual": True}, 0.1),
+        "learning rate 1,000 times smaller": (f, 1e-4),
+        "ReLU for f, the control": ({"activation": nn.ReLU}, 0.1),
     }
     return [
         Steps(
@@ -308,21 +320,35 @@ def cures(base: Case, steps: int) -> list[Steps]:
             partial(report_resnet36, base, **change),
             STEP_IMAGES["resnet36"],
             steps,
-            learning_rate=1e-4 if "rate" in name else 0.1,
+            learning_rate=rate,
             about={"change": name},
         )
-        for name, change in changes.items()
+        for name, (change, rate) in changes.items()
     ]
+
+
+def told_autopsy(row: Mapping) -> dict:
+    """A row whose autopsy has infinities and NaN as words, since results.json has null for both."""
+    if not row.get("autopsy"):
+        return {**row}
+    words = {key: _word(value) for key, value in row["autopsy"].items()}
+    return {**row, "autopsy": words}
+
+
+def _word(value):
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reproduce(setup: Setup) -> Findings:
     """Why the report printed 6.4761 and then NaN: first passes, first steps, what cures it."""
     args = setup.args
-    # At the side that networks see: what is scaled up and down again has softer edges, and these
-    # make the stem's peak.
+    if setup.classes > OUTPUTS:
+        raise UserError(f"--reproduce has {OUTPUTS} outputs, as the report's; take fewer --classes")
+    # About at the side that networks see: what is scaled up and down again has softer edges, and
+    # these make the stem's peak.
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
-    kept = Kept(setup.folder / "kept", about, args.fresh)
+    kept = Kept(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
     source = Source(train, OUTPUTS, setup.device)
     cases = first_losses(first_pass_cases(args), network_of_case, source, kept, TOLD)
     base = base_of_steps(args, cases)
@@ -334,7 +360,7 @@ def reproduce(setup: Setup) -> Findings:
             "first_losses": told,
             "border": studies.border_counts(told, peak_at_the_border(3)),
             "dead_by_pictures": studies.dead_by_pictures(told, args.image_size, args.width),
-            "steps": steps,
+            "steps": [told_autopsy(row) for row in steps],
             "cures": cured,
             "chance_loss": math.log(OUTPUTS),
             "border_peak": peak_at_the_border(3),

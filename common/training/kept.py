@@ -27,6 +27,22 @@ class Kept:
     about: Mapping
     fresh: bool = False
 
+    def find(self, name: str, about: Mapping) -> dict | None:
+        """What was measured for these `about`, None where it was not, or is wanted afresh.
+
+        Raises:
+            UserError: the file that is there is damaged.
+        """
+        # One process decides for all of a job, which measure together.
+        path, _ = self._place(name, about)
+        return parallel.broadcast(lambda: None if self.fresh else _read(path))
+
+    def _place(self, name: str, about: Mapping) -> tuple[Path, dict]:
+        identity = json.loads(json.dumps({**self.about, **about}, sort_keys=True))
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+        return self.folder / f"{words}-{digest}.json", identity
+
     def get(self, name: str, about: Mapping, measure: Callable[[], dict]) -> dict:
         """What `measure()` returned for these `about`, measured where it is not there yet.
 
@@ -35,16 +51,9 @@ class Kept:
         Raises:
             UserError: the file that is there is damaged.
         """
-        identity = json.loads(json.dumps({**self.about, **about}, sort_keys=True))
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-        words = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
-        path = self.folder / f"{words}-{digest}.json"
-        if not self.fresh:
-            try:
-                return json.loads(files.load(path))["measured"]
-            except FileNotFoundError:
-                pass
-        measured = measure()
+        if (kept := self.find(name, about)) is not None:
+            return kept
+        (path, identity), measured = self._place(name, about), measure()
         if job.is_first():
             files.make_folder(self.folder)
             with files.locked(self.folder, "keeps a measurement"):
@@ -52,3 +61,14 @@ class Kept:
                 files.save(path, json.dumps(content, indent=1) + "\n")
         parallel.wait()
         return json.loads(json.dumps(measured))  # as it is read
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        content = json.loads(files.load(path))
+    except FileNotFoundError:
+        return None
+    commit = content["git_commit"]
+    if commit != git_commit():
+        job.say(f"{path.name}: kept, measured by {(commit or 'no commit')[:7]}")
+    return content["measured"]

@@ -41,6 +41,7 @@ from common.training.watch import (
 )
 
 FORECAST_STEPS = 10  # that the time left is told from
+SMALLER = "; try a smaller --lr, a smaller --weight-decay or other --init"
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -364,10 +365,10 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
         )
     )
     rate = run.optimizer.param_groups[0]["lr"]
+    advice = dead_words(run.network) or "; try a smaller --lr, --clip-norm 1 or --precision fp32"
     message = (
         f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
-        f" non-finite {direction} is that of {module}{dead_words(run.network)}; nothing of this"
-        " step is kept; try a smaller --lr, --clip-norm 1 or --precision fp32"
+        f" non-finite {direction} is that of {module}; nothing of this step is kept{advice}"
     )
     return NotFinite(message, module, direction)
 
@@ -389,8 +390,7 @@ def _not_finite_in(
             module = module or first_bad_output(network, partial(network, images))
     module = next((found for found in parallel.gather(module) if found), "the loss")
     message = (
-        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}"
-        f"{dead_words(network)}; these weights can't be used; try a smaller --lr, a smaller"
-        " --weight-decay or other --init"
+        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}; these"
+        f" weights can't be used{dead_words(network) or SMALLER}"
     )
     return NotFinite(message, module, "output")

@@ -36,7 +36,8 @@ class Recipe:
         """Plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
         augmentation = values.pop("augmentation")
-        return {**values, **augmentation}
+        # A run of a version that took the rate at the start of a step is another run.
+        return {**values, **augmentation, "rate_at": "middle of the step"}
 
     def learning_rate_at(self, epoch: float) -> float:
         """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held.

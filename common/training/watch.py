@@ -28,27 +28,32 @@ class NotFinite(UserError):
 
 
 def dead_batch_norms(network: nn.Module) -> list[str]:
-    """The batch norms that have met a variance that is not finite in a channel, by name, in order.
+    """The batch norms that have met an infinite variance in a channel, by name, in order.
 
-    Such a channel is its bias alone, whatever comes in: it is dead.
+    Such a channel is its bias alone, whatever comes in: it is dead. Where an input is infinite the
+    variance is NaN, which is not this.
     """
     return [
         name
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm)
         and module.running_var is not None
-        and not torch.isfinite(module.running_var).all()
+        and torch.isposinf(module.running_var).any()
     ]
 
 
 def dead_words(network: nn.Module) -> str:
-    """The words for the first dead batch norm of a network, to follow on others; or none."""
+    """The words for the first dead batch norm of a network and what helps, to follow on others.
+
+    Empty where there is no such.
+    """
     dead = dead_batch_norms(network)
     if not dead:
         return ""
     variances = network.get_submodule(dead[0]).running_var
-    channels = f"{int((~torch.isfinite(variances)).sum())} of {len(variances)} channels"
-    return f"; {dead[0]} is a dead layer: infinite variance, constant output in {channels}"
+    channels = f"{int(torch.isposinf(variances).sum())} of {len(variances)} channels"
+    told = f"{dead[0]} is a dead layer: infinite variance, constant output in {channels}"
+    return f"; {told}; what comes in must be smaller: a smaller rate can't help"
 
 
 def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
@@ -56,8 +61,7 @@ def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
     dead = dead_words(network)
     if dead and abs(loss - math.log(classes)) < EQUAL_LOGITS_WITHIN:
         equal = f"that of equal logits over {classes} classes"
-        doing = "what comes in must be smaller: a smaller rate can't help"
-        say(f"warning: the first loss, {loss:.4f}, is {equal}{dead}; {doing}", file=sys.stderr)
+        say(f"warning: the first loss, {loss:.4f}, is {equal}{dead}", file=sys.stderr)
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:

@@ -139,3 +139,11 @@ def test_batch_norms_in_float64_survive_and_else_are_the_same():
     torch.testing.assert_close(exact(x), wanted, rtol=1e-4, atol=1e-5)
     exact(1e25 * x)
     assert dead_batch_norms(exact) == []
+
+
+def test_an_input_that_is_infinite_is_no_dead_layer():
+    norm, x = nn.Sequential(nn.BatchNorm2d(4)), maps(1)
+    x[0, 0, 0, 0] = math.inf
+    norm(x)
+    assert norm[0].running_var[0].isnan()
+    assert dead_batch_norms(norm) == []

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import problem3_resnet36 as p3
+from common.errors import UserError
 from common.networks.resnet36 import RELU_STEM, STEMS
 from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.reporting import studies
@@ -62,6 +63,7 @@ def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
     # A second call measures nothing.
     monkeypatch.setattr(reproduction, "first_pass", None)
     monkeypatch.setattr(reproduction, "unchecked_steps", None)
+    monkeypatch.setattr(reproduction, "free_bytes", lambda _: 0)  # nor is a batch halved
     again, _ = study("reproduce")
     assert again["reproduction"] == found
 
@@ -127,8 +129,9 @@ def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(study, monkeyp
     for row in part["stems"]:
         assert row["seeds"] == 2
         assert {"val_top1", "test_top1"} <= row.keys()
-    relu = part["stems"][-1]["difference"]
-    assert relu == {"mean": 0, "low": 0, "high": 0}
+    differences = [row["difference"] for row in part["stems"]]
+    assert differences[-1] is None  # that is the control
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in differences[:-1])
     assert "f,f+dn" in printed
 
 
@@ -145,7 +148,9 @@ def test_the_factorial_has_f_in_every_set_of_places_by_both_recipes(monkeypatch)
         }
         has_f = [place for place, module in found.items() if isinstance(module, SquareLeaky)]
         assert has_f == arm.about["places"]
-        report = arm.about["recipe"] == "report"
+        recipe = arm.about["recipe"]
+        assert arm.against == f"{recipe}_none"
+        report = recipe == "report"
         assert (arm.spec.recipe_changes.get("optimizer") == "sgd") == report
     assert len({json.dumps(arm.spec.build(0)[1]) for arm in arms}) == 8
 
@@ -167,16 +172,41 @@ def kept_arms(monkeypatch, study):
     """The arms that a study would train."""
     args = SimpleNamespace(residual="branch", width=1 / 16, zero_init_residual=True)
     arms = []
-    monkeypatch.setattr(
-        places, "study_findings", lambda _setup, _name, found, _: arms.extend(found)
-    )
+    monkeypatch.setattr(places, "study_findings", lambda _setup, _name, found: arms.extend(found))
     study(SimpleNamespace(args=args, classes=3))
     return arms
 
 
 def test_every_stem_of_the_table_is_one_that_the_flag_takes():
-    assert {stem for stem, _, _ in places.STEM_ROWS} <= set(STEMS)
+    assert {stem for stem, _, _ in places.STEM_ROWS} <= {*STEMS, places.CLAMPED}
     assert isinstance(places.ACTIVATIONS["clamped"](), ClampedSquareLeaky)
+
+
+def test_a_clamped_stem_clamps_f_there_alone(monkeypatch):
+    (clamped,) = [arm for arm in kept_arms(monkeypatch, places.stems) if "clamped" in arm.spec.name]
+    network = clamped.spec.build(0)[0].network
+    kinds = [
+        type(m) for m in (network.activation1, network.activation2, network.layer1[0].activation1)
+    ]
+    assert kinds == [ClampedSquareLeaky, ClampedSquareLeaky, SquareLeaky]
+
+
+def test_the_control_of_every_arm_is_one_of_the_studys(monkeypatch):
+    for study in (places.stems, places.factorial, places.exponents):
+        arms = kept_arms(monkeypatch, study)
+        assert {arm.against for arm in arms if arm.against} <= {arm.spec.name for arm in arms}
+        assert len({arm.spec.name for arm in arms}) == len(arms)
+
+
+def test_infinities_of_an_autopsy_are_told_apart():
+    row = {"losses": [6.4], "autopsy": {"variance": math.inf, "factor": math.nan, "channel": 3}}
+    told = reproduction.told_autopsy(row)["autopsy"]
+    assert told == {"variance": "inf", "factor": "nan", "channel": 3}
+
+
+def test_more_classes_than_outputs_are_refused():
+    with pytest.raises(UserError, match="650 outputs"):
+        reproduction.reproduce(SimpleNamespace(args=None, classes=651))
 
 
 def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monkeypatch):

@@ -50,7 +50,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "weight_decay": 0.2, "warmup_epochs": 2, "label_smoothing": 0.3, "ema_decay": 0.4,
         "clip_norm": 3, "precision": "fp32", "compile": True, "deterministic": True,
         "seed": 0, "crop_area_min": 0.6,
-        "jitter": 0.7, "cutmix_prob": 0.8, "block": None,
+        "jitter": 0.7, "cutmix_prob": 0.8, "block": None, "rate_at": "middle of the step",
     }  # fmt: skip
 
 
