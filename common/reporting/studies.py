@@ -160,7 +160,9 @@ def _autopsy_words(steps: Sequence[Mapping]) -> str:
     words = []
     for row in steps:
         if found := row.get("autopsy"):
-            words.append(AUTOPSY.format(**{"network": row["network"], **found}))
+            # results.json has words for what is not finite.
+            values = {k: float(v) if v in ("inf", "-inf", "nan") else v for k, v in found.items()}
+            words.append(AUTOPSY.format(**{"network": row["network"], **values}))
     return "".join(words)
 
 

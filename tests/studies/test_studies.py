@@ -8,6 +8,7 @@ from torch import nn
 
 import problem3_resnet36 as p3
 from common.errors import UserError
+from common.networks.dead import backward_terms
 from common.networks.resnet36 import RELU_STEM, STEMS
 from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.reporting import studies
@@ -202,6 +203,14 @@ def test_infinities_of_an_autopsy_are_told_apart():
     row = {"losses": [6.4], "autopsy": {"variance": math.inf, "factor": math.nan, "channel": 3}}
     told = reproduction.told_autopsy(row)["autopsy"]
     assert told == {"variance": "inf", "factor": "nan", "channel": 3}
+
+
+def test_the_words_of_an_autopsy_tell_what_is_infinite():
+    found = backward_terms(1e20 * torch.randn(8, 4, 6, 6), 1e19 * torch.randn(8, 4, 6, 6))
+    row = {"network": "resnet36", "autopsy": {"module": "layer2.0.bn1", **found}}
+    words = studies._autopsy_words([reproduction.told_autopsy(row)])
+    assert "variance inf in fp32" in words
+    assert "that times 1 / variance: nan in fp32" in words
 
 
 def test_more_classes_than_outputs_are_refused():
