@@ -350,6 +350,8 @@ def first_losses(
         for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
             for name, points in lines.items():
                 x, losses, dead = zip(*points, strict=True)
+                if axis is axes[0, 0]:  # batches are few: kinds stand side by side
+                    x = [value * 1.12 ** (list(lines).index(name) - 1) for value in x]
                 faces = [colours[name] if is_dead else "none" for is_dead in dead]
                 edges = {"edgecolors": colours[name], "facecolors": faces, "zorder": 3}
                 axis.scatter(x, losses, s=30, label=_name(name), **edges)

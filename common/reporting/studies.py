@@ -148,12 +148,14 @@ fp32, {sum_fp64:.2g} in float64; that times 1 / variance: {factor_fp32:.2g} in f
 """
 
 
+def told_losses(losses: Sequence[float]) -> str:
+    """The losses of a few steps in words, NaN as such; of many the first three and the last."""
+    words = [f"{loss:.5g}".replace("nan", "NaN") for loss in losses]
+    return ", ".join(words if len(words) < 5 else [*words[:3], "...", words[-1]])
+
+
 def _step_row(row: Mapping) -> dict:
-    losses = [f"{loss:.6g}" for loss in row["losses"]]
-    if len(losses) > 4:
-        losses = [*losses[:3], "...", losses[-1]]
-    bad = f"{len(row['non_finite_gradients'])} of {row['tensors']}"
-    return {**row, "told_losses": ", ".join(losses), "bad": bad}
+    return {**row, "bad": f"{len(row['non_finite_gradients'])} of {row['tensors']}"}
 
 
 def _autopsy_words(steps: Sequence[Mapping]) -> str:

@@ -327,12 +327,15 @@ def cures(base: Case, steps: int) -> list[Steps]:
     ]
 
 
-def told_autopsy(row: Mapping) -> dict:
-    """A row whose autopsy has infinities and NaN as words, since results.json has null for both."""
-    if not row.get("autopsy"):
-        return {**row}
-    words = {key: _word(value) for key, value in row["autopsy"].items()}
-    return {**row, "autopsy": words}
+def told(row: Mapping) -> dict:
+    """A row with what is not finite in words too, since results.json has null for it.
+
+    Added: told_losses. The values of the autopsy that are infinite or NaN become words.
+    """
+    row = {**row, "told_losses": studies.told_losses(row["losses"])}
+    if row.get("autopsy"):
+        row["autopsy"] = {key: _word(value) for key, value in row["autopsy"].items()}
+    return row
 
 
 def _word(value):
@@ -354,14 +357,14 @@ def reproduce(setup: Setup) -> Findings:
     base = base_of_steps(args, cases)
     steps = first_steps(first_trainings(base), source, base, kept)
     cured = first_steps(cures(base, args.cure_steps), source, base, kept)
-    told = studies.with_forecast(cases, peak_at_the_border(3))
+    passes = studies.with_forecast(cases, peak_at_the_border(3))
     result = {
         "reproduction": {
-            "first_losses": told,
-            "border": studies.border_counts(told, peak_at_the_border(3)),
-            "dead_by_pictures": studies.dead_by_pictures(told, args.image_size, args.width),
-            "steps": [told_autopsy(row) for row in steps],
-            "cures": cured,
+            "first_losses": passes,
+            "border": studies.border_counts(passes, peak_at_the_border(3)),
+            "dead_by_pictures": studies.dead_by_pictures(passes, args.image_size, args.width),
+            "steps": [told(row) for row in steps],
+            "cures": [told(row) for row in cured],
             "chance_loss": math.log(OUTPUTS),
             "border_peak": peak_at_the_border(3),
             "batches": studies.batch_arithmetic(),

@@ -201,14 +201,19 @@ def test_the_control_of_every_arm_is_one_of_the_studys(monkeypatch):
 
 def test_infinities_of_an_autopsy_are_told_apart():
     row = {"losses": [6.4], "autopsy": {"variance": math.inf, "factor": math.nan, "channel": 3}}
-    told = reproduction.told_autopsy(row)["autopsy"]
+    told = reproduction.told(row)["autopsy"]
     assert told == {"variance": "inf", "factor": "nan", "channel": 3}
+
+
+def test_losses_are_told_with_nan_and_in_short():
+    assert studies.told_losses([6.474053, math.nan]) == "6.4741, NaN"
+    assert studies.told_losses([1.0, 2.0, 3.0, 4.0, 5.0]) == "1, 2, 3, ..., 5"
 
 
 def test_the_words_of_an_autopsy_tell_what_is_infinite():
     found = backward_terms(1e20 * torch.randn(8, 4, 6, 6), 1e19 * torch.randn(8, 4, 6, 6))
-    row = {"network": "resnet36", "autopsy": {"module": "layer2.0.bn1", **found}}
-    words = studies._autopsy_words([reproduction.told_autopsy(row)])
+    row = {"network": "resnet36", "losses": [], "autopsy": {"module": "layer2.0.bn1", **found}}
+    words = studies._autopsy_words([reproduction.told(row)])
     assert "variance inf in fp32" in words
     assert "that times 1 / variance: nan in fp32" in words
 
