@@ -8,7 +8,7 @@ f is in common/networks/square_leaky.py, ResNet-36 in resnet36.py beside it.
     python problem3_resnet36.py --data DIR             all parts, DIR holds class folders
     python problem3_resnet36.py --data synthetic       all parts, embedded data
     python problem3_resnet36.py 3.4 --data DIR --diagnose     the doctor alone, no training
-    python problem3_resnet36.py 3.4 --data DIR --reproduce    the report's first steps at its own size
+    python problem3_resnet36.py 3.4 --data DIR --reproduce    the report's own first steps
 
 Hardware: any CPU or GPU; at 64 px and half the width a training takes about ten minutes on 2 CPU
 cores, --reproduce about an hour and 11 GB.
