@@ -1,8 +1,10 @@
 """ResNet-36, the report's network: 36 weighted layers, with an activation of one's own.
 
-import torch; from common.networks.resnet36 import ResNet36
-network = ResNet36(classes=10, activation=torch.nn.ReLU, width=0.25)
-print(network(torch.rand(2, 3, 64, 64)).shape)
+    import torch; from common.networks.resnet36 import ResNet36
+    network = ResNet36(classes=10, activation=torch.nn.ReLU, width=0.25)
+    print(network(torch.rand(2, 3, 64, 64)).shape)
+
+Where the activation is, and what the stem does, is told by its arguments.
 """
 
 from collections.abc import Callable

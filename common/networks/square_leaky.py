@@ -1,7 +1,10 @@
 """f(x) = x^2 for x > 0, 0.2 x for x < 0: Problem 3's activation, in one pass and little memory.
 
-import torch; from common.networks.square_leaky import SquareLeaky
-print(SquareLeaky()(torch.tensor([-1.0, 0.0, 3.0])))
+    import torch; from common.networks.square_leaky import square_leaky
+    x = torch.tensor([-1.0, 0.0, 3.0])
+    print(square_leaky(x))
+
+Its relatives here: as it is usually written, with another power, and with a bound.
 """
 
 import torch

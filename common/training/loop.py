@@ -34,14 +34,13 @@ from common.training.run import Run, no_sums, peak_memory_mib
 from common.training.watch import (
     WHOLE_NETWORK,
     NotFinite,
-    dead_words,
     first_bad_output,
     first_non_finite,
     warn_of_dead,
+    what_helps,
 )
 
 FORECAST_STEPS = 10  # that the time left is told from
-SMALLER = "; try a smaller --lr, a smaller --weight-decay or other --init"
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -365,7 +364,8 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
         )
     )
     rate = run.optimizer.param_groups[0]["lr"]
-    advice = dead_words(run.network) or "; try a smaller --lr, --clip-norm 1 or --precision fp32"
+    usual = "; try a smaller --lr, --clip-norm 1 or --precision fp32"
+    advice = what_helps(run.network, usual, first_step=run.epoch == run.step == 0)
     message = (
         f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
         f" non-finite {direction} is that of {module}; nothing of this step is kept{advice}"
@@ -389,8 +389,9 @@ def _not_finite_in(
         with autocast(recipe.precision, device):
             module = module or first_bad_output(network, partial(network, images))
     module = next((found for found in parallel.gather(module) if found), "the loss")
+    usual = "; try a smaller --lr, a smaller --weight-decay or other --init"
     message = (
         f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}; these"
-        f" weights can't be used{dead_words(network) or SMALLER}"
+        f" weights can't be used{what_helps(network, usual)}"
     )
     return NotFinite(message, module, "output")

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.job import say
 
 WHOLE_NETWORK = "all parameters together"
+DEAD_FROM_THE_START = "; what comes in must be smaller: a smaller rate can't help"
 EQUAL_LOGITS_WITHIN = 0.003  # of ln K is the first loss of a network whose logits do not differ
 
 
@@ -43,17 +44,19 @@ def dead_batch_norms(network: nn.Module) -> list[str]:
 
 
 def dead_words(network: nn.Module) -> str:
-    """The words for the first dead batch norm of a network and what helps, to follow on others.
-
-    Empty where there is no such.
-    """
+    """The words for the first dead batch norm of a network, to follow on others; or none."""
     dead = dead_batch_norms(network)
     if not dead:
         return ""
     variances = network.get_submodule(dead[0]).running_var
     channels = f"{int(torch.isposinf(variances).sum())} of {len(variances)} channels"
-    told = f"{dead[0]} is a dead layer: infinite variance, constant output in {channels}"
-    return f"; {told}; what comes in must be smaller: a smaller rate can't help"
+    return f"; {dead[0]} is a dead layer: infinite variance, constant output in {channels}"
+
+
+def what_helps(network: nn.Module, usual: str, first_step: bool = False) -> str:
+    """What a message on a value that is not finite ends with: a dead layer, and advice."""
+    dead = dead_words(network)
+    return dead + (DEAD_FROM_THE_START if dead and first_step else usual)
 
 
 def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
@@ -61,7 +64,10 @@ def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
     dead = dead_words(network)
     if dead and abs(loss - math.log(classes)) < EQUAL_LOGITS_WITHIN:
         equal = f"that of equal logits over {classes} classes"
-        say(f"warning: the first loss, {loss:.4f}, is {equal}{dead}", file=sys.stderr)
+        say(
+            f"warning: the first loss, {loss:.4f}, is {equal}{dead}{DEAD_FROM_THE_START}",
+            file=sys.stderr,
+        )
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import problem3_resnet36 as p3
 from common.errors import UserError
@@ -39,6 +41,7 @@ def study(run, tmp_path):
 
 
 def few(monkeypatch):
+    monkeypatch.setattr(places, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
     monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
     monkeypatch.setattr(reproduction, "PICTURES", {"crops, jitter": (0.08, 0.4)})
     monkeypatch.setattr(reproduction, "VARIED", {"residual": ("branch",)})
@@ -69,15 +72,12 @@ def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
     assert again["reproduction"] == found
 
 
-def test_a_first_pass_is_that_of_the_network_on_its_case(study, monkeypatch):
-    few(monkeypatch)
-    part, _ = study("reproduce")
-    row = part["reproduction"]["first_losses"][2]
-    assert row["residual"] == "branch"
-    assert row["closed_form_peak"] is None
-    assert row["stem_peak"] == row["peaks"]["maxpool"]
-    first = part["reproduction"]["first_losses"][0]
-    assert first["closed_form_peak"] == pytest.approx(first["stem_peak"] ** 8)
+def test_the_eighth_power_is_of_networks_that_square_their_sums():
+    peaks = {"maxpool": 100.0, "layer1.2": 1e16, "layer2.0.shortcut.0": 1e15}
+    rows = [{"peaks": peaks, "residual": residual} for residual in ("sum", "branch")]
+    found = studies.with_forecast(rows, 256)
+    assert [row["closed_form_peak"] for row in found] == [pytest.approx(1e16), None]
+    assert [row["stem_peak"] for row in found] == [100, 100]
 
 
 def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch):
@@ -247,7 +247,8 @@ def test_differences_pair_seeds_and_images():
     assert (row["a"], row["b"], row["mean"]) == ("a", "b", 12.5)
 
 
-def test_another_stem_is_another_run(run, tmp_path):
+def test_another_stem_is_another_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(p3, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
     quick = [*map(str, TINY), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(p3.divergence, "follow_all", stop)

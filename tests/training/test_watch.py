@@ -106,6 +106,7 @@ def test_a_process_whose_job_does_not_come_says_so_and_ends(rank):
     with waiting(rank) as process:
         _, said = process.communicate(timeout=60)
     where = f"127.0.0.1:{29471 + rank}"
+    assert said.count("\n") == 2, said
     waits, error = said.splitlines()
     assert waits == f"process {rank} waits at {where} for the 2 of its job, for 2 s"
     assert f"error: not all 2 processes of this job came to {where} (" in error
