@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -88,9 +89,15 @@ sys.exit(errors.guard(lambda: parallel.start(torch.device("cpu"))))
 """
 
 
-def waiting(rank):
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def waiting(rank, port):
     """A process alone in a job of two."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 29471 + rank}
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     variables = {name: str(value) for name, value in place.items()}
     return subprocess.Popen(
         [sys.executable, "-c", WAITING],
@@ -103,9 +110,10 @@ def waiting(rank):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_whose_job_does_not_come_says_so_and_ends(rank):
-    with waiting(rank) as process:
+    port = free_port()
+    with waiting(rank, port) as process:
         _, said = process.communicate(timeout=60)
-    where = f"127.0.0.1:{29471 + rank}"
+    where = f"127.0.0.1:{port}"
     assert said.count("\n") == 2, said
     waits, error = said.splitlines()
     assert waits == f"process {rank} waits at {where} for the 2 of its job, for 2 s"
@@ -116,7 +124,7 @@ def test_a_process_whose_job_does_not_come_says_so_and_ends(rank):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_process_that_waits_for_its_job(number):
-    with waiting(0) as process:
+    with waiting(0, free_port()) as process:
         assert "waits" in process.stderr.readline()
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
