@@ -197,7 +197,12 @@ def first_loss_figure(result: Mapping, size_px: int, width: float, tag: str) -> 
 # ------------------------------------------------------------------------- 3.4 the three studies
 
 STUDY_COLUMNS = {
-    "stems": {"stem": "{stem}", "gammas": "{gamma:g}", "branches": "{branch}"},
+    "stems": {
+        "stem": "{stem}",
+        "gammas": "{gamma:g}",
+        "branches": "{branch}",
+        "change": "{change}",
+    },
     "factorial": {"f in": "{told}", "recipe": "{recipe}"},
     "exponents": {"p": "{power:g}", "gammas": "{gamma:g}", "kurtosis": "{kurtosis:.1f}"},
 }

@@ -79,6 +79,9 @@ def stems(setup: Setup) -> Findings:
         if stem == CLAMPED:
             how |= {"activation": "clamped", "branch_activation": branch, "stem": "f,f"}
         arms.append(arm(setup, name, about, how, against=RELU_ROW))
+    about = {"stem": "f,f", "gamma": 1, "branch": "f", "change": "warm-up over half of the epochs"}
+    how, slow = {"activation": "f", "stem": "f,f"}, {"warmup_epochs": setup.args.epochs / 2}
+    arms.append(arm(setup, "f_stem_f_f_slow", about, how, slow, against=RELU_ROW))
     return study_findings(setup, "stems", arms)
 
 

@@ -126,13 +126,14 @@ def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(study, monkeyp
     monkeypatch.setattr(places, "STEM_ROWS", rows)
     part, printed = study("stems", "--seeds", 2)
     told = [(row["stem"], row["gamma"], row["branch"]) for row in part["stems"]]
-    assert told == rows
+    assert told == [*rows, ("f,f", 1, "f")]
+    assert part["stems"][-1]["change"] == "warm-up over half of the epochs"
     for row in part["stems"]:
         assert row["seeds"] == 2
         assert {"val_top1", "test_top1"} <= row.keys()
     differences = [row["difference"] for row in part["stems"]]
-    assert differences[-1] is None  # that is the control
-    assert all(row["low"] <= row["mean"] <= row["high"] for row in differences[:-1])
+    assert differences.pop(2) is None  # that is the control
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in differences)
     assert "f,f+dn" in printed
 
 
@@ -171,7 +172,7 @@ def test_the_exponents_have_their_kurtosis_in_closed_form(monkeypatch):
 
 def kept_arms(monkeypatch, study):
     """The arms that a study would train."""
-    args = SimpleNamespace(residual="branch", width=1 / 16, zero_init_residual=True)
+    args = SimpleNamespace(residual="branch", width=1 / 16, zero_init_residual=True, epochs=6)
     arms = []
     monkeypatch.setattr(places, "study_findings", lambda _setup, _name, found: arms.extend(found))
     study(SimpleNamespace(args=args, classes=3))
@@ -235,7 +236,7 @@ def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monke
 
     monkeypatch.setattr(loop, "train_step", bad)
     part, _ = study("stems")
-    first, last = part["stems"]
+    first, last, _ = part["stems"]
     assert (first["seeds"], first["test_top1"], first["difference"]) == (0, None, None)
     assert first["stopped"] == ["loss nan at epoch 1: the first"]
     assert last["seeds"] == 1
