@@ -266,19 +266,18 @@ def part_3_4(prepared: Prepared) -> Findings:
     kept = divergence.kept_in(setup)
     changed = divergence.follow_all(setup, kept, changes, watched=("none", BRANCH))
     two = ({"residual": "branch"}, {"learning_rate": 0.01})
-    others = followed_trainings(setup, {TWO_CHANGES: two, RESNET34_F: ({}, {})})
+    others = followed_trainings(setup, {TWO_CHANGES: two})
     f_in_resnet34 = partial(resnet34_with, SquareLeaky, setup.classes, seed)
-    others[RESNET34_F] = (f_in_resnet34, others[RESNET34_F][1])
+    others[RESNET34_F] = (f_in_resnet34, replace(setup.recipe, **REPORT_RECIPE))
     others = divergence.follow_all(setup, kept, others)
     ours_name = name_beside_report(ours.name)
     gammas = {"zero_init_residual": args.zero_init_residual}
     of_flags = divergence.kept_in(setup, stem=args.stem, residual=args.residual, **gammas)
-    as_trained = {f"{ours_name}, as trained": (lambda: ours.build(seed)[0], recipe)}
-    (as_trained,) = divergence.follow_all(setup, of_flags, as_trained, as_trained).values()
+    told_as, build = f"{ours_name}, as trained", lambda: ours.build(seed)[0]
     watched = {
         REPORT: changed["none"],
         BRANCH_BY_REPORT: changed[BRANCH],
-        ours_name: as_trained,
+        ours_name: divergence.follow(setup, of_flags, told_as, build, recipe, watch=True),
     }
     against = [(name, f"resnet36_relu{NAME_ENDS[args.residual]}") for name in trained]
     result = {

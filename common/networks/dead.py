@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.training.watch import dead_batch_norms, watched
+from common.training.watch import BATCH_NORMS, dead_batch_norms, non_finite_gradients, watched
 
 FP32_MAX = torch.finfo(torch.float32).max
 
@@ -105,12 +105,7 @@ def unchecked_steps(
             losses.append(loss.item())
             loss.backward()
         if len(losses) == 1:
-            dead = dead_batch_norms(network)
-            bad = [
-                name
-                for name, parameter in network.named_parameters()
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-            ]
+            dead, bad = dead_batch_norms(network), non_finite_gradients(network)
         if not math.isfinite(losses[-1]):
             break
         optimizer.step()
@@ -122,9 +117,6 @@ def unchecked_steps(
         "seconds": (time.perf_counter() - start) / len(losses),
         **({"autopsy": found[0] if found else None} if autopsy else {}),
     }
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @contextlib.contextmanager

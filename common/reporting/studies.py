@@ -53,15 +53,20 @@ def border_counts(cases: Sequence[Mapping], peak: float) -> dict:
 
 def dead_by_pictures(cases: Sequence[Mapping], size_px: int, width: float) -> dict[str, dict]:
     """Of the report's network how many are dead: {pictures: {images: {"networks", "dead"}}}."""
-    report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
-    counts: dict[str, dict] = {}
+    report, counts = report_setting(size_px, width), {}
     for case in cases:
-        if all(case[key] == value for key, value in {**report, "scaling": "normalised"}.items()):
+        if all(case[key] == value for key, value in report.items()):
             of_pictures = counts.setdefault(case["pictures"], {})
             row = of_pictures.setdefault(str(case["images"]), {"networks": 0, "dead": 0})
             row["networks"] += 1
             row["dead"] += case["dead_from"] is not None
     return counts
+
+
+def report_setting(size_px: int, width: float) -> dict:
+    """What a first pass has in the report's setting; pictures and seed vary."""
+    network = {"width": width, "residual": "sum", "init": "pytorch"}
+    return {"image_size_px": size_px, **network, "scaling": "normalised"}
 
 
 def batch_arithmetic() -> dict:
@@ -110,7 +115,8 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     )
     tables = {"3.4_first_losses.txt": table(caption, columns, cases)}
     steps = {name: f"{{{key}}}" for name, key in STEP_COLUMNS.items()}
-    seed = f"the seed is the first whose network is dead at {STEPS_AT} images, if one is"
+    images = result["steps"][0]["images"]
+    seed = f"the seed is the first whose network is dead at {images} images, if one is"
     caption = f"The first steps without any check; {seed}.\nLoss {equal}. {of_report}."
     rows = [_step_row(row) for row in result["steps"]]
     tables["3.4_first_steps.txt"] = table(caption, steps, rows) + _autopsy_words(result["steps"])
@@ -125,7 +131,6 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     return tables
 
 
-STEPS_AT = 64  # images of a step of ResNet-36 in the study
 CASE_COLUMNS = {"images": "images", "px": "image_size_px", "width": "width", "f after": "residual"}
 CASE_COLUMNS |= {"init": "init", "input": "scaling", "pictures": "pictures", "seed": "seed"}
 STEP_COLUMNS = {"network": "network", "form": "form", "optimizer": "optimizer"}
@@ -170,8 +175,7 @@ def _autopsy_words(steps: Sequence[Mapping]) -> str:
 
 def first_loss_figure(result: Mapping, size_px: int, width: float, tag: str) -> partial:
     """The figure of first losses, by batch size as in the report, and of all by the stem's peak."""
-    report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
-    report["scaling"] = "normalised"
+    report = report_setting(size_px, width)
     panels: dict[str, dict[str, list]] = {
         "images in the batch": {},
         "largest output of the stem": {},

@@ -40,10 +40,8 @@ def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
         name = arm.spec.name
         controls[name] = arm.against
         right[name] = {run["seed"]: hits_of(run) for run in trained}
-        means = {key: [run[key] for run in trained] for key in ("val_top1", "test_top1")}
-        row = {key: float(np.mean(values)) if values else None for key, values in means.items()}
-        several = len(trained) > 1
-        row["test_top1_std"] = float(np.std(means["test_top1"], ddof=1)) if several else None
+        means = runs.over_seeds(trained, len(setup.packed["test"])) if trained else {}
+        row = {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
         told = {"network": name, **arm.about, "seeds": len(trained), **row, "stopped": stopped}
         rows.append(told)
     for row in rows:

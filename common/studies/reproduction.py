@@ -19,7 +19,6 @@ from torch.nn import functional
 from common import job
 from common.data import streams
 from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 from common.data.packed import Packed, pack
 from common.errors import UserError
 from common.networks.dead import (
@@ -28,6 +27,7 @@ from common.networks.dead import (
     unchecked_steps,
     with_float64_batch_norms,
 )
+from common.networks.normalized import Normalized
 from common.networks.resnet36 import Activation, ResNet36
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
 from common.reporting import studies
@@ -125,8 +125,7 @@ class Source:
 def scaled_as(scaling: str, images: Tensor) -> Tensor:
     """Images in [0, 1] in one of SCALINGS."""
     if scaling == "normalised":
-        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 3, 1, 1).to(images)
-        return (images - mean) / std
+        return Normalized(nn.Identity()).to(images.device)(images)
     return images * (255 if scaling == "0-255" else 1)
 
 
@@ -177,12 +176,12 @@ def first_steps(
     """
     rows = []
     for training in trainings:
-        about, found = _kept_steps(training, training.images, base, kept)
-        images = training.images
-        if found is None:
+        asked, images = {"steps": training.steps, "autopsy": training.autopsy}, training.images
+        about = _row_start(training, images, base)
+        if kept.find("steps", {**about, **asked}) is None:
             step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
             images = _fitting(images, step_bytes, training.name, source.device)
-            about, found = _kept_steps(training, images, base, kept)
+            about = _row_start(training, images, base)
 
         def measure(training: Steps = training, images: int = images) -> dict:
             network = training.build().to(source.device, memory_format=torch.channels_last)
@@ -190,8 +189,7 @@ def first_steps(
             batches = source.batches(replace(base, images=images), training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
-        asked = {"steps": training.steps, "autopsy": training.autopsy}
-        found = found or kept.get("steps", {**about, **asked}, measure)
+        found = kept.get("steps", {**about, **asked}, measure)
         losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
         bad = f"{len(found['non_finite_gradients'])} of {found['tensors']} gradients not finite"
         words = ", ".join(str(value) for value in about.values())
@@ -200,13 +198,11 @@ def first_steps(
     return rows
 
 
-def _kept_steps(training: Steps, images: int, base: Case, kept: Kept) -> tuple[dict, dict | None]:
-    """What the row of a training with so many images says, and what is kept of it."""
+def _row_start(training: Steps, images: int, base: Case) -> dict:
+    """What the row of a training with so many images says of it, before what was measured."""
     about = {"network": training.name, "optimizer": training.optimizer, **training.about}
     about |= {"learning_rate": training.learning_rate, "images": images}
-    about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
-    asked = {"steps": training.steps, "autopsy": training.autopsy}
-    return about, kept.find("steps", {**about, **asked})
+    return about | {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
 
 
 def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer:
@@ -264,19 +260,17 @@ def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
     return base
 
 
-def network_of_case(case: Case) -> ResNet36:
+def network_of_case(case: Case) -> nn.Module:
     """The report's network, new, as a case has it."""
-    how = {"residual": case.residual, "width": case.width, "init": case.init}
-    torch.manual_seed(case.seed)
-    return ResNet36(OUTPUTS, **how)
+    return report_resnet36(case, SquareLeaky)
 
 
 def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
-    """The report's network as it starts by a case's seed and width, or with changes."""
+    """The report's network as it starts by a case, or with changes of its arguments."""
     torch.manual_seed(base.seed)
     float64 = changes.pop("float64_batch_norms", False)
-    arguments = {"residual": "sum", "width": base.width, "init": base.init, **changes}
-    network = ResNet36(OUTPUTS, activation, **arguments)
+    of_case = {"residual": base.residual, "width": base.width, "init": base.init}
+    network = ResNet36(OUTPUTS, activation, **{**of_case, **changes})
     return with_float64_batch_norms(network) if float64 else network
 
 
@@ -357,16 +351,17 @@ def reproduce(setup: Setup) -> Findings:
     base = base_of_steps(args, cases)
     steps = first_steps(first_trainings(base), source, base, kept)
     cured = first_steps(cures(base, args.cure_steps), source, base, kept)
-    passes = studies.with_forecast(cases, peak_at_the_border(3))
+    border_peak = peak_at_the_border(3)
+    passes = studies.with_forecast(cases, border_peak)
     result = {
         "reproduction": {
             "first_losses": passes,
-            "border": studies.border_counts(passes, peak_at_the_border(3)),
+            "border": studies.border_counts(passes, border_peak),
             "dead_by_pictures": studies.dead_by_pictures(passes, args.image_size, args.width),
             "steps": [told(row) for row in steps],
             "cures": [told(row) for row in cured],
             "chance_loss": math.log(OUTPUTS),
-            "border_peak": peak_at_the_border(3),
+            "border_peak": border_peak,
             "batches": studies.batch_arithmetic(),
         }
     }

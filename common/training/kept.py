@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common import files, job
@@ -27,6 +28,11 @@ class Kept:
     about: Mapping
     fresh: bool = False
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit that measures now; asked of git once."""
+        return git_commit()
+
     def find(self, name: str, about: Mapping) -> dict | None:
         """What was measured for these `about`, None where it was not, or is wanted afresh.
 
@@ -35,7 +41,7 @@ class Kept:
         """
         # One process decides for all of a job, which measure together.
         path, _ = self._place(name, about)
-        return parallel.broadcast(lambda: None if self.fresh else _read(path))
+        return parallel.broadcast(lambda: None if self.fresh else self._read(path))
 
     def _place(self, name: str, about: Mapping) -> tuple[Path, dict]:
         identity = json.loads(json.dumps({**self.about, **about}, sort_keys=True))
@@ -57,18 +63,17 @@ class Kept:
         if job.is_first():
             files.make_folder(self.folder)
             with files.locked(self.folder, "keeps a measurement"):
-                content = {"about": identity, "measured": measured, "git_commit": git_commit()}
+                content = {"about": identity, "measured": measured, "git_commit": self.commit}
                 files.save(path, json.dumps(content, indent=1) + "\n")
         parallel.wait()
         return json.loads(json.dumps(measured))  # as it is read
 
-
-def _read(path: Path) -> dict | None:
-    try:
-        content = json.loads(files.load(path))
-    except FileNotFoundError:
-        return None
-    commit = content["git_commit"]
-    if commit != git_commit():
-        job.say(f"{path.name}: kept, measured by {(commit or 'no commit')[:7]}")
-    return content["measured"]
+    def _read(self, path: Path) -> dict | None:
+        try:
+            content = json.loads(files.load(path))
+        except FileNotFoundError:
+            return None
+        commit = content["git_commit"]
+        if commit != self.commit:
+            job.say(f"{path.name}: kept, measured by {(commit or 'no commit')[:7]}")
+        return content["measured"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UserError
 from common.job import say
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 WHOLE_NETWORK = "all parameters together"
 DEAD_FROM_THE_START = "; what comes in must be smaller: a smaller rate can't help"
 EQUAL_LOGITS_WITHIN = 0.003  # of ln K is the first loss of a network whose logits do not differ
@@ -37,7 +37,7 @@ def dead_batch_norms(network: nn.Module) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BATCH_NORMS)
         and module.running_var is not None
         and torch.isposinf(module.running_var).any()
     ]
@@ -81,14 +81,17 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
         if not bad and not torch.isfinite(loss):
             bad.append(("the loss", "output"))
         loss.backward()
-    return bad[0] if bad else (_non_finite_parameter(network), "gradient")
+    of_parameters = [*non_finite_gradients(network), WHOLE_NETWORK]
+    return bad[0] if bad else (of_parameters[0], "gradient")
 
 
-def _non_finite_parameter(network: nn.Module) -> str:
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return name
-    return WHOLE_NETWORK
+def non_finite_gradients(network: nn.Module) -> list[str]:
+    """The names of the parameters whose gradients are not all finite, in order."""
+    return [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
 
 
 def first_bad_output(network: nn.Module, compute_logits: Callable[[], Tensor]) -> str | None:
