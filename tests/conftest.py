@@ -77,3 +77,15 @@ def folder(tmp_path):
     for seed, name in enumerate("abc"):
         Image.fromarray(picture(seed)).save(path / f"{name}.png")
     return path
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """A folder of three class folders, seven small pictures in each."""
+    root = tmp_path / "classes"
+    for number, class_id in enumerate(("n01440764", "n02102040", "odd")):
+        (root / class_id).mkdir(parents=True)
+        for image in range(7):
+            path = root / class_id / f"{image}.png"
+            Image.fromarray(picture(10 * number + image)).save(path)
+    return root

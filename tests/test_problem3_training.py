@@ -1,0 +1,210 @@
+import csv
+import json
+import math
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import problem3_resnet36 as p3
+from common.networks import doctor
+from common.networks.normalized import seeded
+from common.reporting import problem3
+from common.studies import divergence
+from common.training import loop, runs
+from common.training.checkpoint import load_checkpoint
+from common.training.precision import Precision
+
+
+def test_resnet_34_with_f_has_no_relu_left():
+    network = p3.resnet34_with(p3.SquareLeaky, classes=3, seed=0)
+    kinds = Counter(type(module) for module in network.modules())
+    assert (kinds[p3.SquareLeaky], kinds[nn.ReLU]) == (17, 0)
+
+
+TINY = (
+    *("--image-size", 32, "--width", 1 / 16, "--batch-size", 4, "--epochs", 2),
+    *("--precision", "fp32", "--steps", 6, "--per-class", 7),
+)
+
+
+@pytest.fixture
+def tiny_run(run, class_folders, tmp_path, monkeypatch):
+    """Part 3.4 at 32 px, with a shorter network in ResNet-34's place."""
+    monkeypatch.setattr(p3, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
+
+    def run_tiny(*argv, out="out", code=0, folder="problem3"):
+        folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
+        ended, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
+        assert ended == code, err
+        path = tmp_path / out / folder / "results.json"
+        part = json.loads(path.read_text())["parts"].get("3.4") if path.exists() else None
+        return part, printed, err
+
+    return run_tiny
+
+
+def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkeypatch):
+    seen, tested = {}, []
+    step, test = loop._loss, loop.evaluate
+
+    def keep(forward, images, targets, batch_size, run):
+        seen.setdefault(id(run), []).append((images.clone(), targets.clone()))
+        alive.append(run)  # a run that is alive keeps its id
+        return step(forward, images, targets, batch_size, run)
+
+    def count(network, split, *others):
+        tested.append(split.source.name)
+        return test(network, split, *others)
+
+    alive = []
+    monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
+    monkeypatch.setattr(loop, "_loss", keep)
+    monkeypatch.setattr(loop, "evaluate", count)
+    part, printed, _ = tiny_run()
+    names = ["resnet34", "resnet36", "resnet36_relu_stem", "resnet36_relu"]
+    assert sorted(part["networks"]) == sorted(names)
+    assert [(row["a"], row["b"]) for row in part["differences"]] == [
+        (name, "resnet36_relu") for name in names[:-1]
+    ]
+    for network in part["networks"].values():
+        assert [row["epoch"] for row in network["epochs"]] == [1, 2]
+        assert all(math.isfinite(row["train_loss"]) for row in network["epochs"])
+        assert network["test_top1_low"] <= network["test_top1"] <= network["test_top1_high"]
+    assert tested.count("prototype test") == 4
+    first, *others = [batches[:8] for batches in seen.values()][:4]  # 15 images: 4 steps an epoch
+    assert len(first) == 8
+    for other in others:
+        for (a, b), (c, d) in zip(first, other, strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+    assert "ResNet-36 0.0625 TIMES AS WIDE" in printed
+    error = tiny_run("--no-zero-init-residual", code=2)[2]
+    told = "resnet34-2epochs-seed0/last.pt is of another run: zero_init_residual True (now False)"
+    assert told in error
+
+
+def test_finished_runs_keep_their_precision_in_what_is_told_and_followed(
+    tiny_run, tmp_path, monkeypatch
+):
+    quick = ("--epochs", 1, "--steps", 2)
+    monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
+    part, _, _ = tiny_run(*quick)
+    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
+    again, _, _ = tiny_run(*quick, "--precision", "auto")
+    assert again["provenance"]["precision"]["chosen"] == "bf16"
+    assert again["recipe"] == part["recipe"]
+    assert again["recipe"]["precision"] == "fp32"
+    assert again["beyond_range"] == part["beyond_range"]
+    folder = tmp_path / "out" / "problem3"
+    assert "32 px, fp32, cpu" in (folder / "3.4_forecast.txt").read_text()
+    diagnosed, _, _ = tiny_run(
+        *quick, "--precision", "auto", "--diagnose", folder="problem3/diagnose"
+    )
+    assert diagnosed["recipe"]["precision"] == "bf16"
+
+
+def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
+    part, _, err = tiny_run("--diagnose", folder="problem3/diagnose")
+    assert part["networks"] == {}
+    assert err == ""
+    assert not (tmp_path / "out" / "problem3" / "results.json").exists()
+    where = part["divergence"]
+    assert where["network"] == "resnet36_sum"
+    changes = {row["change"]: row for row in part["single_changes"]}
+    assert next(iter(changes)) == "none"
+    assert changes["none"]["diverged_at_step"] == where["step"] == changes["none"]["steps"] + 1
+    assert changes["f inside the branch alone"]["diverged_at_step"] is None
+    assert changes["f inside the branch alone"]["steps"] == 6
+    assert len(changes) == 10
+    assert len(part["not_single_changes"]) == 2
+    assert list(part["beyond_range"]) == ["resnet36_sum", "resnet36_report_recipe", "resnet36"]
+    beyond = part["beyond_range"]["resnet36_sum"]
+    assert beyond["fp16"]["step"] <= beyond["bf16"]["step"] <= beyond["fp32"]["step"]
+    assert beyond["fp32"] == {key: where[key] for key in ("step", "module", "direction")}
+    assert "fp32" not in part["beyond_range"]["resnet36_report_recipe"]
+    rows_path = tmp_path / "out" / "problem3" / "diagnose" / "3.4_doctor_resnet36_sum.csv"
+    with rows_path.open() as file:
+        rows = list(csv.DictReader(file))
+    # Tables can be made again from results.json.
+    about = (doctor.RANGES, p3.LAST_STEPS, p3.REPORT_RECIPE, "", "")
+    tables = problem3.doctor_tables(part, *about)
+    for name in ("3.4_doctor.txt", "3.4_single_changes.txt"):
+        written = (rows_path.parent / name).read_text().splitlines()
+        assert tables[name].splitlines()[-10:] == written[-10:]
+    first = [row for row in rows if row["step"] == "1" and row["direction"] == "output"]
+    assert {"conv1", "layer1.0.activation1", "layer4.1", "fc"} <= {row["module"] for row in first}
+    gradients = {row["module"] for row in rows if row["direction"] == "gradient"}
+    assert {"fc", "fc.weight", "layer1.0.activation1", "layer1.0.bn1.bias"} <= gradients
+    assert max(int(row["step"]) for row in rows) == where["step"]
+
+
+def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
+    flags = ("--residual", "sum", "--stem", "f,f", "--optimizer", "sgd", "--lr", 1)
+    part, printed, err = tiny_run(*flags, code=2)
+    assert part is None
+    assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
+    *warnings, error = err.splitlines()
+    # Beside the report's network of the same name, which starts and is trained differently.
+    names = ["resnet36_sum_flags_recipe", "resnet36_relu_stem_sum"]
+    for warning, name in zip(warnings, names, strict=True):
+        assert warning.startswith(f"warning: overflow forecast: {name} starts with values up to")
+    assert "resnet36_sum-2epochs-seed0: " in printed
+    assert "non-finite" in error
+
+
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "follow_all", stop)
+    tiny_run(out="whole", code=130)
+    step, taken = loop.train_step, []
+
+    def interrupted(*args):
+        taken.append(args)
+        if len(taken) == 14:  # in the second epoch of the second network
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", interrupted)
+        tiny_run("--checkpoint-seconds", 0, out="stopped", code=130)
+    tiny_run(out="stopped", code=130)
+    whole, weights = tmp_path / "whole", "problem3/runs/*/*.pt"
+    files = sorted(path.relative_to(whole) for path in whole.glob(weights))
+    assert len(files) == 8
+    for file in files:
+        a, b = (
+            load_checkpoint(tmp_path / run / file, torch.device("cpu"))["network"]
+            for run in ("whole", "stopped")
+        )
+        assert all(torch.equal(a[name], b[name]) for name in a), file
+
+
+def stop(*_args, **_options):
+    raise KeyboardInterrupt
+
+
+def test_the_forecast_is_what_the_first_step_puts_out_and_leaves_no_trace():
+    network = seeded(lambda: p3.ResNet36(3, residual="sum", width=1 / 16), 0)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs = doctor.forecast(network, images)
+    blocks = [*doctor.summarise(outputs, p3.BLOCK)["blocks"]]
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    logits = network(images)
+    assert outputs["fc"]["peak"] == logits.abs().max().item()
+    assert outputs["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
+    assert (blocks[:2], blocks[-1], len(blocks)) == (["maxpool", "layer1.0"], "fc", 13)
+    assert [*outputs][:4] == ["conv1", "bn1", "activation1", "conv2"]
+    assert outputs["layer1.0"] == outputs["layer1.0.activation3"]
+
+
+def test_the_words_of_a_recipe_are_made_of_its_fields():
+    words = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
+    assert problem3.recipe_words(p3.REPORT_RECIPE) == words
+    changed = {"optimizer": "adamw", "precision": "bf16", "warmup_epochs": 2, "clip_norm": 1.0}
+    words = "AdamW, learning rate 0.1, bf16, 2 epochs of warm-up, gradients clipped to norm 1"
+    assert problem3.recipe_words({**p3.REPORT_RECIPE, **changed}) == words
