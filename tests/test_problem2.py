@@ -1,5 +1,3 @@
-import json
-import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -15,42 +13,14 @@ from common.data import sets, streams
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.errors import UserError
-from common.networks import efficientnet, gradcam, summary, widening, yardsticks
+from common.networks import efficientnet, gradcam, summary, yardsticks
 from common.training import runs
-from common.training.precision import Precision
-from tests.faults import tiny
-
-TINY = (
-    *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
-    *("--epochs", 2, "--batch-size", 6, "--seeds", 2),
-)
-QUICK = (*TINY[:-6], "--epochs", 1, "--batch-size", 12, "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(7)
     return efficientnet_v2_s(num_classes=4).state_dict()
-
-
-@pytest.fixture
-def tiny_run(run, tmp_path):
-    def run_tiny(*argv, flags=TINY):
-        folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-        code, out, err = run(p2, *argv, *flags, *folders)
-        assert code == 0, err
-        results = json.loads((tmp_path / "out" / "problem2" / "results.json").read_text())
-        return results["parts"], out
-
-    return run_tiny
-
-
-@pytest.fixture
-def small_networks(monkeypatch):
-    """Small EfficientNets in the place of torchvision's, which take a test half a minute."""
-    for module in (p2, efficientnet):
-        monkeypatch.setattr(module, "efficientnet_v2_s", tiny.small_efficientnet)
-    monkeypatch.setattr(widening, "_efficientnet_conf", tiny.small_stages)
 
 
 def setup_of(*argv, classes=4):
@@ -257,172 +227,3 @@ def test_means_over_seeds_and_the_interval_of_one_test_set():
     assert means["test_top1_low"] == pytest.approx(23.67, abs=0.01)
     assert means["test_top1_high"] == pytest.approx(41.66, abs=0.01)
     assert runs.over_seeds(seeds[:1], 100)["test_top1_std"] is None
-
-
-# ------------------------------------------------------------------------------- parts, from flags
-
-
-def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
-    parts, out = tiny_run("2.1", "2.2")
-    train = parts["2.1"]["splits"]["train"]
-    assert (train["images"], train["classes"]) == (12, 3)
-    drawn = DrawnSet("train", 12, 3, seed=0)
-    assert sum(count for *_, count in train["top_resolutions"]) == 12
-    assert train["resolutions"] == len({drawn.size(index) for index in range(12)})
-    result = parts["2.2"]
-    assert result["parameters"] == 20_308_150 - 99 * 1281
-    assert [run["seed"] for run in result["runs"]] == [0, 1]
-    assert [len(run["history"]) for run in result["runs"]] == [2, 2]
-    for run in result["runs"]:
-        assert run["test_top1_low"] <= run["test_top1"] <= run["test_top1_high"]
-        assert run["test_top1"] * 12 / 100 == pytest.approx(round(run["test_top1"] * 12 / 100))
-        assert run["val_top1"] == max(row["val_top1"] for row in run["history"])
-    assert result["test_top1"] == np.mean([run["test_top1"] for run in result["runs"]])
-    yardstick = result["yardsticks"]["colour_histogram_nearest_neighbour"]
-    assert 0 <= yardstick["test_top1"] <= 100
-    assert "EMBEDDED DRAWN FLOWERS" in result["provenance"]["data"]
-    folder = tmp_path / "out" / "problem2"
-    tables = [path for path in folder.glob("*.txt") if path.name != "2.2_summary.txt"]
-    assert len(tables) == 3
-    for path in tables:
-        assert "EMBEDDED DRAWN FLOWERS" in path.read_text(), path
-    assert "colour histogram, nearest neighbour" in (folder / "2.2_training.txt").read_text()
-    last_lines = (folder / "2.2_summary.txt").read_text().rstrip().splitlines()[-7:]
-    assert "\n".join(last_lines) in out
-    assert "Params size (MB): 76.99" in last_lines
-    for name in ("2.1_samples", "2.1_class_counts", "2.1_resolutions_val", "2.2_curves"):
-        assert (folder / f"{name}.png").stat().st_size > 10_000
-
-
-@pytest.mark.usefixtures("small_networks")
-def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
-    looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2)
-    looked_at += ("--noise", "gaussian")
-    parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
-    names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
-    for name in names:
-        assert out.count(f"{name}-1epochs-seed0: ") == 1
-    assert list(parts["2.3"]["runs"]) == names[:3]
-    assert parts["2.3"]["max_logit_difference"] < 1e-4
-    assert parts["2.3"]["parameters"] / parts["2.3"]["parameters_narrow"] > 1.05
-    without, with_block = (parts["2.5"]["runs"][name] for name in (names[0], names[3]))
-    assert without == parts["2.3"]["runs"][names[0]]
-    difference = with_block["test_top1"] - without["test_top1"]
-    assert parts["2.5"]["paired_difference"] == [pytest.approx(difference)]
-    assert parts["2.5"]["noise_block"]["kind"] == "gaussian"
-    seen, networks = parts["2.6"], [*names[:2], names[3]]
-    assert seen["maps"] == 5
-    assert list(seen["pointing_game"]) == [*networks, "random_weights", "chance", "centre"]
-    for name in (*networks, "random_weights", "centre"):
-        assert seen["pointing_game"][name] * 5 / 100 == pytest.approx(
-            round(seen["pointing_game"][name] * 5 / 100)
-        )
-    assert list(seen["all_zero_maps"]) == networks
-    assert len(seen["images"]["right"]) <= 2
-    folder = tmp_path / "out" / "problem2"
-    written = {path.name for path in folder.iterdir()}
-    assert {"2.3_stages.txt", "2.5_noise_block.png", "2.6_pointing_game.txt"} <= written
-    other = folder / "runs" / "noise_block-1epochs-seed0" / "best.pt"
-    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    for flags in (["--symmetry-noise", 0.5], ["--from-narrow", other]):
-        message = fails(p2, "2.3", *QUICK, *folders, *flags)
-        wanted = r"wide_1.1_from_narrow-1epochs-seed0/last.pt is of another run: (narrow|symmetry)"
-        assert re.search(wanted, message)
-    assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # whose noise is uniform again
-
-
-def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
-    asked = {}
-
-    def launch(processes, _function, args, _folder, _threads):
-        asked.update(processes=processes, seeds=args.seeds, precision=args.precision)
-        run = dict.fromkeys(("images_per_second", "training_seconds", "val_top1", "test_top1"), 1)
-        return {0: {**run, "precision": args.precision}}
-
-    monkeypatch.setattr(p2.parallel, "launch", launch)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    parts, out = tiny_run("2.4", "--seeds", 3, "--device", "cpu", flags=QUICK)
-    folder = tmp_path / "out" / "problem2"
-    assert [path.name for path in (folder / "runs").iterdir()] == ["wide_1.1-1epochs-seed0"]
-    single, copied, spread = parts["2.4"]["runs"]
-    assert (single["processes"], spread["processes"]) == (1, 2)
-    assert copied["not_run"] == "not run: no second GPU"
-    assert asked["precision"] == single["precision"] == "fp32"
-    assert "gloo" in out
-    assert "seed 0" in (folder / "2.4_parallel.txt").read_text()
-
-
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--image-size", 8], "--image-size: '8' is not a whole number of 32 or more"),
-        (["--batch-size", 0], "--batch-size: '0' is not a whole number of 2 or more"),
-        (["--batch-size", 1], "--batch-size: '1' is not a whole number of 2 or more"),
-        (["--classes", 1], "--classes 1: the embedded data set has 2 to 102"),
-        (["--classes", 103], "2 to 102"),
-        (["--jitter", 1.5], "'1.5' is not a number from 0 to 1"),
-        (["--init", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["--lr", "inf"], "not a finite number"),
-        (["--gpus", 9], "--gpus 9: torch sees"),
-        (["--width", 0.9], "--width 0.9: a wider network has more than 1"),
-        (["--width", 1.0], "--width 1: a wider network has more than 1"),
-        (["2.3", "--from-narrow", __file__], "not a file of PyTorch weights"),
-        (["2.3", "--from-narrow", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["2.6", "--layer", "features.77"], "layer features.77: no such feature layer"),
-        (["2.6", "--layer", "features.6"], "for images of 32 px its map is 1x1; 2x2 or more are"),
-        (["2.6", "--layer", "features.4.0.block.2.fc1"], "choose features.4 or a part of it"),
-        (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two areas"),
-        (["--noise-prob", 2], "'2' is not a number from 0 to 1"),
-        (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
-        (["--width-divisor", 8], "unknown argument --width-divisor"),
-    ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
-)
-def test_bad_flags_end_in_one_line(fails, tmp_path, argv, words):
-    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    assert words in fails(p2, "2.2", "--data", "synthetic", *folders, *TINY[4:], *argv)
-
-
-def test_wrong_weights_are_refused_before_any_image_is_packed(fails, tmp_path):
-    (tmp_path / "no_weights.pt").write_text("no weights")
-    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "another.pt")
-    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    for part in p2.NARROW_PARTS:
-        assert "none.pt: no such file" in fails(p2, part, *TINY, *folders, "--init", "none.pt")
-    for name, words in (("no_weights.pt", "not a file of"), ("another.pt", "not EfficientNetV2-S")):
-        message = fails(p2, "2.2", *TINY, *folders, "--init", tmp_path / name)
-        assert f"{name}: {words}" in message
-    spoiled = efficientnet_v2_s(num_classes=3).state_dict()
-    spoiled["features.3.0.block.0.1.running_var"][5] = torch.nan
-    torch.save({"model": spoiled}, tmp_path / "nan.pt")
-    for part, flag in (("2.2", "--init"), ("2.3", "--from-narrow")):
-        message = fails(p2, part, *TINY, *folders, flag, tmp_path / "nan.pt")
-        assert "nan.pt: features.3.0.block.0.1.running_var holds values that are not" in message
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.usefixtures("small_networks")
-def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(tiny_run, monkeypatch):
-    parts, _ = tiny_run("2.2", flags=QUICK)
-    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
-    again, out = tiny_run("2.2", "--precision", "auto", flags=QUICK[:-2])
-    assert "fp32" in out
-    assert again["2.2"]["provenance"]["precision"]["chosen"] == "bf16"
-    assert again["2.2"]["recipe"] == parts["2.2"]["recipe"]
-    assert again["2.2"]["recipe"]["precision"] == "fp32"
-
-
-def test_an_unwritable_cache_is_named(fails, tmp_path):
-    (tmp_path / "file").write_text("")
-    cache = ("--cache", tmp_path / "file", "--out", tmp_path)
-    assert "choose another --cache" in fails(p2, "2.2", *TINY, *cache)
-
-
-def test_another_networks_checkpoint_is_refused_and_kept(fails, run, tmp_path):
-    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    assert run(p2, "2.2", *QUICK, *folders)[0] == 0
-    last = tmp_path / "out" / "problem2" / "runs" / "efficientnet_v2_s-1epochs-seed0" / "last.pt"
-    before = last.stat()
-    message = fails(p2, "2.2", *QUICK, *folders, "--lr", 0.5, "--label-smoothing", 0)
-    assert re.search(r"label_smoothing 0.1 \(now 0.0\), learning_rate 0.0015 \(now 0.5\)", message)
-    assert last.stat().st_mtime_ns == before.st_mtime_ns
