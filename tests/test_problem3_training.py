@@ -49,7 +49,7 @@ def tiny_run(run, class_folders, tmp_path, monkeypatch):
 
 def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkeypatch):
     seen, tested = {}, []
-    step, test = loop._loss, loop.evaluate
+    step, test = loop._loss, runs.evaluate
 
     def keep(forward, images, targets, batch_size, run):
         seen.setdefault(id(run), []).append((images.clone(), targets.clone()))
@@ -63,7 +63,7 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     alive = []
     monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
     monkeypatch.setattr(loop, "_loss", keep)
-    monkeypatch.setattr(loop, "evaluate", count)
+    monkeypatch.setattr(runs, "evaluate", count)
     part, printed, _ = tiny_run()
     names = ["resnet34", "resnet36", "resnet36_relu_stem", "resnet36_relu"]
     assert sorted(part["networks"]) == sorted(names)

@@ -219,13 +219,14 @@ def study_report(study: str, result: Mapping, tag: str) -> tuple[str, partial | 
     for row in rows:
         row["told"] = " + ".join(row.get("places", [])) or "none"
         row["ended"] = row["stopped"][0].split(": the first")[0] if row["stopped"] else None
+        row["bad"] = row["test_not_finite"] or None
         row["spread"] = (
             f" +- {row['test_top1_std']:.1f}" if row["test_top1_std"] is not None else ""
         )
     columns = {**STUDY_COLUMNS[study], "seeds": "{seeds}", "val top-1": "{val_top1:.1f}"}
     columns["test top-1"] = "{test_top1:.1f}{spread}"
     columns["less ReLU throughout"] = "{d_mean:+.1f} ({d_low:+.1f} - {d_high:+.1f})"
-    columns["stopped"] = "{ended}"
+    columns |= {"not finite": "{bad}", "stopped": "{ended}"}
     recipe = recipe_words(result["recipe"])
     if study == "factorial":
         recipe = f"Recipe flags: {recipe}; report: {recipe_words(result['report_recipe'])}"
@@ -233,7 +234,8 @@ def study_report(study: str, result: Mapping, tag: str) -> tuple[str, partial | 
         f"{printable(tag)}.\n{recipe}, {result['recipe']['epochs']} epochs. Top-1 in per cent of"
         f" the epoch best on val,\nmean and standard deviation of the seeds that ended; chance"
         f" {result['chance']:.1f} %; the difference to ReLU\nthroughout by the"
-        " same recipe in points of test top-1, paired by seed and image, with its 95 % interval."
+        " same recipe in points of test top-1, paired by seed and image, with its 95 % interval;\n"
+        "not finite: the logits of so many test images (of all seeds), which count as wrong."
     )
     figure = None
     if study == "exponents":

@@ -30,9 +30,9 @@ def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
     Returns:
         A row an arm: network, its name; the keys of its `about`; seeds, the number of runs that
         ended well; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std
-        (None below two); stopped, a message a run that a value ended; difference, that of test
-        top-1 to the arm `against` as `paired_difference`, of the seeds that both have; None without
-        one, and of that arm itself.
+        (None below two); test_not_finite, images of all runs together; stopped, a message a run
+        that a value ended; difference, that of test top-1 to the arm `against` as
+        `paired_difference`, of the seeds that both have; None without one, and of that arm itself.
     """
     rows, right, controls = [], {}, {}
     for arm in arms:
@@ -42,6 +42,7 @@ def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
         right[name] = {run["seed"]: hits_of(run) for run in trained}
         means = runs.over_seeds(trained, len(setup.packed["test"])) if trained else {}
         row = {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
+        row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)
         told = {"network": name, **arm.about, "seeds": len(trained), **row, "stopped": stopped}
         rows.append(told)
     for row in rows:

@@ -1,4 +1,4 @@
-"""The one training loop: fit, evaluate, checkpoint, resume.
+"""The one training loop: fit, checkpoint, resume.
 
 All randomness is a function of (seed, purpose, epoch, step): the order of the images, their
 augmentation, dropout and stochastic depth. So a checkpoint holds no generator state, and a run that
@@ -13,7 +13,6 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,65 +21,25 @@ from torch.nn import functional
 
 from common import files, job
 from common.data import streams
-from common.data.augment import Draws, centre_square
+from common.data.augment import Draws
 from common.data.packed import Packed
 from common.errors import GO_ON, Stopped, UserError, stop_at_once
 from common.start import STOP_SIGNALS
 from common.training import parallel
 from common.training.checkpoint import Saver, load_best, resume
+from common.training.evaluation import evaluate
 from common.training.precision import autocast
 from common.training.recipe import Recipe
 from common.training.run import Run, no_sums, peak_memory_mib
 from common.training.watch import (
     WHOLE_NETWORK,
     NotFinite,
-    first_bad_output,
     first_non_finite,
     warn_of_dead,
     what_helps,
 )
 
 FORECAST_STEPS = 10  # that the time left is told from
-
-
-# ------------------------------------------------------------------------------------- evaluation
-
-
-@torch.inference_mode()
-def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.device) -> dict:
-    """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
-
-    The central square is classified; the processes of a job share the images. Returns {"loss",
-    "top1", "top5", "correct", "images", "hits"}: hits has a character an image, 1 or 0.
-
-    Raises:
-        NotFinite: the loss is not finite.
-    """
-    was_training = network.training
-    network.eval()
-    loss, top5, right = 0.0, 0, torch.zeros(len(split), dtype=torch.int64)
-    for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
-        images, labels = split.batch(indexes, device)
-        with autocast(recipe.precision, device):
-            logits = network(centre_square(images, recipe.image_size_px))
-        logits = logits.float()
-        loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        right[indexes] = hits[:, 0].long().cpu()
-        top5 += int(hits.sum())
-    loss, top5, *right = parallel.total([loss, top5, *right.tolist()], device)
-    count, correct = len(split), int(sum(right))
-    if not math.isfinite(loss):
-        raise _not_finite_in(network, split, recipe, device, loss / count)
-    network.train(was_training)
-    return {
-        "loss": loss / count,
-        "top1": 100 * correct / count,
-        "top5": 100 * top5 / count,
-        "correct": correct,
-        "images": count,
-        "hits": "".join(str(int(hit)) for hit in right),
-    }
 
 
 # --------------------------------------------------------------------------------------- training
@@ -107,8 +66,8 @@ def fit(
     `load_stopped` has read of last.pt already.
 
     Returns:
-        One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss, val_top1,
-        val_top5, images_per_second, seconds, peak_memory_mib.
+        One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
+        image's is not finite), val_top1, val_top5, images_per_second, seconds, peak_memory_mib.
 
     Raises:
         UserError: another run's checkpoint or a damaged one, a loss or gradient that is not
@@ -321,9 +280,10 @@ def _finish_epoch(run: Run, val: Packed) -> None:
     }
     if not run.history:
         job.say("epoch  train loss  train top-1  val loss  val top-1  val top-5  images/s  seconds")
+    val_loss = f"{'-':>8}" if row["val_loss"] is None else f"{row['val_loss']:8.4f}"
     job.say(
         f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_top1']:9.2f} %"
-        f"  {row['val_loss']:8.4f}  {row['val_top1']:7.2f} %  {row['val_top5']:7.2f} %"
+        f"  {val_loss}  {row['val_top1']:7.2f} %  {row['val_top5']:7.2f} %"
         f"  {row['images_per_second']:8.1f}  {row['seconds']:7.1f}"
     )
     run.history.append(row)
@@ -377,21 +337,3 @@ def _first_of_all(found: tuple[str, str]) -> tuple[str, str]:
     """What the first process that has found a module has found: the value may be of one alone."""
     of_all = parallel.gather(found)
     return next((place for place in of_all if place[0] != WHOLE_NETWORK), of_all[0])
-
-
-def _not_finite_in(
-    network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, loss: float
-) -> NotFinite:
-    """Where it begins in an evaluation, found by evaluating again with every module watched."""
-    indexes, module = torch.arange(len(split))[parallel.process_share()], None
-    for batch in indexes.split(2 * recipe.batch_size):
-        images = centre_square(split.batch(batch, device)[0], recipe.image_size_px)
-        with autocast(recipe.precision, device):
-            module = module or first_bad_output(network, partial(network, images))
-    module = next((found for found in parallel.gather(module) if found), "the loss")
-    usual = "; try a smaller --lr, a smaller --weight-decay or other --init"
-    message = (
-        f"{split.source.name}: loss {loss}: the first non-finite output is that of {module}; these"
-        f" weights can't be used{what_helps(network, usual)}"
-    )
-    return NotFinite(message, module, "output")

@@ -20,6 +20,7 @@ from common.reporting import plotting, tables
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
 from common.training.checkpoint import load_stopped
+from common.training.evaluation import evaluate
 from common.training.precision import (
     PRECISIONS,
     Precision,
@@ -147,9 +148,9 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
 
     Returns:
         seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
-        interval test_top1_low and test_top1_high, test_top5 (all in per cent), hits (of test, a
-        character an image), training_seconds, images_per_second (median over epochs),
-        peak_memory_mib, history (a dict an epoch).
+        interval test_top1_low and test_top1_high, test_top5 (all in per cent), test_not_finite (the
+        images whose logits are not finite), hits (of test, a character an image), training_seconds,
+        images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
 
     Raises:
         UserError: as `loop.fit`, such as a run of that name with another identity.
@@ -226,7 +227,7 @@ def _test_once(
     kept = _kept_test(path)
     if kept.get("weights_sha256") == sha256:
         return kept
-    tested = {**loop.evaluate(network, test, recipe, device), "weights_sha256": sha256}
+    tested = {**evaluate(network, test, recipe, device), "weights_sha256": sha256}
     if job.is_first():
         files.save_json(path, tested)
     parallel.wait()
@@ -241,7 +242,7 @@ def _kept_test(path: Path) -> dict:
     except UserError as error:
         job.say(f"{error}; test is looked at again", file=sys.stderr)
         return {}
-    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images", "hits"}
+    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images", "not_finite", "hits"}
     return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}
 
 
@@ -258,6 +259,7 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "test_top1_low": 100 * low,
         "test_top1_high": 100 * high,
         "test_top5": tested["top5"],
+        "test_not_finite": tested["not_finite"],
         "hits": tested["hits"],
         "training_seconds": sum(row["seconds"] for row in history),
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),

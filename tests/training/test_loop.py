@@ -154,6 +154,31 @@ def test_evaluation_counts_every_image_once():
         assert other["correct"] == found["correct"]
 
 
+class Brittle(nn.Module):
+    """A network whose logits leave the range for a white image."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, images):
+        white = (images == 1).flatten(1).all(1, keepdim=True)
+        return torch.where(white, torch.inf, self.network(images))
+
+
+def test_an_image_whose_logits_are_not_finite_counts_as_wrong(capsys):
+    split, brittle = packed(11), Brittle()
+    usual = evaluate(brittle, split, RECIPE, CPU)
+    first = usual["hits"].index("1")  # one that is right now
+    split.images[first] = 255
+    found = evaluate(brittle, split, RECIPE, CPU)
+    assert (found["not_finite"], found["loss"]) == (1, None)
+    assert (usual["not_finite"], usual["correct"]) == (0, found["correct"] + 1)
+    assert found["hits"] == usual["hits"][:first] + "0" + usual["hits"][first + 1 :]
+    told = "tiny set: the logits of 1 of 11 images are not finite and count as wrong; of one of"
+    assert told in capsys.readouterr().err
+
+
 def test_evaluation_leaves_the_network_as_it_was():
     net = network().train()
     before = {name: one.clone() for name, one in net.state_dict().items()}

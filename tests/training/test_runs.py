@@ -50,14 +50,14 @@ def bf16_gains(monkeypatch):
 @pytest.fixture
 def looks_at_test(monkeypatch):
     """The evaluations of the test split so far."""
-    looks, evaluate = [], loop.evaluate
+    looks, evaluate = [], runs.evaluate
 
     def counting(network, split, *args):
         if split is SPLITS["test"]:
             looks.append(network)
         return evaluate(network, split, *args)
 
-    monkeypatch.setattr(loop, "evaluate", counting)
+    monkeypatch.setattr(runs, "evaluate", counting)
     return looks
 
 
@@ -74,6 +74,7 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert set(first[0]) == {
         "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
         "test_top1_high", "test_top5", "training_seconds", "images_per_second", "peak_memory_mib",
+        "test_not_finite",
         "history", "hits",
     }  # fmt: skip
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
@@ -155,7 +156,7 @@ def test_what_is_tested_are_the_best_weights(setup_of):
     network.load_state_dict(
         tiny.state(setup.folder / "runs" / "tiny-2epochs-seed0", "best.pt")["network"]
     )
-    tested = loop.evaluate(network, SPLITS["test"], setup.recipe, setup.device)
+    tested = runs.evaluate(network, SPLITS["test"], setup.recipe, setup.device)
     assert run["test_top1"] == tested["top1"]
     assert run["test_top1_low"] < run["test_top1"] < run["test_top1_high"]
 

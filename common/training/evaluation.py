@@ -1,0 +1,87 @@
+"""Evaluation: loss and accuracy of a network over every image of a split, once."""
+
+import math
+import sys
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common import job
+from common.data.augment import centre_square
+from common.data.packed import Packed
+from common.training import parallel
+from common.training.precision import autocast
+from common.training.recipe import Recipe
+from common.training.watch import NotFinite, first_bad_output, what_helps
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.device) -> dict:
+    """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
+
+    The central square is classified; the processes of a job share the images. An image whose
+    logits are not finite counts as wrong, and a line names where the first of them begins: an
+    unbounded activation makes of one odd picture what batch statistics no longer hold.
+
+    Returns:
+        loss (None where an image's is not finite), top1, top5, correct, images, not_finite (the
+        number of such images), and hits (a character an image, 1 or 0).
+
+    Raises:
+        NotFinite: the logits of no image are finite.
+    """
+    was_training = network.training
+    network.eval()
+    loss, top5, right, bad = 0.0, 0, torch.zeros(len(split), dtype=torch.int64), []
+    for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
+        images, labels = split.batch(indexes, device)
+        with autocast(recipe.precision, device):
+            logits = network(centre_square(images, recipe.image_size_px))
+        logits = logits.float()
+        finite = logits.isfinite().all(dim=1)
+        loss += functional.cross_entropy(logits[finite], labels[finite], reduction="sum").item()
+        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        hits &= finite[:, None]
+        right[indexes] = hits[:, 0].long().cpu()
+        top5 += int(hits.sum())
+        bad += indexes[~finite.cpu()].tolist()
+    bad = [index for of_process in parallel.gather(bad) for index in of_process]
+    loss, top5, *right = parallel.total([loss, top5, *right.tolist()], device)
+    count, correct = len(split), int(sum(right))
+    if bad:
+        _tell_not_finite(network, split, bad, recipe, device)
+    network.train(was_training)
+    return {
+        "loss": None if bad or not math.isfinite(loss) else loss / count,
+        "top1": 100 * correct / count,
+        "top5": 100 * top5 / count,
+        "correct": correct,
+        "images": count,
+        "not_finite": len(bad),
+        "hits": "".join(str(int(hit)) for hit in right),
+    }
+
+
+def _tell_not_finite(
+    network: nn.Module, split: Packed, bad: list[int], recipe: Recipe, device: torch.device
+) -> None:
+    """Say where it begins, found by evaluating images again with every module watched."""
+    images = centre_square(split.batch(torch.tensor(bad[:1]), device)[0], recipe.image_size_px)
+    with autocast(recipe.precision, device):
+        module = first_bad_output(network, partial(network, images)) or "the logits"
+    first = f"the first non-finite output is that of {module}"
+    if len(bad) == len(split):
+        usual = "; try a smaller --lr, a smaller --weight-decay or other --init"
+        raise NotFinite(
+            f"{split.source.name}: no loss is finite: {first}; these weights can't be"
+            f" used{what_helps(network, usual)}",
+            module,
+            "output",
+        )
+    job.say(
+        f"{split.source.name}: the logits of {len(bad):,} of {len(split):,} images are not finite"
+        f" and count as wrong; of one of them {first}",
+        file=sys.stderr,
+    )
