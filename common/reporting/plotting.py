@@ -250,12 +250,8 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
             for name, runs in histories.items():
                 epochs = [row["epoch"] for row in runs[0]]
-                train, val = (  # None, a loss that is not finite, leaves a gap
-                    np.array(
-                        [[row[f"{split}_{key}"] for row in history] for history in runs], float
-                    )
-                    for split in ("train", "val")
-                )
+                both = [[(row[f"train_{key}"], row[f"val_{key}"]) for row in run] for run in runs]
+                train, val = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
                 (line,) = axis.plot(epochs, val.mean(0), label=name)
                 colour = line.get_color()
                 if seeds > 1:
