@@ -1,36 +1,13 @@
-"""Figures: PNG at 200 dpi, with units on the axes and the provenance in the title.
+"""Figures, with units on the axes and the provenance in the title; see `canvas`."""
 
-matplotlib is imported where a figure is drawn: it takes a second, which `--help` need not wait.
-Names are of the user's: they are drawn as they are, never read as mathematics.
-"""
-
-import contextlib
-import itertools
-import logging
-import os
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from common import job
+from common.reporting.canvas import lines_more, load_matplotlib, new_figure, one_line, wrapped
 
-FONT = "DejaVu Sans"  # which matplotlib carries
-STYLE = {
-    "font.family": FONT,
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -61,74 +38,6 @@ class Panel:
     curves: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
 
 
-@cache
-def _matplotlib():
-    """matplotlib, imported as if no MPLBACKEND were set: a notebook's may name one we don't have.
-
-    What it logs below an error, such as that it has no place for a cache, is left out.
-    """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib.figure  # not pyplot, which would keep every figure in memory
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-    return matplotlib
-
-
-@contextlib.contextmanager
-def _figure(
-    path: Path, title: str, shape: tuple[int, int], size: tuple[float, float], **options
-) -> Iterator[tuple]:
-    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends."""
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc has
-        matplotlib.rcParams.update(STYLE)
-        title = _wrapped(title, characters=round(12 * size[0]))
-        size = (size[0], size[1] + 0.18 * _lines_more([title]))
-        figure = matplotlib.figure.Figure(size, layout="constrained")
-        if title:
-            figure.suptitle(title, fontsize=11)
-        yield figure, figure.subplots(*shape, squeeze=False, **options)
-        for text in figure.findobj(matplotlib.text.Text):
-            text.set_text(_drawable(text.get_text()))
-        figure.savefig(path, dpi=200)
-
-
-def _drawable(text: str) -> str:
-    """Text, lines and all, with what the font has no glyph for as <U+732B U+864E>."""
-    text = "\n".join(map(job.printable, text.split("\n")))
-    runs = itertools.groupby(text, lambda char: char == "\n" or ord(char) in _glyphs())
-    return "".join(
-        "".join(run) if has_glyphs else f"<{' '.join(f'U+{ord(char):04X}' for char in run)}>"
-        for has_glyphs, run in runs
-    )
-
-
-def _name(text: str) -> str:
-    """A drawable text of one line, which may hold names of the user's: newlines are escaped."""
-    return _drawable(job.printable(text))
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    """The code points that the font can draw."""
-    fonts = _matplotlib().font_manager
-    return frozenset(fonts.get_font(fonts.findfont(FONT)).get_charmap())
-
-
-def _wrapped(text: str, characters: int) -> str:
-    """A text as `_name` has it, in lines of that many characters at most."""
-    return "\n".join(textwrap.wrap(_name(text), characters))
-
-
-def _lines_more(texts: Iterable[str]) -> int:
-    """Lines of the longest text beyond the three that a figure has room for."""
-    return max([0, *(text.count("\n") - 2 for text in texts)])
-
-
 def image_grid(
     path: Path, title: str, headers: list[str], rows: dict[str, list[np.ndarray | HeatMap]]
 ) -> None:
@@ -141,17 +50,17 @@ def image_grid(
     scales = [_highest(cells) for cells in zip(*rows.values(), strict=True)]
     shape = (len(rows), len(headers))
     fitting = np.maximum(10, 24 * heights).astype(int)  # characters along a row
-    names, headers = list(map(_wrapped, rows, fitting)), [_wrapped(text, 18) for text in headers]
+    names, headers = list(map(wrapped, rows, fitting)), [wrapped(text, 18) for text in headers]
     width, height = 2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7
-    size = (width + 0.17 * _lines_more(names), height + 0.17 * _lines_more(headers))
-    with _figure(path, title, shape, size, height_ratios=heights) as (figure, axes):
+    size = (width + 0.17 * lines_more(names), height + 0.17 * lines_more(headers))
+    with new_figure(path, title, shape, size, height_ratios=heights) as (figure, axes):
         for row, name, cells in zip(axes, names, rows.values(), strict=True):
             row[0].set_ylabel(name)
             for axis, cell, highest in zip(row, cells, scales, strict=True):
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if isinstance(cell, HeatMap):
-                    scale = _matplotlib().colors.PowerNorm(
+                    scale = load_matplotlib().colors.PowerNorm(
                         0.5, 0, highest
                     )  # most differences are small
                     drawn = axis.imshow(cell.values, cmap="magma", norm=scale)
@@ -178,9 +87,9 @@ def bars(
     highs: Sequence[float],
 ) -> None:
     """Bars, their intervals (`lows` to `highs`, NaN where there is none) and heights as text."""
-    with _figure(path, title, (1, 1), (8, 4)) as (_, ((axis,),)):
+    with new_figure(path, title, (1, 1), (8, 4)) as (_, ((axis,),)):
         errors = [np.subtract(heights, lows), np.subtract(highs, heights)]
-        drawn = axis.bar(list(map(_name, names)), heights, 0.6, yerr=errors, capsize=3)
+        drawn = axis.bar(list(map(one_line, names)), heights, 0.6, yerr=errors, capsize=3)
         axis.bar_label(drawn, [f"{height:.3f}" for height in heights], padding=2, fontsize=9)
         axis.set(ylabel=ylabel, axisbelow=True)
         axis.grid(visible=False, axis="x")
@@ -190,9 +99,9 @@ def dose_response(
     path: Path, title: str, ylabel: str, panels: list[Panel], ylim: tuple[float, float]
 ) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
-    ticker = _matplotlib().ticker
+    ticker = load_matplotlib().ticker
     size = (5.2 * len(panels) + 0.8, 4.6)
-    with _figure(path, title, (1, len(panels)), size, sharey=True) as (figure, axes):
+    with new_figure(path, title, (1, len(panels)), size, sharey=True) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
             for name, (mean, low, high) in panel.curves.items():
                 dashed = "--" if name in ("l1", "l2") else "-"
@@ -215,7 +124,7 @@ def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) ->
     """How many images have which (width, height) in px: a circle each, its area the number."""
     counts = np.array(list(sizes.values()))
     title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
-    with _figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
+    with new_figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
         areas = 8 + 600 * counts / counts.max()
         axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
         for rank, size_px in enumerate(sorted(sizes, key=sizes.get, reverse=True)[:3]):
@@ -229,7 +138,7 @@ def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) ->
 def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
     """Images per class in each split, the classes in the order of their labels."""
     size = (9, 1.9 * len(counts) + 0.6)
-    with _figure(path, title, (len(counts), 1), size, sharex=True) as (_, axes):
+    with new_figure(path, title, (len(counts), 1), size, sharex=True) as (_, axes):
         for axis, (split, images) in zip(axes[:, 0], counts.items(), strict=True):
             axis.bar(np.arange(1, len(images) + 1), images, width=0.8)
             axis.set(title=f"{split}: {images.sum():,} images", ylabel="images")
@@ -246,7 +155,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     if seeds > 1:
         title += f"; mean and range of {seeds} seeds"
     labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
-    with _figure(path, title, (1, 2), (11, 4.2)) as (_, axes):
+    with new_figure(path, title, (1, 2), (11, 4.2)) as (_, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
             for name, runs in histories.items():
                 epochs = [row["epoch"] for row in runs[0]]
@@ -258,7 +167,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
-            axis.xaxis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
         axes[0, 1].legend(loc="best")
 
 
@@ -266,9 +175,9 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
     """A grid of images under maps, each in shares of its own largest value, on one colour scale."""
     shape = (len(rows), max(map(len, rows)))
     captions = [[_caption(cell) for cell in cells] for cells in rows]
-    more = sum(map(_lines_more, captions))
+    more = sum(map(lines_more, captions))
     size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.12 * more)
-    with _figure(path, title, shape, size) as (figure, axes):
+    with new_figure(path, title, shape, size) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, cells, texts in zip(axes, rows, captions, strict=True):
@@ -280,20 +189,20 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
                     axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
                 axis.set_title(caption, fontsize=7)
         label = "share of the map's largest value"
-        scale = _matplotlib().cm.ScalarMappable(cmap="inferno")  # from 0 to 1
+        scale = load_matplotlib().cm.ScalarMappable(cmap="inferno")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
 
 
 def _caption(cell: Overlay) -> str:
     # textwrap breaks at spaces alone: a number keeps its percent sign.
-    caption = _wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
+    caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
     blank = cell.map is not None and not cell.map.max() > 0
     return caption + "\n(all-zero map)" * blank
 
 
 def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Functions and their derivatives over x; `curves[name]` is (values, slopes)."""
-    with _figure(path, "", (1, 2), (9, 4)) as (_, axes):
+    with new_figure(path, "", (1, 2), (9, 4)) as (_, axes):
         for which, label in enumerate(("value", "derivative")):
             for name, pair in curves.items():
                 axes[0, which].plot(x, pair[which], label=name)
@@ -313,11 +222,11 @@ def peaks(
     What is not finite lies at the top. `limits` are drawn as lines, named at the right.
     """
     top = 10 * max(limits.values())
-    with _figure(path, title, (1, 1), (9, 5)) as (figure, ((axis,),)):
+    with new_figure(path, title, (1, 1), (9, 5)) as (figure, ((axis,),)):
         for number, (name, steps) in enumerate(curves.items()):
             for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
                 how = {"color": f"C{number}", "ms": 4, "label": f"{name}, step {step}"}
-                axis.plot(list(map(_name, modules)), np.minimum(values, top), style, **how)
+                axis.plot(list(map(one_line, modules)), np.minimum(values, top), style, **how)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
             axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
@@ -342,11 +251,11 @@ def first_losses(
 
     `levels` are drawn across, `border` down the last panel, each named in the legend.
     """
-    ticker = _matplotlib().ticker
+    ticker = load_matplotlib().ticker
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    colours = dict(zip(names, _matplotlib().colormaps["tab20"].colors, strict=False))
+    colours = dict(zip(names, load_matplotlib().colormaps["tab20"].colors, strict=False))
     batches = {x for points in next(iter(panels.values())).values() for x, _, _ in points}
-    with _figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
+    with new_figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
         for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
             for name, points in lines.items():
                 x, losses, dead = zip(*points, strict=True)
@@ -354,7 +263,7 @@ def first_losses(
                     x = [value * 1.12 ** (list(lines).index(name) - 1) for value in x]
                 faces = [colours[name] if is_dead else "none" for is_dead in dead]
                 edges = {"edgecolors": colours[name], "facecolors": faces, "zorder": 3}
-                axis.scatter(x, losses, s=30, label=_name(name), **edges)
+                axis.scatter(x, losses, s=30, label=one_line(name), **edges)
             for name, level in levels.items():
                 axis.axhline(level, color="black", linewidth=1, linestyle=":", label=name)
             axis.set(xlabel=label, xscale="log", yscale="log")
@@ -374,7 +283,7 @@ def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
 
     `rows` have power, gamma, kurtosis, test_top1 and test_top1_std, as the study of exponents.
     """
-    with _figure(path, title, (1, 1), (8, 4.8)) as (_, ((axis,),)):
+    with new_figure(path, title, (1, 1), (8, 4.8)) as (_, ((axis,),)):
         shown = [row for row in rows if row["test_top1"] is not None]
         for gamma in sorted({row["gamma"] for row in shown if row["kurtosis"]}, reverse=True):
             of_gamma = [row for row in shown if row["kurtosis"] and row["gamma"] == gamma]
@@ -392,7 +301,9 @@ def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
                 axis.axhline(row["test_top1"], color="grey", linestyle=":", label="ReLU throughout")
         axis.set(xlabel="kurtosis of f_p of a normal input, closed form", xscale="log")
         axis.set(ylabel="test top-1 in %")
-        axis.xaxis.set(major_formatter="{x:g}", minor_locator=_matplotlib().ticker.NullLocator())
+        axis.xaxis.set(
+            major_formatter="{x:g}", minor_locator=load_matplotlib().ticker.NullLocator()
+        )
         ticks = (3, 5, 10, 20, 50)
-        axis.xaxis.set_major_locator(_matplotlib().ticker.FixedLocator(ticks))
+        axis.xaxis.set_major_locator(load_matplotlib().ticker.FixedLocator(ticks))
         axis.legend()
