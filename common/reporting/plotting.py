@@ -279,31 +279,33 @@ def first_losses(
 
 
 def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
-    """Test top-1 over the kurtosis of f_p's output, a line a gamma; ReLU's as a level.
+    """Test top-1 over p of f_p, and over the kurtosis of its output, a colour a gamma.
 
-    `rows` have power, gamma, kurtosis, test_top1 and test_top1_std, as the study of exponents.
+    `rows` have power, gamma, kurtosis, test_top1 and test_top1_std, as the study of exponents;
+    that without a power is ReLU's, a level.
     """
-    with new_figure(path, title, (1, 1), (8, 4.8)) as (_, ((axis,),)):
-        shown = [row for row in rows if row["test_top1"] is not None]
-        for gamma in sorted({row["gamma"] for row in shown if row["kurtosis"]}, reverse=True):
-            of_gamma = [row for row in shown if row["kurtosis"] and row["gamma"] == gamma]
-            of_gamma.sort(key=lambda row: row["kurtosis"])
-            x, y = ([row[key] for row in of_gamma] for key in ("kurtosis", "test_top1"))
-            errors = [row["test_top1_std"] or 0 for row in of_gamma]
-            axis.errorbar(
-                x, y, errors, fmt="o-", capsize=3, ms=4, label=f"gammas start at {gamma:g}"
-            )
-            for row in of_gamma:
-                place = {"xytext": (4, 5), "textcoords": "offset points", "fontsize": 8}
-                axis.annotate(f"p = {row['power']:g}", (row["kurtosis"], row["test_top1"]), **place)
+    labels = {"power": "p of f_p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
+    shown = [row for row in rows if row["test_top1"] is not None]
+    with new_figure(path, title, (1, 2), (10, 4.6), sharey=True) as (_, axes):
+        for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
+            for row in shown:
+                if not row["kurtosis"]:
+                    level = {"color": "grey", "linestyle": ":", "label": "ReLU throughout"}
+                    axis.axhline(row["test_top1"], **level)
+            for gamma in sorted({row["gamma"] for row in shown if row["kurtosis"]}, reverse=True):
+                of_gamma = [row for row in shown if row["kurtosis"] and row["gamma"] == gamma]
+                of_gamma.sort(key=lambda row: row["power"])
+                x, y = ([row[name] for row in of_gamma] for name in (key, "test_top1"))
+                how = {"fmt": "o-" if key == "power" else "o", "capsize": 3, "ms": 4}
+                errors = [row["test_top1_std"] or 0 for row in of_gamma]
+                axis.errorbar(x, y, errors, label=f"gammas start at {gamma:g}", **how)
+            axis.set(xlabel=label)
         for row in shown:
-            if not row["kurtosis"]:
-                axis.axhline(row["test_top1"], color="grey", linestyle=":", label="ReLU throughout")
-        axis.set(xlabel="kurtosis of f_p of a normal input, closed form", xscale="log")
-        axis.set(ylabel="test top-1 in %")
-        axis.xaxis.set(
-            major_formatter="{x:g}", minor_locator=load_matplotlib().ticker.NullLocator()
-        )
-        ticks = (3, 5, 10, 20, 50)
-        axis.xaxis.set_major_locator(load_matplotlib().ticker.FixedLocator(ticks))
-        axis.legend()
+            if row["kurtosis"]:
+                place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 7}
+                axes[0, 1].annotate(
+                    f"{row['power']:g}", (row["kurtosis"], row["test_top1"]), **place
+                )
+        axes[0, 0].set(ylabel="test top-1 in %")
+        axes[0, 0].legend(loc="lower left")
+        axes[0, 1].set(title="numbers: p")
