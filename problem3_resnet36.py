@@ -14,8 +14,8 @@ Hardware: any CPU or GPU; at 64 px and half the width a training takes about ten
 cores, --reproduce about an hour and 11 GB.
 Finding (README, outputs/published/problem3): at its own size the report's network is dead before
 its first step, by an infinite variance: its first loss is ln 650, its second NaN. With the
-activation inside the branch it learns, 56 % of ten ImageNet classes at 64 px in ten epochs against
-65 % with ReLU in its place.
+activation in each branch, and its stem bounded, it learns as well as with ReLU: 72 and 71 % of ten
+ImageNet classes, at 64 px and half the width; without that bound its exponent costs accuracy.
 """
 
 import sys

@@ -167,8 +167,17 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
+            if key == "loss" and axis.get_ylim()[1] > 3 * (top := 1.3 * _highest_train(histories)):
+                axis.set_ylim(0, top)  # one odd picture can have a val loss of any size
+                axis.set_ylabel(f"{label}, cut off above {top:.1f}")
             axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
         axes[0, 1].legend(loc="best")
+
+
+def _highest_train(histories: Mapping[str, list[list[dict]]]) -> float:
+    """The largest train loss of all epochs."""
+    runs = [run for of_network in histories.values() for run in of_network]
+    return max(row["train_loss"] for run in runs for row in run)
 
 
 def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
