@@ -157,6 +157,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
     with new_figure(path, title, (1, 2), (11, 4.2)) as (_, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
+            highest_train = 0.0
             for name, runs in histories.items():
                 epochs = [row["epoch"] for row in runs[0]]
                 both = [[(row[f"train_{key}"], row[f"val_{key}"]) for row in run] for run in runs]
@@ -166,18 +167,13 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
+                highest_train = max(highest_train, train.max())
             axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
-            if key == "loss" and axis.get_ylim()[1] > 3 * (top := 1.3 * _highest_train(histories)):
+            if key == "loss" and axis.get_ylim()[1] > 3 * (top := 1.3 * highest_train):
                 axis.set_ylim(0, top)  # one odd picture can have a val loss of any size
                 axis.set_ylabel(f"{label}, cut off above {top:.1f}")
             axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
         axes[0, 1].legend(loc="best")
-
-
-def _highest_train(histories: Mapping[str, list[list[dict]]]) -> float:
-    """The largest train loss of all epochs."""
-    runs = [run for of_network in histories.values() for run in of_network]
-    return max(row["train_loss"] for run in runs for row in run)
 
 
 def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:

@@ -67,10 +67,12 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
 def _tell_not_finite(
     network: nn.Module, split: Packed, bad: list[int], recipe: Recipe, device: torch.device
 ) -> None:
-    """Say where it begins, found by evaluating images again with every module watched."""
+    """Say where it begins, found by evaluating one image again with every module watched."""
     images = centre_square(split.batch(torch.tensor(bad[:1]), device)[0], recipe.image_size_px)
     with autocast(recipe.precision, device):
-        module = first_bad_output(network, partial(network, images)) or "the logits"
+        found = first_bad_output(network, partial(network, images))
+    # A value may be of one process alone.
+    module = next((place for place in parallel.gather(found) if place), "the logits")
     first = f"the first non-finite output is that of {module}"
     if len(bad) == len(split):
         usual = "; try a smaller --lr, a smaller --weight-decay or other --init"
