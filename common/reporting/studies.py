@@ -100,18 +100,24 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
     columns |= {
         "forecast": "{forecast}",
         "infinite from": "{infinite_from}",
-        "dead": "{dead_share:.0%}",
+        "constant": "{dead_share:.0%}",
+        "network": "{verdict}",
     }
-    verdicts = {True: "dead", False: "alive"}
     cases = [
-        {**case, "forecast": verdicts[case["forecast_dead"]]} for case in result["first_losses"]
+        {
+            **case,
+            "forecast": "infinite" if case["forecast_dead"] else "finite",
+            "verdict": "dead" if case["dead_from"] else "alive",
+        }
+        for case in result["first_losses"]
     ]
     caption = (
-        "First passes of new networks in training mode; classes: 650 logits. Forecast: dead where"
-        f" the stem's peak is\nabove {result['border_peak']:.0f}, whose 8th power squared is"
-        " fp32's largest. Infinite from: the first batch norm with an"
-        f" infinite variance;\ndead: the share of all channels of batch norms that do not depend on"
-        f" the image. Loss {equal}. {printable(tag)}."
+        "First passes of new networks in training mode; classes: 650 logits. Forecast: an infinite"
+        " variance where the stem's\npeak is above"
+        f" {result['border_peak']:.0f}, whose 8th power squared is fp32's largest. Infinite from:"
+        " the first batch norm with one. Constant: the\nshare of all channels of batch norms that"
+        " do not depend on the image; dead is a network of whose last batch norm none\ndoes. Loss"
+        f" {equal}. {printable(tag)}."
     )
     tables = {"3.4_first_losses.txt": table(caption, columns, cases)}
     steps = {name: f"{{{key}}}" for name, key in STEP_COLUMNS.items()}
