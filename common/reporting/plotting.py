@@ -291,26 +291,22 @@ def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
     """
     labels = {"power": "p of f_p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
     shown = [row for row in rows if row["test_top1"] is not None]
+    powers = sorted((row for row in shown if row["power"]), key=lambda row: row["power"])
+    levels = [row["test_top1"] for row in shown if not row["power"]]
     with new_figure(path, title, (1, 2), (10, 4.6), sharey=True) as (_, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
-            for row in shown:
-                if not row["kurtosis"]:
-                    level = {"color": "grey", "linestyle": ":", "label": "ReLU throughout"}
-                    axis.axhline(row["test_top1"], **level)
-            for gamma in sorted({row["gamma"] for row in shown if row["kurtosis"]}, reverse=True):
-                of_gamma = [row for row in shown if row["kurtosis"] and row["gamma"] == gamma]
-                of_gamma.sort(key=lambda row: row["power"])
+            for level in levels:
+                axis.axhline(level, color="grey", linestyle=":", label="ReLU throughout")
+            for gamma in sorted({row["gamma"] for row in powers}, reverse=True):
+                of_gamma = [row for row in powers if row["gamma"] == gamma]
                 x, y = ([row[name] for row in of_gamma] for name in (key, "test_top1"))
                 how = {"fmt": "o-" if key == "power" else "o", "capsize": 3, "ms": 4}
                 errors = [row["test_top1_std"] or 0 for row in of_gamma]
                 axis.errorbar(x, y, errors, label=f"gammas start at {gamma:g}", **how)
             axis.set(xlabel=label)
-        for row in shown:
-            if row["kurtosis"]:
-                place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 7}
-                axes[0, 1].annotate(
-                    f"{row['power']:g}", (row["kurtosis"], row["test_top1"]), **place
-                )
+        for row in powers:
+            place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 7}
+            axes[0, 1].annotate(f"{row['power']:g}", (row["kurtosis"], row["test_top1"]), **place)
         axes[0, 0].set(ylabel="test top-1 in %")
         axes[0, 0].legend(loc="lower left")
         axes[0, 1].set(title="numbers: p")
