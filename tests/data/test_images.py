@@ -8,6 +8,7 @@ from PIL import Image
 
 import problem1_perceptual as p1
 from common.data import images
+from common.errors import UserError
 from tests.conftest import picture
 
 
@@ -66,16 +67,22 @@ def test_16_bit_grey_is_scaled(tmp_path):
     [
         (16, 0, [255, 0, 60, 255]),
         (16, 60 * 257, [0, 0, 255, 255]),
-        (4, 3, [0, 17, 255, 255]),
-        (2, 1, [0, 255, 255, 255]),
+        (8, 3, [0, 1, 255, 255]),
         (1, 0, [255, 255, 255, 255]),
     ],
 )
-def test_the_transparent_value_of_grey_is_white_at_any_depth(tmp_path, depth, transparent, wanted):
+def test_the_transparent_value_of_grey_is_white(tmp_path, depth, transparent, wanted):
     top = 2**depth - 1
-    values = [0, 1, {16: 60 * 257, 4: 3}.get(depth, top), top]
+    values = [0, 1, {16: 60 * 257, 8: 3}.get(depth, top), top]
     (tmp_path / "t.png").write_bytes(grey_png(values, depth, transparent))
     assert images.load_image(tmp_path / "t.png")[0].tolist() == [[value] * 3 for value in wanted]
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_transparent_value_that_pillow_misses_is_refused(tmp_path, depth):
+    (tmp_path / "t.png").write_bytes(grey_png([0, 1, 2, 3], depth, 1))
+    with pytest.raises(UserError, match=r"t.png: a transparent value of other than 8 bits;"):
+        images.load_image(tmp_path / "t.png")
 
 
 def grey_png(values, depth, transparent):
@@ -172,6 +179,7 @@ def test_a_folder_without_images_is_refused(fails, tmp_path):
     assert "none of its files is an image that can be read (2 left out; first: bad.png: " in error
 
 
+@pytest.mark.filterwarnings("ignore")  # which pytest else shows again
 @pytest.mark.parametrize("times", [1.5, 3])
 def test_a_decompression_bomb_is_refused(fails, tmp_path, monkeypatch, times):
     Image.fromarray(picture(0)).save(tmp_path / "bomb.png")

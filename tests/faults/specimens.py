@@ -230,13 +230,6 @@ def oriented(rng: random.Random, kind: str, orientation: int) -> Specimen:
     return Specimen(b"a" + ENDINGS[kind].encode(), content, right, must_decode=True)
 
 
-def profile(rng: random.Random, kind: str) -> Specimen:
-    """A colour profile that is none."""
-    image, plain = _plain(rng, kind)
-    content = encoded(image, kind, icc_profile=rng.randbytes(rng.choice((0, 1, 128, 5000))) or b"x")
-    return Specimen(b"a" + ENDINGS[kind].encode(), content, decoded(plain), must_decode=True)
-
-
 def strip(rng: random.Random, kind: str, width: int, height: int) -> Specimen:
     """A picture of a line."""
     values = np.random.default_rng(rng.randrange(10**6)).integers(0, 256, (height, width, 3))
@@ -291,14 +284,6 @@ def no_picture(_: random.Random, content: bytes) -> Specimen:
     return Specimen(b"a.png", content, must_refuse=True)
 
 
-def text_bomb(rng: random.Random) -> Specimen:
-    """A PNG with a compressed comment of 200 MB."""
-    _, content = _plain(rng, "PNG")
-    chunk = b"zTXtcomment\0\0" + zlib.compress(bytes(200_000_000), 1)
-    chunk = struct.pack(">L", len(chunk) - 4) + chunk + struct.pack(">L", zlib.crc32(chunk))
-    return Specimen(b"a.png", content[:33] + chunk + content[33:], decoded(content))
-
-
 EVERY_KIND = {  # how many files of each kind
     "truncated": (truncated, 16),
     "flipped bits": (flipped, 16),
@@ -312,7 +297,6 @@ SOME_KINDS = {  # and of some kinds alone
     "CMYK": (cmyk, {"TIFF": 6, "JPEG": 3}),
     "palette, grey or alpha": (alpha, {"PNG": 12}),
     "animated": (animated, dict.fromkeys(("GIF", "PNG", "WEBP", "TIFF"), 3)),
-    "profile": (profile, dict.fromkeys(("JPEG", "PNG", "WEBP", "TIFF"), 4)),
 }
 STRIPS = ((16000, 1), (1, 16000), (4000, 1), (1, 4000), (60000, 2))
 
@@ -333,5 +317,4 @@ def all_specimens(quick: bool) -> Iterator[tuple[str, Callable, tuple]]:
     yield from [("orientation", oriented, how) for how in turns]
     yield from [("strip", strip, (kind, *size)) for kind in ("PNG", "JPEG") for size in STRIPS]
     yield from [("file name", named, (name,)) for name in NAMES]
-    yield from [("compressed comment of 200 MB", text_bomb, ())] * 2
     yield from [("no picture", no_picture, (content,)) for content in NO_PICTURES]

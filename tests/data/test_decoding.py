@@ -1,0 +1,293 @@
+"""Files by a seed that are damaged or strange: decoded right, or refused in one line."""
+
+import io
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, TiffImagePlugin
+from tifffile import TiffWriter
+
+import problem1_perceptual as p1
+from common.data.decoding import load_image, load_square
+from common.data.images import load_folder
+from common.data.sets import FileSet
+from common.errors import UserError
+from common.reporting.results import ROOT
+from tests.conftest import picture
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # which pytest else shows again
+RED = Image.new("RGB", (60, 90), "red")
+TAGS = (0x112, 0x103, 0x10F, 0x111, 0x11A, 0x128, 0x102, 0x14A, 0x2BC, 0x8769, 0x8825, 0x927C)
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def refused(path, why):
+    """A picture is refused in one line, by every way to read it."""
+    readers = [load_image, lambda path: load_square(path, 8)]
+    readers.append(lambda path: FileSet("one", [path], [0], ["red"]).size(0))
+    for read in readers:
+        with pytest.raises(UserError, match=f"{path.name}: {why}") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------- damaged metadata
+
+
+def random_exif(rng):
+    """An EXIF block whose tags have random types, counts and places."""
+    order = rng.choice("<>")
+    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", rng.choice([8, 9]))
+    count = rng.randrange(12)
+    block += struct.pack(f"{order}H", rng.choice([count, count, rng.randrange(65536)]))
+    for _ in range(count):
+        length = rng.choice([0, 1, 2, 4, 100, rng.randrange(2**32)])
+        value = rng.choice([0, 1, 6, 54, rng.randrange(400), rng.randrange(2**32)])
+        block += struct.pack(f"{order}HHLL", rng.choice(TAGS), rng.randrange(20), length, value)
+    return b"Exif\0\0" + block + rng.randbytes(rng.randrange(200))
+
+
+def is_red(image):
+    right_size = image.shape in ((90, 60, 3), (60, 90, 3))
+    return right_size and np.abs(image.astype(int) - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_no_exif_block_costs_the_pixels(tmp_path, ending):
+    rng, path = random.Random(0), tmp_path / f"a.{ending}"
+    for _ in range(400):
+        RED.save(path, exif=random_exif(rng), **({} if ending == "jpg" else {"lossless": True}))
+        assert is_red(load_image(path))
+        assert load_square(path, 32).shape == (32, 32, 3)
+
+
+def test_no_damaged_tag_of_a_tiff_costs_the_pixels(tmp_path):
+    """Its EXIF stands among the tags that its pixels need, of which a copy is put at the end."""
+    rng, plain = random.Random(0), saved(RED, "TIFF", compression="tiff_lzw")
+    (start,) = struct.unpack_from("<L", plain, 4)
+    (count,) = struct.unpack_from("<H", plain, start)
+    tags = plain[start + 2 : start + 2 + 12 * count]
+    for _ in range(400):
+        value = rng.choice([0, 1, 6, 54, rng.randrange(2**32)])
+        tag = rng.choice([0x112, 0x8769, 0x8825, 0x2BC, 0x14A])
+        odd = struct.pack("<HHLL", tag, rng.randrange(20), rng.choice([0, 1, 2, 2**31]), value)
+        directory = struct.pack("<H", count + 1) + tags + odd + bytes(4)
+        content = plain[:4] + struct.pack("<L", len(plain)) + plain[8:] + directory
+        (tmp_path / "a.tif").write_bytes(content)
+        assert is_red(load_image(tmp_path / "a.tif")), odd
+
+
+def test_thirty_files_with_broken_metadata_are_read_without_a_line(tmp_path):
+    tag = struct.pack("<HHLL", 0x10F, 2, 2555904, 65535)
+    for number in range(30):
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
+        RED.save(tmp_path / f"{number}.jpg", exif=exif)
+    code = """
+import sys
+from pathlib import Path
+from common.data.decoding import load_image
+from common.data.packed import in_parallel
+paths = sorted(Path(sys.argv[1]).iterdir())
+assert len(list(in_parallel(load_image, paths, "reading"))) == 30
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ----------------------------------------------------------------------------------- damaged files
+
+
+def test_damaged_files_end_in_one_line_or_in_pixels(tmp_path):
+    """500 files cut short or with flipped bits: a UserError that names the file, or an image."""
+    rng, source = random.Random(0), Image.fromarray(picture(3, 64, 48))
+    kinds = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"]
+    whole = [saved(source, kind) for kind in kinds]
+    whole += [saved(source, "TIFF", compression=name) for name in ("jpeg", "tiff_lzw")]
+    whole += [saved(source.convert(mode), "TIFF") for mode in ("CMYK", "P", "1", "LAB")]
+    refusals = 0
+    for number in range(500):
+        content = bytearray(rng.choice(whole))
+        for _ in range(rng.randrange(4)):
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        if number % 2:
+            del content[rng.randrange(len(content)) :]
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(content)
+        told = ""
+        try:
+            image = load_image(path)
+        except UserError as error:
+            told = str(error)
+            refusals += 1
+        if told:
+            assert told.startswith(f"{path}: ")
+            assert "\n" not in told
+        else:
+            assert image.dtype == np.uint8
+            assert image.ndim == image.shape[2] == 3
+    assert refusals > 200
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (9400, 9600)])
+def test_a_header_of_huge_size_is_refused(tmp_path, size):
+    content = bytearray(saved(RED, "PNG"))
+    content[16:24] = struct.pack(">LL", *size)
+    content[29:33] = struct.pack(">L", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    refused(tmp_path / "a.png", "more than 89,478,485 pixels")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_never_opened(tmp_path, kind):
+    path = tmp_path / "a.png"
+    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero")}
+    make.get(kind, os.mkdir)(path)
+    refused(path, "a folder, not an image" if kind == "folder" else "not a regular file")
+
+
+def test_postscript_is_not_run(tmp_path):
+    head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments"
+    (tmp_path / "a.eps").write_text(head)
+    refused(tmp_path / "a.eps", "not an image that Pillow can read")
+
+
+def test_any_file_name_is_read(tmp_path):
+    names = ["-a.png", "--out.png", "a b.png", "a\nb.png", "$x_{1$.png", "猫.png", "\udcff.png"]
+    for name in names:
+        RED.save(tmp_path / "saved.png")
+        (tmp_path / "saved.png").rename(tmp_path / name)
+    loaded, left_out = load_folder(tmp_path)
+    assert sorted(loaded) == sorted(names)
+    assert left_out == []
+
+
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch, fails):
+    def no_memory(_):
+        raise MemoryError
+
+    RED.save(tmp_path / "a.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", no_memory)
+    with pytest.raises(MemoryError):
+        load_image(tmp_path / "a.png")
+    told = fails(p1, "1.1", "--images", tmp_path, "--out", tmp_path / "out")
+    assert "out of memory" in told
+
+
+# ------------------------------------------------------------------------------ what is misread
+
+
+SMALL, LARGE = picture(0, 24, 20), picture(1, 96, 80)
+DEEP = np.random.default_rng(0).integers(0, 2**16, (20, 24, 3)).astype(np.uint16)
+
+
+def reduced_page(path):
+    with TiffWriter(path) as tiff:
+        tiff.write(SMALL, subfiletype=1, photometric="rgb")
+        tiff.write(LARGE, photometric="rgb")
+
+
+def with_tag(path, tag, value, kind):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag], tags.tagtype[tag] = value, kind
+    Image.fromarray(LARGE).save(path, "TIFF", tiffinfo=tags)
+
+
+def old_subfile_type(path):
+    with_tag(path, 255, 2, 3)
+
+
+def dng_version(path):
+    with_tag(path, 50706, b"\1\4\0\0", 1)
+
+
+def deep_planes(path):
+    with TiffWriter(path) as tiff:
+        tiff.write(DEEP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+
+
+def white_is_zero(path):
+    with TiffWriter(path) as tiff:
+        tiff.write(DEEP[..., 0], photometric="miniswhite")
+
+
+def twelve_bits(path):
+    """Two pixels in three bytes, as scanners pack them; tifffile does not write it."""
+    tags = {256: 24, 257: 20, 258: 12, 259: 1, 262: 1, 273: 0, 277: 1, 278: 20, 279: 720}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    content = b"II*\0" + struct.pack("<LH", 8, len(tags))
+    for tag, value in tags.items():
+        content += struct.pack("<HHLL", tag, 4, 1, value)
+    path.write_bytes(content + bytes(4) + random.Random(0).randbytes(720))
+
+
+@pytest.mark.parametrize(
+    ("write", "why"),
+    [
+        (reduced_page, "only a preview of it can be read"),
+        (old_subfile_type, "only a preview of it can be read"),
+        (dng_version, "only a preview of it can be read"),
+        (deep_planes, "16-bit colour in separate planes"),
+        (white_is_zero, "16-bit grey whose zero is white"),
+        (twelve_bits, "12-bit grey"),
+    ],
+)
+def test_what_pillow_would_read_wrongly_is_refused(tmp_path, write, why, fails):
+    path = tmp_path / "picture.tif"
+    write(path)
+    with Image.open(path) as image:  # Pillow itself takes it
+        image.load()
+    refused(path, f"{why}; save it as a PNG of 8 bits")
+    assert re.search(why, fails(p1, "1.1", "--image", path, "--out", tmp_path))
+
+
+def pages(path):
+    first, *others = (Image.fromarray(pixels) for pixels in (LARGE, SMALL, LARGE))
+    first.save(path, save_all=True, append_images=others)
+
+
+def pyramid(path):
+    with TiffWriter(path) as tiff:
+        tiff.write(LARGE, photometric="rgb", subifds=1)
+        tiff.write(LARGE[::2, ::2], subfiletype=1, photometric="rgb")
+
+
+@pytest.mark.parametrize("write", [pages, pyramid])
+def test_a_first_page_that_is_the_picture_is_read(tmp_path, write):
+    write(tmp_path / "picture.tif")
+    np.testing.assert_array_equal(load_image(tmp_path / "picture.tif"), LARGE)
+
+
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate", "compression": "zlib"}])
+def test_16_bit_colour_is_scaled(tmp_path, options):
+    pixels = DEEP.transpose(2, 0, 1) if options else DEEP
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(pixels, photometric="rgb", **options)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.tif"), DEEP >> 8)
+
+
+@pytest.mark.parametrize("top", [65535, 4095])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_deep_pgm_is_read_as_the_equal_png(tmp_path, top, plain):
+    values = DEEP[..., 0].astype(int) % (top + 1)
+    content = b"%s\n24 20\n%d\n" % (b"P2" if plain else b"P5", top)
+    numbers = " ".join(map(str, values.ravel())).encode()
+    content += numbers if plain else values.astype(">u2").tobytes()
+    (tmp_path / "a.pgm").write_bytes(content)
+    equal = np.round(values / top * 65535).astype(np.uint16)
+    Image.fromarray(equal).save(tmp_path / "a.png")
+    pixels = load_image(tmp_path / "a.pgm")
+    np.testing.assert_array_equal(pixels, load_image(tmp_path / "a.png"))
+    np.testing.assert_array_equal(pixels[..., 0], equal // 257)
