@@ -227,14 +227,16 @@ def _paint(image: Image.Image, sprite: _Sprite, points, tints, mask=None) -> Non
 
     points: as of `_copies`, in short sides from the picture's centre. tints: (n, 1 or 3).
     """
-    fills = np.minimum(tints[:, None] * sprite.colours, 255).astype(int).tolist()
-    pixels = np.moveaxis(points, 0, 3) * min(image.size) + (np.array(image.size) - 1) / 2
-    corners = np.rint(pixels).astype(int).reshape(*points.shape[1:3], -1).tolist()
+    fills = np.minimum(tints[:, None] * sprite.colours, 255).astype(int)
+    inks = (fills * [1, 2**8, 2**16]).sum(axis=2).tolist()  # a number each, as Pillow keeps them
+    centre = (np.array(image.size) - 1)[:, None, None, None] / 2
+    pixels = np.rint(points * min(image.size) + centre)
+    corners = np.moveaxis(pixels, 0, 3).astype(np.float32, order="C")  # and so are these
     draw = ImageDraw.Draw(image)
     draw_mask = None if mask is None else ImageDraw.Draw(mask)
-    for polygons, colours in zip(corners, fills, strict=True):
+    for polygons, colours in zip(corners, inks, strict=True):
         for polygon, colour in zip(polygons, colours, strict=True):
-            draw.polygon(polygon, fill=tuple(colour))
+            draw.polygon(polygon, fill=colour)
         if draw_mask is not None:
             draw_mask.polygon(polygons[0], fill=255)
 

@@ -1,18 +1,15 @@
-"""The packed cache, for which every image of a split is decoded once, and the one process pool.
+"""The packed cache, for which every image of a split is decoded once, by a thread for each core.
 
 An image of Problem 3 is decoded twice: to be verified (`common.data.manifest`), and to be packed.
 """
 
-import contextlib
-import multiprocessing
 import os
-import signal
-import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +20,10 @@ from common import files
 from common.data.images import say_left_out
 from common.data.sets import DrawnSet, FileSet
 from common.errors import DISK_FULL, UserError
-from common.job import end_with_parent, is_first, progress
-from common.start import STOP_SIGNALS
+from common.job import is_first, progress
 
 FORMAT = 2  # of a folder of the cache
-CHUNK = 16  # items that a worker process gets at a time
+WINDOW = 64  # results that wait for their turn at most
 
 
 @dataclass(frozen=True)
@@ -184,95 +180,27 @@ def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray 
         return str(error)
 
 
-# ----------------------------------------------------------------------------------- process pool
-# multiprocessing's own pools hang where a worker is killed while it sends a result.
+# ---------------------------------------------------------------------------------------- threads
 
 
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
-    """Yield `work(item)` of every item in order, computed by all cores, under a progress bar.
+    """Yield `work(item)` of every item in order, under a progress bar, by a thread for each core.
 
-    `work` goes to each process once, items and results are pickled. It must do without PyTorch:
-    its threads do not survive a fork, and an operation would wait for them. What it raises is
-    raised here, and the items left are given up.
-
-    Raises:
-        UserError: a worker process was killed.
+    Threads gain where `work` lets go of Python's lock, as Pillow does while it decodes and scales.
+    What it raises is raised here, and the items left are given up.
     """
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    with _workers(work, min(len(chunks), os.cpu_count() or 1)) as pipes:
-        yield from progress(_results(pipes, chunks), label, len(items), unit="image")
-
-
-def _results(pipes: list[Connection], chunks: list[Sequence]) -> Iterator:
-    idle, working, done, sent = list(pipes), {}, {}, 0
-    for wanted in range(len(chunks)):
-        while wanted not in done:
-            while idle and sent < min(len(chunks), wanted + 4 * len(pipes)):  # few are kept here
-                working[idle[-1]] = sent
-                _talk(idle.pop().send, chunks[sent])
-                sent += 1
-            for pipe in wait(list(working)):
-                done[working.pop(pipe)] = _talk(pipe.recv)
-                idle.append(pipe)
-        if isinstance(done[wanted], Exception):
-            raise done[wanted]
-        yield from done.pop(wanted)
-
-
-def _talk(send_or_receive: Callable, *content):
+    threads = ThreadPoolExecutor(os.cpu_count())
     try:
-        return send_or_receive(*content)
-    except (EOFError, ConnectionError):
-        raise UserError("a worker process was ended, out of memory? free some, run again") from None
-
-
-@contextlib.contextmanager
-def _workers(work: Callable, count: int) -> Iterator[list[Connection]]:
-    """The pipes to worker processes, which end with the block, or with this process."""
-    pipes, workers = [], []
-    try:
-        with _signals_held():
-            for _ in range(count):
-                pipe, its_end = multiprocessing.Pipe()
-                worker = multiprocessing.Process(target=_serve, args=(its_end, work), daemon=True)
-                worker.start()
-                its_end.close()
-                pipes.append(pipe)
-                workers.append(worker)
-        yield pipes
+        yield from progress(_results(threads, work, items), label, len(items), unit="image")
     finally:
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join()
+        threads.shutdown(cancel_futures=True)  # waits for the items begun alone
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold stop signals back until the block ends: what is raised within a fork is lost."""
-    held, handlers = [], {}
-    try:
-        for number in STOP_SIGNALS:
-            handlers[number] = signal.signal(number, lambda number, _: held.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for number in held:
-        signal.raise_signal(number)
-
-
-def _serve(pipe: Connection, work: Callable) -> None:
-    """A worker process: do chunks of work until the parent ends it, or has ended."""
-    for number in STOP_SIGNALS:  # Ctrl-C, which reaches all, is the parent's to handle
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-    end_with_parent()
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            chunk = pipe.recv()
-            try:
-                result = [work(item) for item in chunk]
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                result = error
-            pipe.send(result)
+def _results(threads: Executor, work: Callable, items: Sequence) -> Iterator:
+    waiting = deque()
+    for item in items:
+        waiting.append(threads.submit(work, item))
+        if len(waiting) == WINDOW:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
