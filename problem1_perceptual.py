@@ -44,13 +44,11 @@ from common.reporting import plotting, problem1, results
 from common.reporting.statistics import bootstrap_interval, bootstrap_nearest
 from common.training.parallel import pick_device
 
-REPORT_LAYERS = ("4", "9", "12", "30")
+REPORT_LAYERS, SECONDS_A_MEGAPIXEL = ("4", "9", "12", "30"), 4  # the time on two AVX2 cores
 SHIFTS_PX = (0, 0.25, 0.5, 1, 2, 4, 8, 16)
-MARGIN_PX = max(SHIFTS_PX)
 SIGMAS = (0, 1, 2, 5, 10, 15, 25, 50, 100)
-SSIM_WINDOW_PX = 11
-FIGURE_ROWS = 2
-DETAIL_PX = 128
+MARGIN_PX, SSIM_WINDOW_PX = max(SHIFTS_PX), 11
+FIGURE_ROWS, DETAIL_PX = 2, 128
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -332,7 +330,7 @@ def dose_copies(region: Tensor, noises: list[Tensor]) -> dict[str, Tensor]:
 def dose_response(shared: Shared, weights: Weights) -> tuple[dict, dict]:
     """The squares' calibrated losses under all doses, and the noise that equals the shift.
 
-    {loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list of a number a dose, and
+    {loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list, a number a dose, and
     {loss: {"sigma", "low", "high"}}.
     """
     regions, draws = squares(shared), range(shared.args.noise_seeds)
@@ -412,7 +410,7 @@ def prepare(args: argparse.Namespace) -> Shared:
     """
     if job.size() > 1:
         raise UserError("this problem runs as one process; start it by python, not by torchrun")
-    device = pick_device(args.device)
+    device = pick_device(args.device, threads=args.threads)
     layers = by_depth(map(layer_name, args.layers))
     photos, about = read_photos(args)
     sizes = {}
@@ -526,6 +524,15 @@ def make_parser() -> cli.ProblemParser:
     return parser
 
 
+def forecast_seconds(part: str, shared: Shared) -> float:
+    """About how long a part takes, by the pixels that go through VGG-16."""
+    pixels = sum(width * height for width, height in shared.sizes.values())
+    if part == "1.3":
+        pixels = 2 * len(shared.sizes) * shared.square_px**2  # by two networks
+    passes = {"1.1": 0.1, "1.2": 12, "1.3": 16 + shared.args.noise_seeds * len(SIGMAS)}
+    return SECONDS_A_MEGAPIXEL * passes[part] * pixels / 1e6
+
+
 def main() -> None:
     """Run the parts that the command line asks for."""
     args = make_parser().parse_args()
@@ -536,7 +543,7 @@ def main() -> None:
         provenance = results.provenance(args.seed, seconds, **shared.about)
         results.publish(folder, part, findings, provenance)
 
-    cli.run_parts(PARTS, args.parts, shared, publish)
+    cli.run_parts(PARTS, args.parts, shared, publish, forecast_seconds)
 
 
 if __name__ == "__main__":

@@ -40,17 +40,19 @@ from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
 from common.errors import UserError, guard
 from common.job import say, size
-from common.networks import efficientnet, gradcam, statedict, summary, widening, yardsticks
+from common.networks import efficientnet, gradcam, statedict, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
-from common.reporting.statistics import wilson_interval
+from common.studies.baselines import colour_neighbour
+from common.studies.modes import launch_ddp
 from common.training import parallel, recipe, runs
+from common.training.forecast import training_seconds
 from common.training.runs import NetworkSpec, Setup, train_seeds
 
 NARROW, NOISE_BLOCK = "efficientnet_v2_s", "noise_block"  # the wide ones are named by their width
-NARROW_PARTS = ("2.2", "2.3", "2.5", "2.6")  # those that train the narrow network
 MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
+OTHER_SECONDS = {"2.1": 5, "2.2": 5, "2.3": 5, "2.4": 0, "2.5": 5, "2.6": 15}  # than training
 TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
 
 
@@ -62,7 +64,7 @@ def networks(setup: Setup) -> dict[str, NetworkSpec]:
     specs = [
         NetworkSpec(NARROW, partial(start_narrow, setup)),
         NetworkSpec(wide, partial(start_wide, setup)),
-        NetworkSpec(f"{wide}_from_narrow", partial(start_wide_from_narrow, setup)),
+        NetworkSpec(f"{wide}_from_narrow", partial(start_wide_from_narrow, setup), after=NARROW),
         NetworkSpec(NOISE_BLOCK, partial(start_narrow, setup), {"augmentation": covered}),
     ]
     return {spec.name: spec for spec in specs}
@@ -73,13 +75,37 @@ def wide_name(setup: Setup) -> str:
     return f"wide_{setup.args.width:g}"
 
 
+def networks_of(part: str, wide: str) -> tuple[str, ...]:
+    """The names of the networks that a part trains, apart from 2.4, which compares their speed."""
+    parts = {
+        "2.2": (NARROW,),
+        "2.3": (NARROW, wide, f"{wide}_from_narrow"),
+        "2.5": (NARROW, NOISE_BLOCK),
+        "2.6": (NARROW, wide, NOISE_BLOCK),
+    }
+    return parts.get(part, ())
+
+
+def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[str, list[dict]]:
+    """Train a part's networks once a seed, by default of --seeds: their runs by name.
+
+    With --jobs those of the other parts are trained beside them.
+    """
+    specs, wide = networks(setup), wide_name(setup)
+    wanted = {name for asked in setup.args.parts for name in networks_of(asked, wide)}
+    runs.train_side_by_side(setup, [spec for name, spec in specs.items() if name in wanted])
+    return {name: train_seeds(setup, specs[name], seeds) for name in networks_of(part, wide)}
+
+
 def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
     args = setup.args
     network, init, new = efficientnet.build(setup.classes, args.init, seed)
     if args.zero_head and new:
         zero_head(network)
-    return Normalized(network), {"init": init, "zero_head": args.zero_head}
+    if args.zero_init_residual and args.init == "scratch":
+        efficientnet.zero_residuals(network)
+    return Normalized(network), {"init": init, **start_flags(args)}
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -88,7 +114,19 @@ def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     network = seeded(lambda: widening.wide_efficientnet(setup.classes, args.width), seed)
     if args.zero_head:
         zero_head(network.network)
-    return network, {"width": args.width, "zero_head": args.zero_head}
+    if args.zero_init_residual:
+        efficientnet.zero_residuals(network.network)
+    return network, {"width": args.width, **start_flags(args)}
+
+
+def init_words(args: argparse.Namespace) -> str:
+    """What tables say of the first weights."""
+    return problem2.init_words(args.init, **start_flags(args))
+
+
+def start_flags(args: argparse.Namespace) -> dict[str, bool]:
+    """The flags that a new network's first weights depend on."""
+    return {"zero_head": args.zero_head, "zero_init_residual": args.zero_init_residual}
 
 
 def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -132,11 +170,11 @@ def part_2_1(setup: Setup) -> Findings:
 # -------------------------------------------------------------------------------------- 2.2 train
 def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
-    args, init = setup.args, problem2.init_words(setup.args.init, setup.args.zero_head)
+    args, init = setup.args, init_words(setup.args)
     bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=setup.classes))
     yardstick = colour_neighbour(setup)
     rows = [{"network": "colour histogram, nearest neighbour", **yardstick}]
-    trained = train_seeds(setup, networks(setup)[NARROW])
+    trained = train_networks(setup, "2.2")[NARROW]
     as_trained = replace(setup.recipe, precision=trained[0]["precision"])
     result = {
         "parameters": summary.count_parameters(bare),
@@ -159,32 +197,13 @@ def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str
     return {f"{part}_summary.txt": text}
 
 
-def colour_neighbour(setup: Setup) -> dict[str, float]:
-    """Classify val and test by one nearest neighbour among train's colour histograms.
-
-    Returns:
-        val_top1, test_top1 and its 95 % interval test_top1_low and test_top1_high, all in per
-        cent, and seconds.
-    """
-    start, packed, top1 = time.perf_counter(), setup.packed, {}
-    train = yardsticks.colour_histograms(packed["train"].images, setup.args.image_size)
-    for split in ("val", "test"):
-        counts = yardsticks.colour_histograms(packed[split].images, setup.args.image_size)
-        right = packed["train"].labels[yardsticks.nearest(counts, train)] == packed[split].labels
-        top1[f"{split}_top1"] = 100 * right.double().mean().item()
-    low, high = wilson_interval(int(right.sum()), len(right))
-    interval = {"test_top1_low": 100 * low, "test_top1_high": 100 * high}
-    return {**top1, **interval, "seconds": time.perf_counter() - start}
-
-
 # -------------------------------------------------------------------------------------- 2.3 widen
 def part_2_3(setup: Setup) -> Findings:
     """EfficientNetV2-S truly widened: narrow, wide, and wide from the narrow one."""
-    args, classes, specs = setup.args, setup.classes, networks(setup)
+    args, classes = setup.args, setup.classes
     narrow = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
     wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))
-    names = (NARROW, wide_name(setup), f"{wide_name(setup)}_from_narrow")
-    trained = {name: train_seeds(setup, specs[name]) for name in names}
+    trained = train_networks(setup, "2.3")
     result = {
         "parameters": summary.count_parameters(wide),
         "parameters_narrow": summary.count_parameters(narrow),
@@ -194,7 +213,7 @@ def part_2_3(setup: Setup) -> Findings:
         "symmetry_noise": args.symmetry_noise,
         "runs": runs.with_means(setup, trained),
     }
-    init = problem2.init_words(args.init, args.zero_head)
+    init = init_words(args)
     tables, figures = runs.training_report(setup, "2.3", trained, f"init {init}")
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
@@ -241,7 +260,7 @@ def part_2_4(setup: Setup) -> Findings:
         if enough:
             trained["DataParallel"] = (1, train(gpus=many)[0])
         if enough or setup.device.type == "cpu":
-            run = launch_ddp(setup, many, single["precision"])
+            run = launch_ddp(setup, spec, many, single["precision"])
             trained["DistributedDataParallel"] = (many, run)
     rows = []
     for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
@@ -253,34 +272,6 @@ def part_2_4(setup: Setup) -> Findings:
     tag = f"{spec.name}, {setup.data}, {args.image_size} px, {args.epochs} epochs, seed {args.seed}"
     text = problem2.modes_table(tag, args.batch_size, setup.device.type, rows)
     return Findings({"runs": rows}, {"2.4_parallel.txt": text})
-
-
-def launch_ddp(setup: Setup, processes: int, precision: str) -> dict:
-    """Train the wide network's first run again, by so many processes of this machine.
-
-    Raises:
-        UserError: a process failed.
-    """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # slow to import
-
-    flags = {"gpus": 0, "device": setup.device.type, "precision": precision}
-    args = argparse.Namespace(**{**vars(setup.args), **flags})
-    threads = max(1, torch.get_num_threads() // processes)
-    try:
-        return parallel.launch(processes, ddp_run, args, setup.folder, threads)[0]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        failed = f"process {rank} of {processes} failed with exit code {failure.exitcode}"
-        raise UserError(f"{failed}; its message is above") from None
-
-
-def ddp_run(args: argparse.Namespace, folder: Path, threads: int) -> dict:
-    """The wide network's first run in one of the processes that `launch_ddp` starts."""
-    torch.set_num_threads(threads)
-    setup = prepare(args, folder)
-    run = train_seeds(setup, networks(setup)[wide_name(setup)], seeds=1)[0]
-    parallel.stop()
-    return run
 
 
 # --------------------------------------------------------------------------------- 2.5 noise block
@@ -331,8 +322,7 @@ def noise_block(args: argparse.Namespace) -> NoiseBlock:
 
 def part_2_5(setup: Setup) -> Findings:
     """The noise block, with and without."""
-    block, specs = noise_block(setup.args), networks(setup)
-    trained = {name: train_seeds(setup, specs[name]) for name in (NARROW, NOISE_BLOCK)}
+    block, trained = noise_block(setup.args), train_networks(setup, "2.5")
     pairs = zip(trained[NOISE_BLOCK], trained[NARROW], strict=True)
     seconds = block_seconds(setup, block)
     step_seconds = setup.args.batch_size / trained[NOISE_BLOCK][0]["images_per_second"]
@@ -344,7 +334,7 @@ def part_2_5(setup: Setup) -> Findings:
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
     }
-    init = problem2.init_words(setup.args.init, setup.args.zero_head)
+    init = init_words(setup.args)
     tables, figures = runs.training_report(setup, "2.5", trained, f"init {init}")
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
@@ -383,8 +373,8 @@ def part_2_6(setup: Setup) -> Findings:
     order = np.random.default_rng(args.seed).permutation(len(test))
     rows = torch.from_numpy(order[: args.pointing_images])
     squares, labels = test.batch(rows, setup.device)
-    images, names = centre_square(squares, args.image_size), (NARROW, wide_name(setup), NOISE_BLOCK)
-    trained = {name: train_seeds(setup, specs[name], seeds=1)[0] for name in names}
+    images = centre_square(squares, args.image_size)
+    trained = {name: found[0] for name, found in train_networks(setup, "2.6", seeds=1).items()}
     tag, seen = setup.tag_in(trained[NARROW]["precision"]), {}
     for name, run in trained.items():
         network, _ = specs[name].build(args.seed)
@@ -474,6 +464,8 @@ def make_parser() -> cli.ProblemParser:
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
     add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a path")
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
+    gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: 1)"
+    add("--zero-init-residual", action="store_true", help=gammas)
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
@@ -514,20 +506,30 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     low, high = args.noise_area
     if not 0 < low <= high < 1:
         raise UserError(f"--noise-area {low:g} {high:g}: give two areas, 0 < low <= high < 1")
-    parallel.start(parallel.pick_device(args.device, args.gpus))  # before a download
+    parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))  # before a download
     data, sources = read_data(args)
     counts = {split: len(source.labels) for split, source in sources.items()}
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
     bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
-    if args.init not in ("scratch", "imagenet") and set(NARROW_PARTS) & set(args.parts):
+    if args.init not in ("scratch", "imagenet") and set(args.parts) - {"2.1", "2.4"}:
         efficientnet.load_but_head(bare, Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
         say(efficientnet.trained(args.from_narrow, classes)[1])
     if "2.6" in args.parts:
         gradcam.feature_layer(bare, args.layer, args.image_size)
-    return runs.set_up(args, data, sources, folder)
+    trains = any(part != "2.1" for part in args.parts)
+    example = partial(efficientnet_v2_s, num_classes=classes) if trains else None
+    return runs.set_up(args, data, sources, folder, example)
+
+
+def forecast_seconds(part: str, setup: Setup) -> float:
+    """About how long a part takes on this machine, as far as its networks tell."""
+    names = networks_of(part, wide_name(setup))
+    specs = [spec for name, spec in networks(setup).items() if name in names]
+    seeds = 1 if part == "2.6" else setup.args.seeds
+    return training_seconds(setup, specs, seeds) + OTHER_SECONDS[part]
 
 
 def main() -> None:
@@ -540,7 +542,7 @@ def main() -> None:
         provenance = results.provenance(args.seed, seconds, **setup.provenance())
         results.publish(folder, part, findings, provenance)
 
-    cli.run_parts(PARTS, args.parts, setup, publish)
+    cli.run_parts(PARTS, args.parts, setup, publish, forecast_seconds)
     parallel.stop()
 
 

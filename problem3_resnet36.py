@@ -54,6 +54,7 @@ from common.studies import accuracy, divergence, places, reproduction
 from common.studies.divergence import REPORT_RECIPE
 from common.studies.places import new_network, resnet34_with
 from common.training import loop, parallel, runs
+from common.training.forecast import images_per_second, training_seconds
 from common.training.recipe import Recipe, add_flags
 from common.training.runs import NetworkSpec, Setup
 
@@ -260,6 +261,7 @@ def part_3_4(prepared: Prepared) -> Findings:
     trained, recipe = {}, setup.recipe
     ours = specs[f"resnet36{NAME_ENDS[args.residual]}"]
     if not study:
+        runs.train_side_by_side(setup, specs.values())
         trained = {name: runs.train_seeds(setup, spec) for name, spec in specs.items()}
         recipe = replace(recipe, precision=trained[ours.name][0]["precision"])
     half_epochs = args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], recipe)
@@ -387,7 +389,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     """
     needing = [part for part in args.parts if part in ("3.1", "3.4")]
     prototype.check_flags(args, needing)
-    parallel.start(parallel.pick_device(args.device, args.gpus))
+    parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))
     if args.study and args.parts != ["3.4"]:
         raise UserError(f"--{args.study} is of part 3.4 alone; name it, or leave the parts out")
     if args.study == "reproduce" and job.size() > 1:
@@ -398,7 +400,21 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     if sources:
         parallel.check_images(min(len(source.labels) for source in sources.values()))
     seconds = time.perf_counter() - start
-    return Prepared(runs.set_up(args, prototype.name(args), sources, folder), drawn, seconds)
+    trains, classes = "3.4" in args.parts, args.classes or manifest.CLASSES
+    example = partial(ResNet36, classes, width=args.width) if trains else None
+    setup = runs.set_up(args, prototype.name(args), sources, folder, example)
+    return Prepared(setup, drawn, seconds)
+
+
+def forecast_seconds(part: str, prepared: Prepared) -> float:
+    """About how long a part takes on this machine, apart from the studies of 3.4."""
+    setup, others = prepared.setup, {"3.1": 2, "3.2": 2, "3.3": 6, "3.4": 10}
+    if part != "3.4":
+        return others[part]
+    specs = () if setup.args.study else compared_networks(setup).values()
+    followed = (len(single_changes(0)) + 3) * setup.args.steps * setup.args.batch_size
+    trained = training_seconds(setup, specs, setup.args.seeds)
+    return trained + followed / images_per_second(setup) + others[part]
 
 
 def main() -> None:
@@ -416,7 +432,7 @@ def main() -> None:
         about = prepared.setup.provenance()
         results.publish(folder, number, findings, results.provenance(args.seed, seconds, **about))
 
-    cli.run_parts(PARTS, args.parts, prepared, publish)
+    cli.run_parts(PARTS, args.parts, prepared, publish, forecast_seconds)
     parallel.stop()
 
 

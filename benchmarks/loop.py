@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -38,9 +39,10 @@ from common.data.sets import FileSet, flowers102
 from common.errors import guard
 from common.networks.normalized import Normalized
 from common.reporting import results, tables
+from common.training.convolutions import with_fast_convolutions
 from common.training.loop import train_step
 from common.training.parallel import pick_device
-from common.training.precision import choose_precision, with_fp32_convolutions
+from common.training.precision import Example, choose_precision
 from common.training.recipe import Recipe
 from common.training.run import Run
 
@@ -113,7 +115,7 @@ def our_steps(
         augmentation=Augmentation(cutmix_prob=0),
     )
     network = Normalized(efficientnet_v2_s(num_classes=CLASSES))
-    run = Run(with_fp32_convolutions(network, precision, device), recipe, device)
+    run = Run(with_fast_convolutions(network, device), recipe, device)
     run.network.train()
     for indexes in cycle(torch.randperm(len(packed)).split(args.batch_size)):
         if len(indexes) == args.batch_size:
@@ -140,7 +142,9 @@ def time_in_turn(ways: dict[str, Iterator[None]], args: argparse.Namespace) -> d
 def main() -> None:
     args = parse_args()
     device, folder = pick_device("auto"), files.make_folder(args.out / "benchmarks")
-    precision = choose_precision("auto", device)
+    network = partial(efficientnet_v2_s, num_classes=CLASSES)
+    step = Example(network, args.batch_size, args.image_size, device)
+    precision = choose_precision("auto", step)
     with tempfile.TemporaryDirectory() as cache:
         ours = our_steps(args, device, precision.name, Path(cache))
         seconds = time_in_turn({"usual": usual_steps(args, device), "ours": ours}, args)

@@ -71,6 +71,7 @@ class ProblemParser(Parser):
             default="auto",
             help="auto: cuda where there is one",
         )
+        self.add("--threads", type=positive, help="of a CPU (default: as many as cores)")
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse the command line; `--list` prints the parts and exits 0, a wrong part exits 2."""
@@ -92,17 +93,30 @@ def title(part: Callable) -> str:
 
 
 def run_parts(
-    parts: Mapping[str, Callable], numbers: list[str], shared, publish: Callable[..., None]
+    parts: Mapping[str, Callable],
+    numbers: list[str],
+    shared,
+    publish: Callable[..., None],
+    forecast_seconds: Callable[..., float],
 ) -> None:
     """Run parts in order, and publish the findings of each as soon as they are there.
 
-    A part is called with `shared`, `publish` with the part's number, its findings and its seconds.
+    A part is called with `shared`, `publish` with the part's number, its findings and its seconds,
+    `forecast_seconds` with the number and `shared`.
     """
     for number in numbers:
-        say(f"\n== {number} {title(parts[number])}")
+        seconds = forecast_seconds(number, shared)
+        say(f"\n== {number} {title(parts[number])} ({duration(seconds)})")
         start = time.perf_counter()
         findings = parts[number](shared)
         publish(number, findings, time.perf_counter() - start)
+
+
+def duration(seconds: float) -> str:
+    """About so long, in words: a few seconds, about 40 s, about 3 minutes."""
+    if seconds < 8:
+        return "a few seconds"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
 
 
 def path(text: str) -> Path:

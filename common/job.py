@@ -79,15 +79,18 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
+prefix = ""  # of what this process says, where it is one of several that train side by side
+
+
 def say(*lines: str, file=None) -> None:
     """Print lines at once, on the first process alone."""
     if is_first():
-        print(*lines, sep="\n", file=file, flush=True)
+        print("\n".join(prefix + line for line in lines), file=file, flush=True)
 
 
 def progress(*args, **options) -> tqdm:
     """A progress bar on a terminal, of the first process alone."""
-    return tqdm(*args, disable=None if is_first() else True, **options)
+    return tqdm(*args, disable=None if is_first() and not prefix else True, **options)
 
 
 def _tells_before_joining(otherwise: bool = False) -> bool:  # noqa: ARG001

@@ -75,10 +75,12 @@ def test_each_part_is_published_before_the_next_one_runs(capsys):
         assert seconds >= 0
         events.append((number, findings))
 
-    cli.run_parts({"1.1": part_a, "1.2": part_b}, ["1.1", "1.2"], "shared", publish)
+    cli.run_parts({"1.1": part_a, "1.2": part_b}, ["1.1", "1.2"], "shared", publish, lambda *_: 100)
     ran = ("run", "shared")
     assert events == [ran, ("1.1", "findings of a"), ran, ("1.2", "findings of b")]
-    assert capsys.readouterr().out == "\n== 1.1 The first part\n\n== 1.2 The second part\n"
+    assert capsys.readouterr().out == (
+        "\n== 1.1 The first part (about 2 minutes)\n\n== 1.2 The second part (about 2 minutes)\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     for flags in (["--symmetry-noise", 0.5], ["--from-narrow", other]):
         message = fails(p2, "2.3", *QUICK, *folders, *flags)
-        wanted = r"wide_1.1_from_narrow-1epochs-seed0/last.pt is of another run: (narrow|symmetry)"
+        wanted = r"wide_1.1_from_narrow-1epochs-seed0/best.pt is of another run: (narrow|symmetry)"
         assert re.search(wanted, message)
     assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # whose noise is uniform again
 
@@ -112,10 +112,10 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
 def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
     asked = {}
 
-    def launch(processes, _function, args, _folder, _threads):
-        asked.update(processes=processes, seeds=args.seeds, precision=args.precision)
+    def launch(processes, _function, setup, _spec, _threads):
+        asked.update(processes=processes, precision=setup.recipe.precision)
         run = dict.fromkeys(("images_per_second", "training_seconds", "val_top1", "test_top1"), 1)
-        return {0: {**run, "precision": args.precision}}
+        return {0: {**run, "precision": setup.recipe.precision}}
 
     monkeypatch.setattr(p2.parallel, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -165,7 +165,7 @@ def test_wrong_weights_are_refused_before_any_image_is_packed(fails, tmp_path):
     (tmp_path / "no_weights.pt").write_text("no weights")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "another.pt")
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    for part in p2.NARROW_PARTS:
+    for part in ("2.2", "2.3", "2.5", "2.6"):
         assert "none.pt: no such file" in fails(p2, part, *TINY, *folders, "--init", "none.pt")
     for name, words in (("no_weights.pt", "not a file of"), ("another.pt", "not EfficientNetV2-S")):
         message = fails(p2, "2.2", *TINY, *folders, "--init", tmp_path / name)
@@ -199,7 +199,7 @@ def test_an_unwritable_cache_is_named(fails, tmp_path):
 def test_another_networks_checkpoint_is_refused_and_kept(fails, run, tmp_path):
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     assert run(p2, "2.2", *QUICK, *folders)[0] == 0
-    last = tmp_path / "out" / "problem2" / "runs" / "efficientnet_v2_s-1epochs-seed0" / "last.pt"
+    last = tmp_path / "out" / "problem2" / "runs" / "efficientnet_v2_s-1epochs-seed0" / "best.pt"
     before = last.stat()
     message = fails(p2, "2.2", *QUICK, *folders, "--lr", 0.5, "--label-smoothing", 0)
     assert re.search(r"label_smoothing 0.1 \(now 0.0\), learning_rate 0.0015 \(now 0.5\)", message)

@@ -18,9 +18,10 @@ CONTROLS = ("chance", "centre")  # of the pointing game: known, not sampled
 Figures = dict[str, Callable[[Path], None]]
 
 
-def init_words(init: str, zero_head: bool) -> str:
-    """The words for a training's first weights, from --init and --zero-head."""
-    return f"{init}, head at zero" if zero_head else init
+def init_words(init: str, zero_head: bool, zero_init_residual: bool) -> str:
+    """The words for a training's first weights, from the flags of these names."""
+    head = ["head at zero"] if zero_head else []
+    return ", ".join([init, *head, *(["last gammas at zero"] if zero_init_residual else [])])
 
 
 def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:

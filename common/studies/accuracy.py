@@ -34,7 +34,8 @@ def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
         that a value ended; difference, that of test top-1 to the arm `against` as
         `paired_difference`, of the seeds that both have; None without one, and of that arm itself.
     """
-    rows, right, controls = [], {}, {}
+    arms, rows, right, controls = list(arms), [], {}, {}
+    runs.train_side_by_side(setup, [arm.spec for arm in arms])
     for arm in arms:
         trained, stopped = _train(setup, arm.spec)
         name = arm.spec.name

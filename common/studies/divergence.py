@@ -10,8 +10,8 @@ from common import job
 from common.data.augment import centre_square
 from common.networks import doctor
 from common.networks.doctor import Followed
+from common.training.convolutions import with_fast_convolutions
 from common.training.kept import Kept
-from common.training.precision import with_fp32_convolutions
 from common.training.recipe import Recipe
 from common.training.runs import Setup
 
@@ -51,7 +51,7 @@ def follow(
     """
 
     def measure() -> dict:
-        trained = with_fp32_convolutions(build(), recipe.precision, setup.device)
+        trained = with_fast_convolutions(build(), setup.device)
         train, steps = setup.packed["train"], setup.args.steps
         return asdict(doctor.follow(trained, train, recipe, setup.device, steps, watch))
 

@@ -37,7 +37,10 @@ class Saver:
             self.now()
 
     def epoch(self) -> None:
-        """Save after an epoch: the best weights first, so that last.pt never promises lost ones."""
+        """Save after an epoch: the best weights first, so that last.pt never promises lost ones.
+
+        After the last epoch nothing is left to go on with, and last.pt goes.
+        """
         run = self.run
         if is_first():
             if run.best is run.history[-1]:
@@ -46,7 +49,10 @@ class Saver:
                 weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
                 save_checkpoint(self.folder / "best.pt", weights)
             self.log()
-        self.now()
+        if run.epoch < run.recipe.epochs:
+            self.now()
+        elif is_first():
+            (self.folder / "last.pt").unlink(missing_ok=True)
 
     def log(self) -> None:
         """Write metrics.jsonl, a line an epoch."""
@@ -111,33 +117,49 @@ def load_best(network: nn.Module, folder: Path, identity: dict, device: torch.de
         check_finite(network)
 
 
-def load_stopped(path: Path, device: torch.device) -> dict | None:
-    """The checkpoint of a run to go on with; None where there is none.
+def load_stopped(folder: Path, device: torch.device) -> dict | None:
+    """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
+
+    None where the folder holds neither.
 
     Raises:
         UserError: as `load_checkpoint`; the message says how to do without.
     """
-    if not path.exists():
+    last, best = folder / "last.pt", folder / "best.pt"
+    if not last.exists() and not best.exists():
         return None
+    path = last if last.exists() else best
     with _to_train_anew(path):
         state = load_checkpoint(path, device)
         if not isinstance(state["about"], dict):
             raise TypeError("about")
-        return state
+        if path == last:
+            return state
+        try:
+            lines = files.load(folder / "metrics.jsonl").decode().splitlines()
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing") from None
+        if len(lines) != state["about"]["epochs"]:
+            return None  # somebody has removed its last.pt
+        return {
+            "about": state["about"],
+            "epoch": len(lines),
+            "history": [json.loads(line) for line in lines],
+        }
 
 
-def resume(run: Run, path: Path, identity: dict, state: dict | None = None) -> None:
-    """Go on with the run that a checkpoint holds, where there is one.
+def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) -> None:
+    """Go on with the run that a folder holds, where there is one.
 
     `state` is what `load_stopped` has read of it already.
 
     Raises:
         UserError: it can't be read, or is of a run with another identity.
     """
-    state = state or load_stopped(path, run.device)
+    state = state or load_stopped(folder, run.device)
     if state is None:
         return
-    saved = state["about"]
+    path, saved = folder / ("last.pt" if "network" in state else "best.pt"), state["about"]
     differences = [
         f"{key} {saved.get(key)} (now {identity.get(key)})"
         for key in sorted(saved.keys() | identity.keys())
@@ -149,7 +171,10 @@ def resume(run: Run, path: Path, identity: dict, state: dict | None = None) -> N
             " another --out, or --fresh to replace it"
         )
     with _to_train_anew(path):
-        run.load_state_dict(state)
+        if "network" in state:
+            run.load_state_dict(state)
+        else:
+            run.epoch, run.history = state["epoch"], state["history"]
         run.check()
     state.clear()  # the optimiser's copy would stay in memory as long as the run
     done = run.epoch >= run.recipe.epochs

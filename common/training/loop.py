@@ -60,10 +60,10 @@ def fit(
 ) -> list[dict]:
     """Train `network`, or go on where a run in `folder` stopped, and leave the best weights in it.
 
-    `folder` gets last.pt (the whole run), best.pt (the weights with the best val top-1) and
-    metrics.jsonl. `about` says what else makes this run this one (network, data); a run in
-    `folder` that differs in it or in the recipe is not gone on with. `stopped` is what
-    `load_stopped` has read of last.pt already.
+    `folder` gets best.pt (the weights with the best val top-1), metrics.jsonl, and until the run is
+    complete last.pt (all of it). `about` says what else makes this run this one (network, data); a
+    run in `folder` that differs in it or in the recipe is not gone on with. `stopped` is what
+    `load_stopped` has read of it already.
 
     Returns:
         One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
@@ -82,7 +82,7 @@ def fit(
     if fresh:
         save.now()  # from now on the files there are no run's to go on with but this one's
     else:
-        resume(run, folder / "last.pt", identity, stopped)
+        resume(run, folder, identity, stopped)
         if job.is_first():
             save.log()
     with _stop_between_steps() as asked_to_stop:

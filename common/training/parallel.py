@@ -31,12 +31,16 @@ def add_flag(parser: cli.Parser) -> None:
     parser.add("--gpus", type=cli.whole, default=0, metavar="N", help=meaning)
 
 
-def pick_device(name: str, gpus: int = 0) -> torch.device:
+def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.device:
     """The device of this process: of `--device` and `--gpus`, and of torchrun's local rank.
+
+    A CPU is told to use the `--threads`.
 
     Raises:
         UserError: no GPU or fewer than asked for, or both torchrun and `--gpus`.
     """
+    if threads:
+        torch.set_num_threads(threads)
     name = "cuda" if gpus and name == "auto" else name
     seen = torch.cuda.device_count()
     if gpus and size() > 1:

@@ -83,6 +83,8 @@ def add_flags(
     same = "on a GPU, kernels that repeat their bits; says their cost (default: no)"
     add("--deterministic", action="store_true", help=same)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
+    jobs = "trainings at a time on a CPU, a share of the threads each; 2 on two cores gain most"
+    add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)
     add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
     often = "save in mid-epoch this often, beside once an epoch"
     add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,15 +21,18 @@ from common.reporting import plotting, tables
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
 from common.training.checkpoint import load_stopped
+from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
+from common.training.jobs import side_by_side
 from common.training.precision import (
     PRECISIONS,
+    Example,
     Precision,
     choose_precision,
     make_deterministic,
-    with_fp32_convolutions,
 )
 from common.training.recipe import Recipe, recipe_of
+from common.training.watch import NotFinite
 
 COLUMNS = {
     "network": "{network}",
@@ -48,7 +52,7 @@ class Setup:
 
     data: what tables and figures say of the data. sources: splits train, val and test, not yet
     decoded. folder: the problem's results folder, where runs are kept. finished: the runs that this
-    call has trained or read, by their folders.
+    call has trained or read, by their folders, or how they failed.
     """
 
     args: argparse.Namespace
@@ -58,7 +62,11 @@ class Setup:
     precision: Precision
     recipe: Recipe
     folder: Path
-    finished: dict[Path, dict] = field(default_factory=dict)
+    finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict:
+        """What another process gets, which opens the packed cache itself."""
+        return {key: value for key, value in vars(self).items() if key != "packed"}
 
     @cached_property
     def packed(self) -> dict[str, Packed]:
@@ -94,18 +102,25 @@ class Setup:
 
 
 def set_up(
-    args: argparse.Namespace, data: str, sources: dict[str, FileSet | DrawnSet], folder: Path
+    args: argparse.Namespace,
+    data: str,
+    sources: dict[str, FileSet | DrawnSet],
+    folder: Path,
+    example: Callable[[], nn.Module] | None,
 ) -> Setup:
     """Join the job, where there is one, and choose the precision. Flags are checked before.
+
+    `example` makes a network like those to be trained, to time a step with; None where none is.
 
     Raises:
         UserError: a device that is not there.
     """
     device = parallel.pick_device(args.device, args.gpus)
     parallel.start(device)
-    if args.deterministic:
-        make_deterministic(device)
-    precision = choose_precision(args.precision, device)
+    step = Example(example, args.batch_size, args.image_size, device) if example else None
+    if args.deterministic and step:
+        make_deterministic(step)
+    precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
     return Setup(args, job.printable(data), sources, device, precision, recipe, folder)
 
@@ -116,15 +131,44 @@ class NetworkSpec:
 
     build: from a seed to the network, for images in [0, 1], and its identity: plain values, every
     flag and file that its first weights depend on, under names that the recipe does not have.
-    recipe_changes: what it is trained with differently.
+    recipe_changes: what it is trained with differently. after: the name of another network whose
+    run with the same seed `build` starts from.
     """
 
     name: str
     build: Callable[[int], tuple[nn.Module, dict]]
     recipe_changes: dict = field(default_factory=dict)
+    after: str = ""
 
 
 # ------------------------------------------------------------------------------ trained and tested
+
+
+def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
+    """Train networks once a seed, --jobs at a time; `train_seeds` then finds their runs.
+
+    With one job, on a GPU, and in a job of several processes nothing is done.
+
+    Raises:
+        UserError: as `train_and_test`.
+    """
+    args = setup.args
+    if args.jobs == 1 or setup.device.type != "cpu" or job.size() > 1:
+        return
+    trainings, after, folders = {}, {}, {}
+    for spec, seed in itertools.product(specs, range(args.seed, args.seed + args.seeds)):
+        name = f"{spec.name}, seed {seed}"
+        folders[name] = run_folder(setup, spec.name, seed, gpus=0)
+        if folders[name] not in setup.finished:
+            trainings[name] = partial(train_and_test, setup, spec, seed, 0)
+            after[name] = f"{spec.after}, seed {seed}"
+    if len(trainings) > 1:
+        _ = setup.packed  # decoded once, and not by each
+
+        def finished(name: str, result: dict | NotFinite) -> None:
+            setup.finished[folders[name]] = result
+
+        side_by_side(trainings, after, args.jobs, finished)
 
 
 def train_seeds(
@@ -155,12 +199,15 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     Raises:
         UserError: as `loop.fit`, such as a run of that name with another identity.
     """
-    folder = setup.folder / "runs" / _run_name(spec.name, setup.args.epochs, seed, gpus)
+    folder = run_folder(setup, spec.name, seed, gpus)
     if folder not in setup.finished:
         packed = setup.packed  # first, since whoever packs waits for others
         with _alone_in(files.make_folder(folder)):
             setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder, packed)
-    return setup.finished[folder]
+    run = setup.finished[folder]
+    if isinstance(run, NotFinite):
+        raise run
+    return run
 
 
 @contextlib.contextmanager
@@ -187,12 +234,12 @@ def _train_and_test(
     setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path, packed: dict[str, Packed]
 ) -> dict:
     args, device = setup.args, setup.device
-    stopped = None if args.fresh else load_stopped(folder / "last.pt", torch.device("cpu"))
+    stopped = None if args.fresh else load_stopped(folder, torch.device("cpu"))
     changes = {"precision": _run_precision(setup, stopped), **spec.recipe_changes}
     recipe = replace(setup.recipe, seed=seed, **changes)
     job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
     network, identity = spec.build(seed)
-    network = with_fp32_convolutions(network, recipe.precision, device)
+    network = with_fast_convolutions(network, device)
     data = {split: part.source.fingerprint() for split, part in packed.items()}
     about = {"data": data, **identity}
     options = {"fresh": args.fresh, "checkpoint_seconds": args.checkpoint_seconds, "gpus": gpus}
@@ -203,13 +250,19 @@ def _train_and_test(
     return _summary(recipe, folder, history, tested)
 
 
-def _run_name(name: str, epochs: int, seed: int, gpus: int) -> str:
+def run_folder(setup: Setup, name: str, seed: int, gpus: int) -> Path:
+    """The folder of a run, which its network, epochs, seed and processes name."""
     mode = ""
     if gpus > 1:
         mode = f"-gpus{gpus}"
     elif job.size() > 1:
         mode = f"-ddp{job.size()}"
-    return f"{name}{mode}-{epochs}epochs-seed{seed}"
+    return setup.folder / "runs" / f"{name}{mode}-{setup.args.epochs}epochs-seed{seed}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run's folder looks like that of a complete one."""
+    return (folder / "best.pt").exists() and not (folder / "last.pt").exists()
 
 
 def _run_precision(setup: Setup, stopped: dict | None) -> str:

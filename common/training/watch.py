@@ -27,6 +27,10 @@ class NotFinite(UserError):
         super().__init__(message)
         self.module, self.direction = module, direction
 
+    def __reduce__(self):
+        """Pickle it, so that it can be told to another process."""
+        return NotFinite, (str(self), self.module, self.direction)
+
 
 def dead_batch_norms(network: nn.Module) -> list[str]:
     """The batch norms that have met an infinite variance in a channel, by name, in order.

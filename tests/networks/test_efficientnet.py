@@ -67,3 +67,13 @@ def test_without_the_counts_of_batches_672_are_loaded(state, tmp_path, capsys):
     loaded, _, told = built(tmp_path / "old.pth", capsys)
     assert told == f"{tmp_path / 'old.pth'}: 672 tensors loaded; new: none\n"
     assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_with_zero_residuals_a_block_with_a_skip_path_starts_as_the_identity():
+    network = efficientnet_v2_s(num_classes=3).eval()
+    efficientnet.zero_residuals(network)
+    blocks = [block for stage in network.features[1:-1] for block in stage if block.use_res_connect]
+    assert len(blocks) == 35
+    for block in blocks:
+        maps = torch.randn(1, block.block[0][0].in_channels, 4, 4)
+        assert torch.equal(block(maps), maps)

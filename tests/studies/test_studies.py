@@ -256,7 +256,7 @@ def test_another_stem_is_another_run(run, tmp_path, monkeypatch):
         assert run(p3, *quick)[0] == 130
         code, _, err = run(p3, *quick, "--stem", "f,f+bn")
     assert code == 2
-    assert "resnet36-1epochs-seed0/last.pt is of another run: stem f,f+dn (now f,f+bn)" in err
+    assert "resnet36-1epochs-seed0/best.pt is of another run: stem f,f+dn (now f,f+bn)" in err
 
 
 def stop(*_args, **_options):

@@ -1,6 +1,7 @@
 """Stopping and going on: runs that were killed, are complete, damaged, or another's."""
 
 import errno
+import json
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,16 @@ from common import files
 from common.data.augment import Augmentation
 from common.errors import UserError
 from common.reporting import results
-from common.training import loop
+from common.training import checkpoint, loop
 from common.training.checkpoint import save_checkpoint
-from tests.training.test_loop import RECIPE, assert_same, state, train
+from tests.training.test_loop import RECIPE, assert_same, state, train, train_an_epoch
 
 SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.training import test_loop as t
-from common.training import loop
+from common.training import checkpoint, loop
 step = loop.train_step
 def slow_step(*args):
     step(*args)
@@ -37,7 +38,7 @@ t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
 
 
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by):
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by, monkeypatch):
     recipe = replace(RECIPE, epochs=8)
     code = SLOW.format(root=str(results.ROOT), folder=str(tmp_path / "killed"))
     child = subprocess.Popen(
@@ -55,18 +56,30 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_
     stopped = state(tmp_path / "killed")
     assert 0 < stopped["epoch"] < 8
     assert stopped["step"] > 0
-    train(tmp_path / "killed", recipe)
-    train(tmp_path / "whole", recipe)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: None)  # keep last.pt
+        patched.setattr(checkpoint.Saver, "epoch", save_all(checkpoint.Saver.epoch))
+        histories = [train(tmp_path / name, recipe)[1] for name in ("killed", "whole")]
     for name in ("last.pt", "best.pt"):
         assert_same(*(state(tmp_path / run, name)["network"] for run in ("killed", "whole")))
     timeless = [
         [{k: v for k, v in row.items() if "second" not in k and "memory" not in k} for row in rows]
-        for rows in (state(tmp_path / run)["history"] for run in ("killed", "whole"))
+        for rows in histories
     ]
     assert timeless[0] == timeless[1]
     optimizers = [state(tmp_path / run)["optimizer"]["state"] for run in ("killed", "whole")]
     for a, b in zip(*(one.values() for one in optimizers), strict=True):
         assert_same(a, b)
+
+
+def save_all(epoch):
+    """Let a Saver write last.pt after the last epoch too."""
+
+    def and_now(saver):
+        epoch(saver)
+        saver.now()
+
+    return and_now
 
 
 def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
@@ -81,7 +94,7 @@ def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
 def test_fresh_trains_anew(tmp_path):
     train(tmp_path, replace(RECIPE, seed=5))
     train(tmp_path, fresh=True)
-    assert state(tmp_path)["about"]["seed"] == 0
+    assert state(tmp_path, "best.pt")["about"]["seed"] == 0
 
 
 def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
@@ -107,7 +120,7 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"best.pt: damaged or changed: .* --fresh trains anew"):
         train(tmp_path / "a")
     files.record(tmp_path / "a" / "best.pt")
-    with pytest.raises(UserError, match=r"best.pt is of another run than last.pt"):
+    with pytest.raises(UserError, match=r"best.pt is of another run: learning_rate 0.5"):
         train(tmp_path / "a")
 
 
@@ -134,16 +147,14 @@ def test_equal_trainings_make_equal_files_of_weights(tmp_path):
 
 
 def test_other_flags_are_refused_with_the_difference_named(tmp_path):
-    train(tmp_path)
-    before = (tmp_path / "last.pt").read_bytes()
+    before = train_an_epoch(tmp_path).read_bytes()
     with pytest.raises(UserError, match=r"is of another run: batch_size 4 \(now 5\), jitter 0.3"):
         train(tmp_path, replace(RECIPE, batch_size=5, augmentation=Augmentation(jitter=0)))
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    train(tmp_path)
-    path = tmp_path / "last.pt"
+    path = train_an_epoch(tmp_path)
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -179,25 +190,36 @@ def set_nan(state):
     ],
 )
 def test_a_checkpoint_with_other_contents_is_refused(tmp_path, change, words):
-    train(tmp_path)
-    save_checkpoint(tmp_path / "last.pt", change(state(tmp_path)))
+    save_checkpoint(train_an_epoch(tmp_path), change(state(tmp_path)))
     with pytest.raises(UserError, match=rf"last.pt: .*({words}).*; --fresh trains anew"):
         train(tmp_path)
 
 
-def test_the_log_of_a_complete_run_is_written_again(tmp_path):
-    train(tmp_path)
+def test_a_complete_run_keeps_its_weights_and_its_log(tmp_path):
+    _, history = train(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"best.pt", "metrics.jsonl", "SHA256SUMS"}
     path = tmp_path / "metrics.jsonl"
-    before = path.read_bytes()
-    for change in (path.unlink, lambda: path.write_text("{")):
-        change()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == history
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"metrics.jsonl: damaged .* --fresh trains anew"):
         train(tmp_path)
-        assert path.read_bytes() == before
+    path.unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl: missing; --fresh trains anew"):
+        train(tmp_path)
+
+
+def test_best_weights_alone_are_no_complete_run(tmp_path, monkeypatch):
+    train_an_epoch(tmp_path).unlink()
+    trained = []
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: trained.append(1) or step(*args))
+    train(tmp_path)
+    assert len(trained) == 9  # three epochs of three
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
-    train(tmp_path)
-    before = (tmp_path / "last.pt").read_bytes()
+    before = train_an_epoch(tmp_path).read_bytes()
 
     def full(path, _):
         path.write_text("half")

@@ -56,6 +56,22 @@ def train(folder, recipe=RECIPE, **options):
     return net, fit(net, packed(), packed(7, 1), recipe, folder, CPU, about, **options)
 
 
+def train_an_epoch(folder, recipe=RECIPE, **options):
+    """Train as a call does that is stopped after the first epoch; returns the path of last.pt."""
+    whole_epoch = loop.train_one_epoch
+
+    def one_epoch(run, *args):
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        whole_epoch(run, *args)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(loop, "train_one_epoch", one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, recipe, **options)
+    return folder / "last.pt"
+
+
 def state(folder, name="last.pt"):
     return checkpoint.load_checkpoint(folder / name, CPU)
 
@@ -293,7 +309,7 @@ def test_a_step_of_one_image_is_refused(tmp_path):
 
 def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path):
     train(tmp_path / "a"), train(tmp_path / "b"), train(tmp_path / "c", replace(RECIPE, seed=1))
-    a, b, c = (state(tmp_path / name)["network"] for name in "abc")
+    a, b, c = (state(tmp_path / name, "best.pt")["network"] for name in "abc")
     assert_same(a, b)
     assert not torch.equal(a["6.weight"], c["6.weight"])
 

@@ -29,10 +29,9 @@ def setup_of(tmp_path, monkeypatch):
     def make(*flags, splits=SPLITS):
         args = parse("--epochs", 2, *flags)
         args.device, args.gpus, args.cache, args.skip_bad = "cpu", 0, None, False
-        return set_up(args, "TINY", splits, tmp_path)
+        return set_up(args, "TINY", splits, tmp_path, lambda: build(0)[0])
 
-    yield make
-    precision._fastest.cache_clear()
+    return make
 
 
 @pytest.fixture
@@ -41,8 +40,7 @@ def bf16_gains(monkeypatch):
 
     def pretend(gains):
         seconds = {"fp32": 1.0, "bf16": 0.5 if gains else 2.0}
-        monkeypatch.setattr(precision, "convolution_seconds", lambda *_: seconds)
-        precision._fastest.cache_clear()
+        monkeypatch.setattr(precision.Example, "seconds", lambda *_: seconds)
 
     return pretend
 
@@ -92,7 +90,7 @@ def test_a_network_of_the_same_name_but_another_identity_is_refused(setup_of):
         train_seeds(setup_of("--precision", "fp32"), NetworkSpec("net", widened))
     message = str(refused.value)
     assert (
-        "runs/net-2epochs-seed0/last.pt is of another run: from_narrow None (now 1f2e)" in message
+        "runs/net-2epochs-seed0/best.pt is of another run: from_narrow None (now 1f2e)" in message
     )
     assert "\n" not in message
 
@@ -210,7 +208,7 @@ def test_provenance_says_what_was_chosen_and_why(setup_of, bf16_gains):
         "precision": {
             "asked": "auto",
             "chosen": "fp32",
-            "why": "a convolution in bf16 is 0.50 times as fast as in fp32",
+            "why": "a step in bf16 is 0.50 times as fast as in fp32",
         },
     }
 

@@ -164,6 +164,6 @@ sys.exit(errors.guard(main))
     said = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 2]
     assert said[0] == ""
-    assert "last.pt is of another run: learning_rate 0.02 (now 0.5)" in said[1]
+    assert "best.pt is of another run: learning_rate 0.02 (now 0.5)" in said[1]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 60
     json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])

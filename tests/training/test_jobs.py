@@ -1,0 +1,116 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.reporting.results import ROOT
+from common.training.jobs import side_by_side
+from common.training.watch import NotFinite
+
+
+def answer(name, folder, seconds=0.0):
+    (folder / f"{name} began").touch()
+    time.sleep(seconds)
+    (folder / f"{name} ended").touch()
+    return {"name": name, "threads": torch.get_num_threads()}
+
+
+def wait_for(path):
+    until = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def fail(error):
+    raise error
+
+
+def end():
+    os._exit(9)
+
+
+def test_each_training_is_done_once_after_the_one_that_it_needs(tmp_path):
+    results = {}
+    trainings = {name: partial(answer, name, tmp_path) for name in ("b", "a", "c")}
+    side_by_side(trainings, {"b": "a"}, 2, results.__setitem__)
+    assert sorted(results) == ["a", "b", "c"]
+    assert list(results).index("b") > list(results).index("a")
+    assert all(result["name"] == name for name, result in results.items())
+    assert {result["threads"] for result in results.values()} == {1}
+
+
+def test_a_value_that_is_not_finite_is_told_and_ends_nothing_else(tmp_path):
+    results = {}
+    bad = NotFinite("loss nan", "conv1", "output")
+    trainings = {"bad": partial(fail, bad), "good": partial(answer, "good", tmp_path)}
+    side_by_side(trainings, {}, 2, results.__setitem__)
+    assert results["good"]["name"] == "good"
+    told = results["bad"]
+    assert (str(told), told.module, told.direction) == ("loss nan", "conv1", "output")
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [(partial(fail, UserError("disk full")), "disk full"), (end, "bad: its process has ended")],
+)
+def test_a_failure_stops_all_and_is_one_line(tmp_path, failing, words):
+    trainings = {"bad": failing, "slow": partial(answer, "slow", tmp_path, 60)}
+    start = time.monotonic()
+    with pytest.raises(UserError, match=words):
+        side_by_side(trainings, {}, 2, {}.__setitem__)
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "slow ended").exists()
+
+
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from common.errors import guard
+from common.training.jobs import side_by_side
+from tests.training import test_jobs as t
+def main():
+    side_by_side({{n: partial(t.train, n, Path({folder!r})) for n in "ab"}}, {{}}, 2, print)
+if __name__ == "__main__":
+    sys.exit(guard(main))
+"""
+
+
+def train(name, folder):
+    from tests.training import test_loop as tiny
+
+    step = tiny.loop.train_step
+
+    def slow_step(*args):
+        step(*args)
+        (folder / f"{name} began").touch()
+        time.sleep(0.05)
+
+    tiny.loop.train_step = slow_step
+    tiny.train(folder / name, tiny.replace(tiny.RECIPE, epochs=500))
+    return {}
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # Ctrl-C on a terminal reaches the group
+def test_ctrl_c_saves_all_and_is_one_line(tmp_path, send):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT), folder=str(tmp_path)))
+    parent = subprocess.Popen(
+        [sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for name in "ab":
+        wait_for(tmp_path / f"{name} began")
+    send(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    assert said.count("\n") == 1, said
+    for name in "ab":
+        assert (tmp_path / name / "last.pt").exists()
