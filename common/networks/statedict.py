@@ -1,18 +1,17 @@
 """Files of weights as people have them: unwrapped, checked, and their code never run.
 
     import torch; from pathlib import Path; from common.networks import statedict
-    content, wanted = {"model": {"module.bias": torch.ones(3)}}, {"bias": torch.zeros(3)}
-    print(statedict.fit(content, Path("checkpoint.pt"), wanted, "a network of one bias"))
+    torch.save({"model": {"module.bias": torch.ones(3)}}, "checkpoint.pt")
+    print(statedict.find(Path("checkpoint.pt"), {"bias": torch.zeros(3)}, "a network of one bias"))
 
-A file is torch.save's, of today or of old, or safetensors'. Weights may lie under keys such as
-"model", and their names may begin with words such as "module.", which wrappers put there.
+A file is torch.save's, of today or of old, or safetensors'. Weights may lie under one of the keys
+CONTAINERS, and their names may begin with words of WRAPPERS.
 """
 
 import re
 import warnings
 import zipfile
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -20,8 +19,12 @@ from torch import Tensor
 
 from common.errors import UserError
 
-PREFERRED = {"model", "state_dict", "network"}  # above averages of them, such as "model_ema"
-DEEPEST = 3  # so many keys deep are weights looked for
+# In this order: a network comes before its average.
+CONTAINERS = (
+    *("model", "state_dict", "model_state_dict", "network", "net", "weights"),
+    *("model_ema", "state_dict_ema", "ema", "average"),
+)
+WRAPPERS = {"module", "_orig_mod", "model", "network", "net", "features"}
 SAVE_AGAIN = "save the weights alone where they were made: torch.save(model.state_dict(), FILE)"
 
 
@@ -44,63 +47,40 @@ def find(
     Raises:
         UserError: no such file, not one of weights, of another network, or values not finite.
     """
-    return fit(_read(path), path, wanted, network, may_miss)
-
-
-def fit(
-    content, path: Path, wanted: Mapping[str, Tensor], network: str, may_miss: Collection[str] = ()
-) -> tuple[dict[str, Tensor], str]:
-    """As `find`, in the content that a file was found to have."""
-    groups = dict(_groups(content, wanted))
-
-    def rank(keys: tuple[str, ...]) -> tuple[int, bool]:
-        fitting = sum(_fits(value, wanted[name]) for name, value in groups[keys].items())
-        return fitting, bool(PREFERRED & set(keys))
-
-    chosen = max(groups, key=rank, default=())
-    group = groups.get(chosen, {})
+    content = _read(path)
+    weights = content if isinstance(content, dict) else {}
+    container = next((key for key in CONTAINERS if isinstance(weights.get(key), dict)), "")
+    if container:
+        weights = weights[container]
+    prefix = _prefix(weights, wanted)
+    key = f"{container}.{prefix}".rstrip(".")
+    taken = f'taken from "{key}"' if container else ""
+    tensors = {}
     for name, tensor in wanted.items():
-        spared = name in may_miss or name.endswith(".num_batches_tracked")
-        if not (spared or _fits(group.get(name), tensor)):
-            told = f"not {network}: {name} of shape {tuple(tensor.shape)} is missing"
-            if name in group:
-                told += f", it is {_kind(group[name])}"
-            elif not group:
-                told += f" in {_kind(content)}; {SAVE_AGAIN}"
-            raise UserError(f"{path}: {told}")
-    fitting = [name for name, tensor in wanted.items() if _fits(group.get(name), tensor)]
-    tensors = {name: group[name].detach().to(wanted[name].dtype) for name in fitting}
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite: refused")
-    rivals = [keys for keys in groups if keys != chosen and rank(keys)[0] == rank(chosen)[0]]
-    places = [_quoted([".".join(filter(None, keys)) or "no key"]) for keys in (chosen, *rivals)]
-    taken = f"taken from {', not '.join(places)}" if len(chosen) > 1 or rivals else ""
+        value = weights.get(prefix + name)
+        if _fits(value, tensor):
+            tensors[name] = value.detach().to(tensor.dtype)
+            if not torch.isfinite(tensors[name]).all():
+                raise UserError(f"{path}: {name} holds values that are not finite: refused")
+        elif name not in may_miss and not name.endswith(".num_batches_tracked"):
+            raise UserError(
+                f"{path}: not {network}: {name} of shape {tuple(tensor.shape)} is missing, there is"
+                f" {_kind(content if value is None else value)}; {SAVE_AGAIN}"
+            )
     return tensors, taken
 
 
-def _groups(content, wanted: Mapping, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple, dict]]:
-    """Values by wanted names; groups by the keys they lie under and their names' beginning."""
-    if not isinstance(content, dict) or len(keys) > DEEPEST:
-        return
-    groups = defaultdict(dict)
-    for key, value in content.items():
-        words = key.split(".") if isinstance(key, str) and len(key) < 300 else []
-        for k in range(len(words)):
-            if (name := ".".join(words[k:])) in wanted:
-                groups[".".join(words[:k])][name] = value
-    yield from (((*keys, prefix), group) for prefix, group in groups.items())
-    for key, value in content.items():
-        yield from _groups(value, wanted, (*keys, str(key)))
+def _prefix(names: Collection[str], wanted: Mapping[str, Tensor]) -> str:
+    """The words of wrappers that the names in a file begin with, such as "module."."""
+    first = next(iter(wanted))
+    prefixes = [name.removesuffix(first) for name in names if str(name).endswith(first)]
+    return next((prefix for prefix in prefixes if set(prefix.split(".")) <= {*WRAPPERS, ""}), "")
 
 
 def _fits(value, wanted: Tensor) -> bool:
-    """Whether a value is a plain tensor of this shape, of floats where floats are wanted."""
+    """Whether a value is a tensor of this shape, of floats where floats are wanted."""
     return (
         isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
         and value.shape == wanted.shape
         and value.is_floating_point() == wanted.is_floating_point()
     )
@@ -111,13 +91,8 @@ def _kind(value) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if isinstance(value, dict):
-        more = ", ..." if len(value) > 3 else ""
-        return f"a dict with the keys {_quoted(list(value)[:3]) or 'none'}{more}"
+        return f"a dict with the keys {', '.join(map(repr, list(value)[:3]))}"
     return f"a value of type {type(value).__name__}"
-
-
-def _quoted(words: Iterable) -> str:
-    return ", ".join(f'"{str(word)[:80]}"' for word in words)
 
 
 def _read(path: Path):
@@ -129,8 +104,10 @@ def _read(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a file of PyTorch weights")
     try:
-        if _is_safetensors(path):
-            return _read_safetensors(path)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # few need it
+
+            return load_file(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():  # torch.load does not look at the checksums
@@ -141,22 +118,7 @@ def _read(path: Path):
         reason = "empty, damaged or of another kind"
         if named := re.search(r"GLOBAL (\S{1,200})", str(error)):
             reason = f"it holds {named[1]}, whose code would run"
-        elif "TorchScript" in str(error):
-            reason = "it is a TorchScript program"
         raise UserError(
             f"{path}: not a file of PyTorch weights that can be read safely ({reason}); "
             f"{SAVE_AGAIN}"
         ) from None
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors' do: the header's length in 8 bytes, then JSON."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file  # few need it
-
-    return load_file(path)

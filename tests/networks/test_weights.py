@@ -102,13 +102,12 @@ class Command:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, monkeypatch):
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path):
     path, made = tmp_path / "vgg16.ckpt", tmp_path / "made"
     path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
-    with pytest.raises(UserError, match=r"posix.mkdir is not a NumPy array"):
+    assert "vgg16.ckpt: its SHA-256 is" in refused(path)
+    with pytest.raises(pickle.UnpicklingError, match=r"posix.mkdir is not a NumPy array"):
         weights.read_package(path)
-    monkeypatch.setattr(weights, "PACKAGE_SHA256", sha256_of(path))
-    assert "not a NumPy array" in refused(path)
     assert not made.exists()
 
 
@@ -154,26 +153,6 @@ def saved_vgg16(path, **changes):
     return path
 
 
-@pytest.mark.parametrize(("value", "kind"), [(3, "int"), ("x", "str"), ([1.0], "list")])
-def test_values_that_are_no_tensors_are_refused(tmp_path, value, kind):
-    path = saved_vgg16(tmp_path / "odd.pth", **{"0.weight": value})
-    message = f"0.weight of shape (64, 3, 3, 3) is missing, it is a value of type {kind}"
-    assert message in refused(path)
-
-
-def test_values_that_are_not_finite_are_refused(tmp_path):
-    path = saved_vgg16(tmp_path / "nan.pth", **{"2.bias": torch.full((64,), torch.nan)})
-    assert "2.bias holds values that are not finite" in refused(path)
-
-
-def test_a_file_damaged_in_the_middle_is_refused(tmp_path):
-    path = saved_vgg16(tmp_path / "flip.pth")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert "read safely" in refused(path)
-
-
 @pytest.mark.parametrize("name", ["net-0123abcd.pth", "vgg16-397923af.pth"])
 def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path, name):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -195,73 +174,6 @@ def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path,
     assert weights.published_file(url) == tmp_path / "checkpoints" / name
 
 
-# ------------------------------------------------------------ made for other input than this one's
-
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-
-def moved(features, per_unit):
-    """The same function of images whose values are `per_unit` times those in [0, 1]."""
-    first, bias = features["0.weight"], features["0.bias"]
-    bias = bias - (first * MEAN / STD).sum((1, 2, 3))
-    return features | {"0.weight": first / STD / per_unit, "0.bias": bias}
-
-
-def with_filters(features, change):
-    """The same network with the filters of its first convolution changed."""
-    return features | {"0.weight": change(features["0.weight"])}
-
-
-def flipped(features):
-    """The same function of images whose channels are BGR."""
-    return with_filters(features, lambda filters: filters.flip(1))
-
-
-def loaded(path, state):
-    torch.save(state, path)
-    return weights.load_vgg16(str(path), seed=0, want_lpips=False)
-
-
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        (lambda f: flipped(moved(f, 255)), "have the root mean square 0.0044"),
-        (lambda f: moved(f, 255), "0.0044, as for input of 0 to 255, not 0.2508"),
-        (flipped, "are those of IMAGENET1K_V1 for BGR;"),
-        (lambda f: with_filters(f, lambda w: w[:, [1, 0, 2]]), "IMAGENET1K_V1 for GRB;"),
-        (lambda f: with_filters(f, lambda w: w.flip(3)), "V1 for RGB, mirrored;"),
-        (lambda f: with_filters(f, lambda w: w.transpose(2, 3)), "V1 for RGB, transposed;"),
-        (lambda f: moved(f, 1), "are 4.4 times IMAGENET1K_V1's, or its biases moved"),
-        (
-            lambda f: f | {"0.bias": moved(f, 1)["0.bias"]},
-            "are 1 times IMAGENET1K_V1's, or",
-        ),
-        (lambda f: with_filters(f, lambda w: w / STD / 2), "are 2.2 times IMAGENET1K_V1's"),
-        (lambda f: with_filters(f, lambda w: w / 255), "root mean square 0.00098"),
-    ],
-    ids=[
-        *("BGR of 0 to 255", "RGB of 0 to 255", "BGR", "GRB", "mirrored", "transposed"),
-        *("RGB as it is", "without the mean", "-1 to 1", "RGB / 255"),
-    ],
-)
-def test_weights_for_other_input_are_refused(real_weights, tmp_path, made, words):
-    torch.save(made(real_weights.features), tmp_path / "other.pth")
-    message = refused(tmp_path / "other.pth")
-    assert "give weights made for RGB in [0, 1], normalised with ImageNet's mean and std" in message
-    assert words in message
-
-
-def test_the_network_of_vggs_authors_is_known_by_its_biases(tmp_path):
-    # As h5 files of Keras' VGG-16 have them; those of VGG-19 begin with 0.730, 0.065, 0.034.
-    biases = [0.73429835, 0.093403675, 0.06775674, 0.8862966, 0.25994542]
-    biases += [0.66426694, -0.015828926, 0.3249065, 0.68600726, 0.062479325]
-    state = weights.random_vgg16(0).features
-    state["0.bias"][:10] = torch.tensor(biases)
-    torch.save(state, tmp_path / "caffe.pth")
-    assert "are of VGG's authors, whose network takes 0 to 255" in refused(tmp_path / "caffe.pth")
-
-
 def test_torchvisions_weights_for_0_to_255_are_refused_by_name(tmp_path, monkeypatch):
     known = weights.VGG16_Weights.IMAGENET1K_FEATURES.url
     assert known.endswith(f"-{weights.FEATURES_DIGITS}.pth")
@@ -281,34 +193,11 @@ def test_imagenet_weights_saved_again_are_taken_as_they_are(
     if whole:
         state = {f"features.{name}": tensor for name, tensor in state.items()}
         state |= {"classifier.0.weight": torch.zeros(8, 8), "classifier.6.bias": torch.zeros(1000)}
-    found = loaded(tmp_path / "again.pth", {"model": state} if whole else state)
+    path = tmp_path / "again.pth"
+    torch.save({"model": state} if whole else state, path)
+    found = weights.load_vgg16(str(path), seed=0, want_lpips=False)
     for name, tensor in real_weights.features.items():
         assert torch.equal(found.features[name], tensor.to(dtype).float())
     where = ', taken from "model.features"' if whole else ""
     assert found.source == f"file again.pth{where}"
-    assert capsys.readouterr().err == ""
-
-
-def test_a_fine_tuned_network_is_taken_without_a_word(real_weights, tmp_path, capsys):
-    first = real_weights.features["0.weight"]
-    noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
-    loaded(tmp_path / "tuned.pth", real_weights.features | {"0.weight": first + 0.1 * noise})
-    assert capsys.readouterr().err == ""
-
-
-def test_of_an_unknown_network_a_line_says_what_it_was_taken_as(tmp_path, capsys):
-    loaded(tmp_path / "mine.pth", weights.random_vgg16(5).features)
-    words = "not known; taken as made for RGB in [0, 1], normalised with ImageNet's mean and std"
-    assert capsys.readouterr().err == f"{tmp_path / 'mine.pth'}: {words}\n"
-
-
-def test_without_the_package_a_copy_is_not_known(real_weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(weights, "package_file", lambda: None)
-    loaded(tmp_path / "copy.pth", real_weights.features)
-    assert "copy.pth: not known; taken as made for RGB" in capsys.readouterr().err
-
-
-def test_the_kept_numbers_are_imagenet_weights(real_weights):
-    first = real_weights.features["0.weight"]
-    assert first.square().mean().sqrt().item() == pytest.approx(weights.V1_RMS, abs=5e-5)
-    assert 1 / (255 * STD.mean().item()) == pytest.approx(1 / weights.V1_SCALED, rel=0.02)
+    assert "again.pth: not known; taken as made for RGB in [0, 1]" in capsys.readouterr().err
