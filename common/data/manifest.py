@@ -9,19 +9,16 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from common import files
 from common.data.decoding import load_image, open_image
-from common.data.folders import class_names, list_classes, readable, sort_names
-from common.data.images import leads_out
+from common.data.folders import class_names, list_classes
 from common.data.packed import in_parallel
 from common.data.sets import SPLITS, FileSet
 from common.data.splits import check_class_size, split_sizes
@@ -34,7 +31,7 @@ CLASSES = 500
 ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Row:
     """An image of a data set, as a line of the manifest has it.
 
@@ -56,22 +53,12 @@ class Row:
 COLUMNS = [field.name for field in fields(Row)]
 
 
-class _Verified(NamedTuple):
-    """An image file that can be decoded; its fields are those of a `Row`."""
-
-    path: str
-    width: int
-    height: int
-    bytes: int
-    sha256: str
-
-
 @dataclass(frozen=True)
 class Manifest:
     """A data set: its images in the order of class id and path, and why others are not in it.
 
-    `quarantined` are images that can't be decoded and duplicates, `left_out` files and classes
-    that were never drawn: "PATH: why".
+    `quarantined` are images that can't be decoded, or show what another one shows, `left_out`
+    files and classes that were never drawn: "PATH: why".
     """
 
     root: Path
@@ -101,7 +88,7 @@ class Manifest:
         Where two classes share a name, their ids are appended to it.
         """
         names = {row.class_id: row.class_name for row in self.rows}
-        class_ids, uses = sort_names(names), Counter(names.values())
+        class_ids, uses = sorted(names), Counter(names.values())
         shown = [
             names[class_id] if uses[names[class_id]] == 1 else f"{names[class_id]} ({class_id})"
             for class_id in class_ids
@@ -138,28 +125,40 @@ def draw(
     split: tuple[float, float, float],
     seed: int,
     allow_fewer: bool,
-    follow_links: bool = False,
+    written: Sequence[Path] = (),
 ) -> Manifest:
     """Draw `classes` class folders and `per_class` images of each, and decode every image.
 
-    A corrupt file, and one whose SHA-256 was drawn before, is quarantined; the next draw of its
-    class takes its place, so the splits of the other images stay. A class that runs out is
-    replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes` None means
-    500, or all where there are fewer. `split` is one that `splits.check_split` lets pass.
+    An image that can't be decoded, or whose pixels are those of one drawn before, is quarantined;
+    the next draw of its class takes its place, so the splits of the other images stay. A class that
+    runs out is replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes`
+    None means 500, or all where there are fewer. `split` is one that `splits.check_split` lets
+    pass, `written` as in `folders.list_classes`.
 
     Raises:
         UserError: a folder that can't be used, or more asked for than there is.
     """
-    drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, follow_links)
+    drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
     least = len(SPLITS) if allow_fewer else per_class
-    most = min(per_class, max(map(len, [*drawn.values(), *reserve.values()])))
-    images, quarantined, given_up = _take_images(root, drawn, reserve, most, least)
+    paths = [f"{name}/{file}" for name, names in drawn.items() for file in names[:per_class]]
+    seen = dict(zip(paths, in_parallel(partial(_look, root), paths, "verifying"), strict=True))
+    images, quarantined, taken = {}, [], {}
+    for class_id, names in {**drawn, **reserve}.items():
+        if len(images) == len(drawn):
+            break
+        paths = [f"{class_id}/{name}" for name in names]
+        good, bad = _fill_seats(root, paths, per_class, seen, taken)
+        quarantined += bad
+        if len(good) >= least:
+            images[class_id] = good
+        else:
+            left_out.append(f"{class_id}: {len(good)} good images, not {least}")
     if len(images) < max(2, classes or 0):
         raise UserError(
             f"{root}: only {len(images)} classes have {least} or more good images; ask for fewer"
             " with --classes or --per-class, or add --allow-fewer"
         )
-    return Manifest(root, _rows(root, images, split), quarantined, left_out + given_up)
+    return Manifest(root, _rows(root, images, split), quarantined, left_out)
 
 
 def choose(
@@ -168,7 +167,7 @@ def choose(
     per_class: int,
     seed: int,
     allow_fewer: bool,
-    follow_links: bool = False,
+    written: Sequence[Path] = (),
 ) -> tuple[Listing, Listing, list[str]]:
     """Choose the classes drawn and those in reserve: ids and all their file names, in draw order.
 
@@ -180,7 +179,7 @@ def choose(
         UserError: a folder that can't be used, or more asked for than there is.
     """
     check_class_size(per_class)
-    listing, left_out = list_classes(root, follow_links)
+    listing, left_out = list_classes(root, written)
     least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
@@ -193,11 +192,14 @@ def choose(
             f" ({min(counts):,} to {max(counts):,} a class); take at least 2 classes and no more"
             " than there are, lower --per-class or add --allow-fewer"
         )
-    # Popped, so that the sorted names and the shuffled ones are not both kept of all classes.
-    queues = {class_id: _shuffled(listing.pop(class_id), seed, class_id) for class_id in order}
-    drawn = {class_id: queues[class_id] for class_id in order[:wanted]}
-    left_out += (f"{name}: {len(images)} images, not {least}" for name, images in listing.items())
-    return drawn, {class_id: queues[class_id] for class_id in order[wanted:]}, left_out
+    left_out += (
+        f"{class_id}: {len(names)} images, not {least}"
+        for class_id, names in listing.items()
+        if class_id not in order
+    )
+    queues = {class_id: _shuffled(listing[class_id], seed, class_id) for class_id in order}
+    drawn = {class_id: queues.pop(class_id) for class_id in order[:wanted]}
+    return drawn, queues, left_out
 
 
 def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
@@ -206,116 +208,75 @@ def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
     return [names[place] for place in order.tolist()]
 
 
-def _rows(
-    root: Path, images: dict[str, list[_Verified]], split: tuple[float, float, float]
-) -> list[Row]:
-    """Sorted rows; the first images of a class are train's, the next val's, the last test's."""
-    names, rows = class_names(root, images), []
-    for class_id in sort_names(images):
-        sizes = split_sizes(len(images[class_id]), split)
-        seats = [name for name, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
-        class_rows = [
-            Row(path, class_id, names[class_id], seat, *about)
-            for (path, *about), seat in zip(images[class_id], seats, strict=True)
-        ]
-        rows += sorted(class_rows, key=lambda row: os.fsencode(row.path))
-    return rows
+def _fill_seats(
+    root: Path, paths: list[str], per_class: int, seen: dict, taken: dict[str, str]
+) -> tuple[list[tuple], list[str]]:
+    """The first good images of a class, as `Row` describes them, and why others are bad.
 
-
-# ----------------------------------------------------------------------------------------- verify
-
-
-def _take_images(
-    root: Path, drawn: Listing, reserve: Listing, per_class: int, least: int
-) -> tuple[dict[str, list[_Verified]], list[str], list[str]]:
-    """The verified images of each class, in draw order; why files and classes are left out.
-
-    A class has `per_class` seats. In each round every empty seat gets the next file of its class,
-    and all of the round are verified at once.
+    `seen` are files that were looked at already, `taken` the paths of images by their pixels'
+    digest, to which the good ones are added.
     """
-    queues = {class_id: iter(names) for class_id, names in {**drawn, **reserve}.items()}
-    seats: dict[str, list[_Verified | None]] = {name: [None] * per_class for name in drawn}
-    spare, taken, quarantined, given_up = iter(reserve), {}, [], []  # taken: paths by SHA-256
-    while short := [class_id for class_id, images in seats.items() if None in images]:
-        calls = [call for name in short for call in _next_files(name, seats[name], queues[name])]
-        verdicts = _verify(root, [path for _, _, path in calls])
-        for (class_id, place, path), verdict in zip(calls, verdicts, strict=True):
-            if isinstance(verdict, str):
-                quarantined.append(f"{path}: {verdict}")
-            elif verdict.sha256 in taken:
-                quarantined.append(f"{path}: duplicate of {taken[verdict.sha256]}")
+    good, bad, spare = [], [], iter(paths[per_class:])
+    for path in paths[:per_class]:
+        while path is not None:
+            found = seen.get(path) or _look(root, path)
+            if isinstance(found, str):
+                bad.append(f"{path}: {found}")
+            elif found[-1] in taken:
+                bad.append(f"{path}: duplicate of {taken[found[-1]]}")
             else:
-                taken[verdict.sha256] = path
-                seats[class_id][place] = verdict
-        if calls:
-            continue
-        for class_id in short:  # there are no more files of these
-            good = [image for image in seats[class_id] if image is not None]
-            if len(good) >= least:
-                seats[class_id] = good
-                continue
-            given_up.append(f"{class_id}: {len(good)} good images, not {least}")
-            del seats[class_id]
-            for image in good:  # it no longer stands in the way of its duplicates
-                del taken[image.sha256]
-            replacement = next(spare, None)
-            if replacement is not None:
-                seats[replacement] = [None] * per_class
-    return seats, quarantined, given_up
+                taken[found[-1]] = path
+                good.append((path, *found[:-1]))
+                break
+            path = next(spare, None)
+    return good, bad
 
 
-def _next_files(
-    class_id: str, seats: list[_Verified | None], queue: Iterator[str]
-) -> Iterator[tuple[str, int, str]]:
-    """(class id, seat, path) for each empty seat of a class, as long as it has files."""
-    empty = [place for place, image in enumerate(seats) if image is None]
-    for place, name in zip(empty, queue, strict=False):
-        yield class_id, place, f"{class_id}/{name}"
-
-
-def _verify(root: Path, paths: list[str]) -> Iterator[_Verified | str]:
-    with readable():
-        yield from in_parallel(partial(_verify_file, root), paths, "verifying")
-
-
-def _verify_file(root: Path, path: str) -> _Verified | str:
-    """What a file is, or the reason why packing could not decode it.
+def _look(root: Path, path: str) -> tuple[int, int, int, str, str] | str:
+    """Width, height, bytes and SHA-256 of an image file, and its pixels'; or why it is bad.
 
     What keeps a file from being read is no fault of the image and stays an OSError.
     """
     file = root / path
-    size_bytes, sha256 = _digest(file)
+    content = file.read_bytes()
     try:
-        load_image(file)
+        picture = load_image(file)
         with open_image(file) as image:
-            return _Verified(path, *image.size, size_bytes, sha256)
+            size = image.size
     except UserError as error:
         return str(error).removeprefix(printable(f"{file}: "))
+    pixels = hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).hexdigest()
+    return *size, len(content), hashlib.sha256(content).hexdigest(), pixels
 
 
-def _digest(file: Path) -> tuple[int, str]:
-    """(size in bytes, SHA-256)."""
-    content = file.read_bytes()
-    return len(content), hashlib.sha256(content).hexdigest()
+def _rows(
+    root: Path, images: dict[str, list[tuple]], split: tuple[float, float, float]
+) -> list[Row]:
+    """Sorted rows; the first images of a class are train's, the next val's, the last test's."""
+    names, rows = class_names(root, images), []
+    for class_id in sorted(images):
+        sizes = split_sizes(len(images[class_id]), split)
+        seats = [name for name, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
+        rows += sorted(
+            Row(path, class_id, names[class_id], seat, *about)
+            for (path, *about), seat in zip(images[class_id], seats, strict=True)
+        )
+    return rows
 
 
 # ------------------------------------------------------------------------------------------- read
 
 
-def read(path: Path, root: Path, follow_links: bool = False) -> Manifest:
+def read(path: Path, root: Path) -> Manifest:
     """The data set of a file of `Manifest.csv_bytes`, every image file of it checked.
 
     Raises:
-        UserError: not such a manifest, or not as it was written; a file in `root` that is missing,
-            that has changed, or without `follow_links` that a link leads out to.
+        UserError: not such a manifest, or not as it was written; a file in `root` that is missing
+            or has changed.
     """
-    rows, bad = _parse(path), []
-    check = partial(_check_file, root, follow_links)
-    with readable():
-        digests = in_parallel(check, [row.path for row in rows], "checking")
-        for row, digest in zip(rows, digests, strict=True):
-            if digest != (row.bytes, row.sha256):
-                bad.append(f"{root / row.path}: {'changed' if digest else 'missing'}")
+    rows = _parse(path)
+    faults = in_parallel(partial(_fault, root), rows, "checking")
+    bad = [f"{root / row.path}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault]
     if bad:
         raise UserError(
             f"{bad[0]} since {path} was written ({len(bad):,} such of {len(rows):,} images);"
@@ -324,60 +285,27 @@ def read(path: Path, root: Path, follow_links: bool = False) -> Manifest:
     return Manifest(root, rows, [], [])
 
 
-def _check_file(root: Path, follow_links: bool, path: str) -> tuple[int, str] | None:
-    file = root / path
-    if not file.is_file():  # a pipe would not end
-        return None
-    if not follow_links and leads_out(file, root):
-        raise UserError(
-            f"{file}: a symbolic link leads out of {root}; remove it, or add --follow-links"
-        )
-    return _digest(file)
+def _fault(root: Path, row: Row) -> str:
+    """What is wrong with the file of a row: missing, changed, or empty where nothing is."""
+    if not (root / row.path).is_file():
+        return "missing"
+    return "" if files.sha256_of(root / row.path) == row.sha256 else "changed"
 
 
 def _parse(path: Path) -> list[Row]:
-    with readable():
-        text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
-    reader, rows, seen = csv.reader(text), [], {}
+    """The rows of a manifest, whose file has to be as it was saved."""
+    text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
     try:
-        if next(reader, None) != COLUMNS:
-            raise ValueError(f"its columns are not {','.join(COLUMNS)}")
-        for line in reader:
-            row = _row(line)
-            for key in (row.path, row.sha256):  # so that no image is in two splits
-                if key in seen:
-                    raise ValueError(f"{row.path} has the path or SHA-256 of {seen[key]} above")
-                seen[key] = row.path
-            rows.append(row)
-        _check_splits(rows)
-    except (ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path}: not a manifest of this project: line {reader.line_num}: {error}; restore it,"
-            " or draw the data set anew"
-        ) from None
-    return rows
-
-
-def _row(line: list[str]) -> Row:
-    if len(line) != len(COLUMNS):
-        raise ValueError(f"{len(line)} columns, not {len(COLUMNS)}")
-    path, class_id, class_name, split, width, height, size_bytes, sha256 = line
-    folder, _, name = path.partition("/")
-    no_name = "/" in name or "\0" in name or {folder, name}.intersection(("", ".", ".."))
-    if folder != class_id or no_name:
-        raise ValueError(f"path {path!r} does not lie in the folder of its class")
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}")
-    about = (int(width), int(height), int(size_bytes), sha256)
-    return Row(path, class_id, class_name, split, *about)
-
-
-def _check_splits(rows: list[Row]) -> None:
-    """Raise where there are fewer than two classes, or a class has no image in a split."""
-    places = {(row.class_id, row.split) for row in rows}
-    class_ids = sort_names({class_id for class_id, _ in places})
-    if len(class_ids) < 2:
-        raise ValueError(f"{len(class_ids)} class(es), not two or more")
-    for class_id, split in product(class_ids, SPLITS):
-        if (class_id, split) not in places:
-            raise ValueError(f"no {split} images of {class_id}")
+        header, *lines = csv.reader(text)
+        rows = [
+            Row(file, class_id, name, split, int(width), int(height), int(size), sha256)
+            for file, class_id, name, split, width, height, size, sha256 in lines
+        ]
+        if header == COLUMNS and {row.split for row in rows} == set(SPLITS):
+            return rows
+    except (ValueError, csv.Error):
+        pass
+    raise UserError(
+        f"{path}: not a manifest of this project, with the columns {','.join(COLUMNS)} and images"
+        f" of {', '.join(SPLITS)}; restore it, or draw the data set anew"
+    )

@@ -1,6 +1,6 @@
 """The prototype data set that flags ask for: from class folders or embedded flowers, or a manifest.
 
-`add_flags` is for a parser that has --image-size, --cache and --seed of its own.
+`add_flags` is for a parser that has --out, --image-size, --cache and --seed of its own.
 """
 
 import argparse
@@ -41,8 +41,6 @@ def add_flags(parser: cli.Parser) -> None:
     numbers = {"nargs": len(names), "metavar": names, "default": default["split"]}
     add("--split", type=cli.fraction, help="fractions of each class", **numbers)
     add("--manifest", type=cli.path, metavar="FILE", help="this data set again (default: draw one)")
-    links = "use what symbolic links out of --data lead to (default: no)"
-    add("--follow-links", action="store_true", help=links)
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
@@ -80,9 +78,11 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
         classes, side_px = args.classes or SYNTHETIC_CLASSES, packed_side_px(args.image_size)
         root = embedded_folders(args.cache, classes, args.per_class, side_px, args.seed)
     if args.manifest:
-        return manifest.read(args.manifest, root, args.follow_links)
+        return manifest.read(args.manifest, root)
     how = (args.classes, args.per_class, args.split, args.seed, args.allow_fewer)
-    drawn = manifest.draw(root, *how, args.follow_links)
+    # Of someone who works in the data's folder.
+    written = (args.out / "problem3", args.cache)
+    drawn = manifest.draw(root, *how, written)
     say_left_out([*drawn.left_out, *drawn.quarantined], str(root))
     return drawn
 

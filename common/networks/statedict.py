@@ -1,8 +1,8 @@
 """Files of weights as people have them: unwrapped, checked, and their code never run.
 
     import torch; from pathlib import Path; from common.networks import statedict
-    torch.save({"model": {"module.bias": torch.ones(3)}}, "checkpoint.pt")
-    print(statedict.find(Path("checkpoint.pt"), {"bias": torch.zeros(3)}, "a network of one bias"))
+    content, wanted = {"model": {"module.bias": torch.ones(3)}}, {"bias": torch.zeros(3)}
+    print(statedict.fit(content, Path("checkpoint.pt"), wanted, "a network of one bias"))
 
 A file is torch.save's, of today or of old, or safetensors'. Weights may lie under one of the keys
 CONTAINERS, and their names may begin with words of WRAPPERS.
@@ -47,7 +47,13 @@ def find(
     Raises:
         UserError: no such file, not one of weights, of another network, or values not finite.
     """
-    content = _read(path)
+    return fit(_read(path), path, wanted, network, may_miss)
+
+
+def fit(
+    content, path: Path, wanted: Mapping[str, Tensor], network: str, may_miss: Collection[str] = ()
+) -> tuple[dict[str, Tensor], str]:
+    """As `find`, in the content that a file was found to have."""
     weights = content if isinstance(content, dict) else {}
     container = next((key for key in CONTAINERS if isinstance(weights.get(key), dict)), "")
     if container:

@@ -39,8 +39,8 @@ def root(tmp_path):
     return folder
 
 
-def draw(root, classes=3, per_class=8, split=SPLIT, seed=0, allow_fewer=False, follow_links=False):
-    return manifest.draw(root, classes, per_class, split, seed, allow_fewer, follow_links)
+def draw(root, classes=3, per_class=8, split=SPLIT, seed=0, allow_fewer=False):
+    return manifest.draw(root, classes, per_class, split, seed, allow_fewer)
 
 
 def fails(match, root, **changes):

@@ -1,7 +1,9 @@
 import argparse
+import shutil
 
 import pytest
 
+import problem3_resnet36
 from common.cli import Parser
 from common.data import prototype
 from common.errors import UserError
@@ -42,3 +44,17 @@ def test_parts_that_need_data_say_so_and_others_do_not():
     with pytest.raises(UserError, match=r"part 3\.4 needs --data DIR"):
         prototype.check_flags(parse(), ["3.4"])
     prototype.check_flags(parse(), [])
+
+
+def test_one_may_work_in_the_datas_own_folder(run, class_folders, monkeypatch):
+    monkeypatch.chdir(class_folders)
+    command = (problem3_resnet36, "3.1", "--data", ".", "--per-class", 6)
+    manifests = []
+    for flags in ((), (), ("--out", "."), ("--out", ".")):
+        code, out, err = run(*command, *flags)
+        assert (code, err) == (0, ""), out
+        folder = class_folders / ("problem3" if flags else "outputs/problem3")
+        manifests.append((folder / "3.1_manifest.csv").read_bytes())
+        if len(manifests) == 2:
+            shutil.rmtree(class_folders / "outputs")
+    assert len(set(manifests)) == 1
