@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -24,7 +23,6 @@ from common.errors import DISK_FULL, UserError
 from common.job import say
 
 SUMS = "SHA256SUMS"
-SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 WAIT_SECONDS = 1  # for a lock, before it is said
 
 
@@ -35,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
     What a killed process leaves there, the next one that writes `path` replaces.
 
     Raises:
-        UserError: the disk is full, or a folder is in the way; the message names the file.
+        UserError: the disk is full, of which the system does not say the file.
     """
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
@@ -43,26 +41,19 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if path.is_dir():
-            raise UserError(f"{path}: a folder is in the way; move it away") from None
-        _name_full_disk(path, error, "folder")
-        raise
+        if error.errno not in DISK_FULL:
+            raise
+        reason = f"{path}: cannot be written ({error.strerror})"
+        raise UserError(f"{reason}; free space or choose another folder") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _name_full_disk(path: Path, error: OSError, other: str) -> None:
-    """Raise UserError where it is a full disk, of which the system does not say the file."""
-    if error.errno in DISK_FULL:
-        reason = f"{path}: cannot be written ({error.strerror})"
-        raise UserError(f"{reason}; free space or choose another {other}") from None
 
 
 def save(path: Path, content: bytes | memoryview | str) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
-    A killed process or a full disk leaves the file as it was before. Of processes that save into
-    one folder at once, each has to hold the folder's lock.
+    A killed process or a full disk leaves the file as it was before, but for the moment between two
+    renames. Of processes that save into one folder at once, each has to hold the folder's lock.
 
     Raises:
         UserError: as `atomic`.
@@ -71,9 +62,7 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
     digest = hashlib.sha256(written).hexdigest()
     with atomic(path) as temporary:
         temporary.write_bytes(written)
-        # The file of before stands until it is replaced, and may stay if we are killed here.
-        _write_sums(path, {digest, *_recorded(path)})
-    _write_sums(path, {digest})
+        _write_sums(path, digest)
     return digest
 
 
@@ -84,16 +73,15 @@ def load(path: Path) -> bytes:
         FileNotFoundError: it is missing.
         UserError: it is not the one that was saved.
     """
-    known = _recorded(path)
     content = path.read_bytes()
-    _compare(path, hashlib.sha256(content).hexdigest(), known)
+    _compare(path, hashlib.sha256(content).hexdigest())
     return content
 
 
 def record(path: Path) -> str:
     """Take the SHA-256 of a file that was written by other means into SHA256SUMS; returns it."""
     digest = sha256_of(path)
-    _write_sums(path, {digest})
+    _write_sums(path, digest)
     return digest
 
 
@@ -104,18 +92,14 @@ def check(path: Path) -> str:
         FileNotFoundError: it is missing.
         UserError: it is not the one that was recorded.
     """
-    known, digest = _recorded(path), sha256_of(path)
-    _compare(path, digest, known)
+    digest = sha256_of(path)
+    _compare(path, digest)
     return digest
 
 
-def _compare(path: Path, digest: str, known: set[str]) -> None:
-    """Refuse a digest that was recorded neither before the file was read, in `known`, nor since.
-
-    Another process may have replaced it in between.
-    """
-    known = known | _recorded(path)
-    if digest not in known:
+def _compare(path: Path, digest: str) -> None:
+    known = _read_sums(path.parent).get(path.name)
+    if digest != known:
         why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
         if not known:
             why = f"not listed in {SUMS} beside it: of an earlier version, or copied alone"
@@ -124,26 +108,18 @@ def _compare(path: Path, digest: str, known: set[str]) -> None:
         raise UserError(f"{path}: {why} ({accept})")
 
 
-def _recorded(path: Path) -> set[str]:
-    return {digest for digest, name in _read_sums(path.parent) if name == path.name}
+def _read_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 by file name; of a name that is there twice the last one, which was added by hand."""
+    path = folder / SUMS
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+    return {line[66:]: line[:64] for line in lines if len(line) > 66}
 
 
-def _read_sums(folder: Path) -> list[tuple[str, str]]:
-    try:
-        lines = (folder / SUMS).read_text("utf-8", "surrogateescape").splitlines()
-    except FileNotFoundError:
-        return []
-    return [match.groups() for match in map(SUMS_LINE.fullmatch, lines) if match]
-
-
-def _write_sums(path: Path, digests: set[str]) -> None:
-    folder = path.parent
-    others = [row for row in _read_sums(folder) if row[1] != path.name]
-    kept = [(digest, name) for digest, name in others if (folder / name).exists()]
-    kept += [(digest, path.name) for digest in digests]
-    lines = [f"{digest}  {name}\n" for digest, name in sorted(kept, key=lambda row: row[::-1])]
-    with atomic(folder / SUMS) as temporary:
-        temporary.write_text("".join(lines), "utf-8", "surrogateescape")
+def _write_sums(path: Path, digest: str) -> None:
+    sums = {**_read_sums(path.parent), path.name: digest}
+    kept = {name for name in sums if name == path.name or (path.parent / name).exists()}
+    with atomic(path.parent / SUMS) as temporary:
+        temporary.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(kept)), "utf-8")
 
 
 def save_json(path: Path, value) -> None:
@@ -235,15 +211,11 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
         if folder.exists():
             return folder
         for leftover in cache.glob(".unfinished-folder-*"):
-            # We hold the lock: nobody writes there any more.
-            leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
+            shutil.rmtree(leftover)  # we hold the lock: nobody writes there any more
         partial = Path(tempfile.mkdtemp(prefix=".unfinished-folder-", dir=cache))
         try:
             fill(partial)
             partial.rename(folder)
-        except OSError as error:
-            _name_full_disk(folder, error, "--cache")
-            raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
