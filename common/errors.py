@@ -20,14 +20,18 @@ LOST_PROCESS = re.compile(r"[Cc]onnection (closed|reset)|Broken pipe|remote proc
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, and what to type next."""
+    """Something the user can mend. The message is one line: what, where, and what to type next.
 
-    def __init__(self, message: str):
+    The first process of a job tells it; `told_by_all` is for what may be wrong with one alone.
+    """
+
+    def __init__(self, message: str, told_by_all: bool = False):
         super().__init__(job.printable(message))
+        self.told_by_all = told_by_all
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, by its `number`; the message says what is kept."""
+    """Ctrl-C, SIGTERM or its like, by its `number`; the message says what is kept."""
 
     def __init__(self, number: int, kept: str = ""):
         super().__init__(kept)
@@ -38,19 +42,18 @@ def guard(main: Callable[[], None]) -> int:
     """Run `main`, so that a mistake of the user's ends in a line on stderr. Returns the exit code.
 
     0: all went well. 1: another process of the job was lost. 2: a mistake, a full disk, a place
-    that can't be read or written. 130: Ctrl-C. 141: whoever read the output has closed it. 143:
-    SIGTERM. A second signal ends the process at once.
+    that can't be read or written. 130: Ctrl-C. 138: SIGUSR1, Slurm's warning. 141: whoever read the
+    output has closed it. 143: SIGTERM. A second signal ends the process at once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
             stream.reconfigure(errors="backslashreplace")
     try:
         with _stopping():
-            _check_environment()
             main()
     except KeyboardInterrupt as stop:
         kept = str(stop) or "results of finished parts are kept"
-        if job.is_first() if job.joined else job.tells_error():
+        if job.is_first():
             _print_line(f"stopped; {kept}")
         return 128 + getattr(stop, "number", signal.SIGINT)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
@@ -61,42 +64,29 @@ def guard(main: Callable[[], None]) -> int:
 def _explain(error: Exception) -> int:
     """Say a mistake in a line and return the exit code; any other error is raised again."""
     if isinstance(error, UserError):
-        return _tell(f"error: {error}", 2)
+        if job.is_first() or error.told_by_all:
+            _print_line(f"error: {error}")
+        return 2
     if isinstance(error, BrokenPipeError):  # whoever read our output, such as `head`, saw enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     disk_full = isinstance(error, OSError) and error.errno in DISK_FULL
     if disk_full or (isinstance(error, OSError) and error.filename is not None):
         remedy = "free space" if disk_full else "see to it and its permissions"
-        return _tell(f"error: {error}; {remedy}, or choose another place", 2)
+        _print_line(f"error: {error}; {remedy}, or choose another place")
+        return 2
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         words = str(error).splitlines()[0] if str(error) else "out of memory"
-        return _tell(f"error: {words}; take a smaller --batch-size, --image-size or data set", 2)
+        _print_line(f"error: {words}; take a smaller --batch-size, --image-size or data set")
+        return 2
     if job.size() > 1 and LOST_PROCESS.search(str(error)):
-        # gloo's messages begin with a place in its source, and end with advice.
-        reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]
-        return _tell(f"stopped; another process of the job has ended ({reason})", 1, True)
+        _print_line(f"stopped; another process of the job has ended ({str(error).splitlines()[0]})")
+        return 1
     raise error
-
-
-def _tell(message: str, code: int, otherwise: bool = False) -> int:
-    if job.tells_error(otherwise):
-        _print_line(message)
-    return code
 
 
 def _print_line(message: str) -> None:
     print(f"{Path(sys.argv[0]).name}: {job.printable(message)}", file=sys.stderr, flush=True)
-
-
-def _check_environment() -> None:
-    if fault := job.fault():
-        raise UserError(fault)
-    if names := job.partly_set():
-        _print_line(
-            f"runs as one process: {names} set, but not all of {', '.join(job.VARIABLES)};"
-            " for a job start it with torchrun"
-        )
 
 
 @contextlib.contextmanager

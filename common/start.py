@@ -9,7 +9,14 @@ import signal
 import sys
 from pathlib import Path
 
+# Closed by `2>&-`: else the first file that is opened would get what is meant for the terminal.
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:
+        setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115
+
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGUSR1"):  # Slurm's warning that time is nearly up; Windows has it not
+    STOP_SIGNALS.append(signal.SIGUSR1)
 # A terminal that is closed; nohup has it ignored, and Windows has it not.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     STOP_SIGNALS.append(signal.SIGHUP)

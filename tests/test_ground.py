@@ -89,17 +89,15 @@ def test_a_closed_pipe_is_no_error(monkeypatch, capsys):
     assert guarded(BrokenPipeError(), capsys) == (141, "")
 
 
-def test_before_they_have_joined_the_processes_of_a_job_complain_once(place, monkeypatch, capsys):
+def test_the_first_process_of_a_job_tells_a_mistake_or_each_its_own(place, capsys):
     place(1, 2)
-    assert "error: no" in guarded(UserError("no"), capsys)[1]  # nobody has started a first one
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     assert guarded(UserError("no"), capsys) == (2, "")
-    monkeypatch.setattr(job, "tells_error", lambda _: True)  # it was the first to ask
+    assert "error: no" in guarded(UserError("no", told_by_all=True), capsys)[1]
+    place(0, 2)
     assert "error: no" in guarded(UserError("no"), capsys)[1]
 
 
-def test_stopped_is_said_once_for_all_processes(place, monkeypatch, capsys):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+def test_stopped_is_said_once_for_all_processes(place, capsys):
     place(1, 2)
     assert guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys) == (143, "")
     place(0, 2)
@@ -113,42 +111,14 @@ def test_a_lost_process_is_one_line(place, capsys):
     code, said = guarded(lost, capsys)
     assert code == 1
     assert said.count("\n") == 1
-    assert "stopped; another process of the job has ended (Connection closed by peer)" in said
+    assert "stopped; another process of the job has ended" in said
 
 
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        ({"RANK": "1"}, "RANK set, but not all of RANK, WORLD_SIZE"),
-        ({"RANK": ""}, "RANK set, but not all of"),
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK, WORLD_SIZE set, but not all of"),
-        ({"LOCAL_RANK": "0", "MASTER_ADDR": "h"}, "LOCAL_RANK, MASTER_ADDR set, but not all of"),
-    ],
-)
-def test_a_part_of_a_jobs_environment_is_no_job(monkeypatch, capsys, variables, words):
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "2"}])
+def test_a_part_of_a_jobs_environment_is_no_job(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert (job.rank(), job.size()) == (0, 1)
-    ran = []
-    assert errors.guard(lambda: ran.append(True)) == 0
-    said = capsys.readouterr().err
-    assert ran
-    assert f"runs as one process: {words}" in said
-    assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("RANK", "x"), ("RANK", "2"), ("RANK", "-1"), ("WORLD_SIZE", "1e1"), ("MASTER_PORT", "0")],
-)
-def test_a_place_that_is_none_is_one_line(place, monkeypatch, capsys, name, value):
-    place(0, 2)
-    monkeypatch.setenv(name, value)
-    code, said = guarded(None, capsys)
-    assert code == 2
-    assert said.count("\n") == 1
-    assert f"{name}={value}" in said
-    assert "no place of a process in a job; unset them, or start with torchrun" in said
 
 
 def test_what_is_shown_has_no_control_characters():
@@ -175,7 +145,7 @@ sys.exit(guard(main))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize(
     ("wait_for", "loading", "cleaning", "signals", "words"),
     [
@@ -206,3 +176,12 @@ def test_a_signal_ends_a_script_in_a_line(number, wait_for, loading, cleaning, s
     _, said = child.communicate(timeout=10)
     assert child.returncode == 128 + number
     assert said == words
+
+
+@pytest.mark.parametrize(("flags", "code"), [("--data synthetic", 0), ("--data nowhere", 2)])
+def test_a_process_without_stderr_does_not_fail_of_it(tmp_path, flags, code):
+    few = f"--classes 2 --per-class 4 --image-size 32 --out {tmp_path} --cache {tmp_path}/cache"
+    command = f"{sys.executable} problem3_resnet36.py 3.1 {flags} {few} 2>&-"
+    done = subprocess.run(["sh", "-c", command], cwd=results.ROOT, capture_output=True, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "problem3" / "results.json").exists() == (code == 0)

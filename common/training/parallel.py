@@ -5,13 +5,9 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 """
 
 import os
-import queue
 import signal
-import sys
-import threading
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -20,9 +16,9 @@ from torch import Tensor, nn
 from common import cli, job
 from common.errors import GO_ON, Stopped, UserError
 from common.job import rank, say, size
+from common.start import STOP_SIGNALS
 
 JOIN_SECONDS = 90  # that processes wait for each other
-SILENT_SECONDS = 5  # of these, before they say so
 
 
 def add_flag(parser: cli.Parser) -> None:
@@ -57,7 +53,8 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
         if local >= seen:
             raise UserError(
                 f"torchrun --nproc-per-node: torch sees {seen} GPU(s) here; start at most that many"
-                " processes a machine, or --device cpu"
+                " processes a machine, or --device cpu",
+                told_by_all=True,
             )
         return torch.device("cuda", local)
     return device
@@ -73,54 +70,24 @@ def start(device: torch.device) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    met: queue.SimpleQueue = queue.SimpleQueue()
-    # In a thread of its own: no signal would get through to a call that waits in C++.
-    threading.Thread(target=_meet, args=(device, met), daemon=True).start()
+    # While C++ waits no handler of Python's would be called: a signal ends the process at once.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     try:
-        store = _first_of(met, where)
-    except (RuntimeError, ValueError, OSError, queue.Empty) as error:
-        reason = str(error).splitlines()[0] if str(error) else f"not within {JOIN_SECONDS} s"
-        job.tells_error = lambda _otherwise: True  # each is alone
-        raise UserError(
-            f"not all {size()} processes of this job came to {where} ({reason}); start them with"
-            f" torchrun, or unset {', '.join(job.VARIABLES)}"
-        ) from None
-    job.joined, job.tells_error = True, partial(_is_first_to_tell, store)
-
-
-def _meet(device: torch.device, met: queue.SimpleQueue) -> None:
-    """Put the store that all processes of the job share, once they have joined, or the error."""
-    most = timedelta(seconds=2 * JOIN_SECONDS)  # C++ prints as it gives up: by then we have ended
-    try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=most))
-        store.set(f"here/{rank()}", "")
-        store.wait([f"here/{other}" for other in range(size())], most)
+        meeting = dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))
+        store, _, _ = next(meeting)
         store.set_timeout(dist.default_pg_timeout)
-        store, backend = dist.PrefixStore("job", store), "nccl" if device.type == "cuda" else "gloo"
+        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank(), world_size=size())
-        met.put(store)
-    except Exception as error:
-        met.put(error)
-
-
-def _first_of(met: queue.SimpleQueue, where: str) -> dist.Store:
-    try:
-        store = met.get(timeout=SILENT_SECONDS)
-    except queue.Empty:
-        waits = f"process {rank()} waits at {where} for the {size()} of its job"
-        print(f"{waits}, for {JOIN_SECONDS} s", file=sys.stderr, flush=True)
-        store = met.get(timeout=JOIN_SECONDS - SILENT_SECONDS)
-    if isinstance(store, Exception):
-        raise store
-    return store
-
-
-def _is_first_to_tell(store: dist.Store, otherwise: bool = False) -> bool:
-    try:
-        return store.add("told", 1) == 1
-    except RuntimeError:  # the process that kept the store has ended
-        return otherwise
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"not all {size()} processes of this job came within {JOIN_SECONDS} s"
+            f" ({str(error).splitlines()[0]}); start them with torchrun, or unset RANK and"
+            " WORLD_SIZE",
+            told_by_all=True,
+        ) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def stop() -> None:
