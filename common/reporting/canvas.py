@@ -1,4 +1,4 @@
-"""The ground of all figures: style, provenance in the title, names drawn as they are.
+"""The ground of all figures: style, the settings small below, names drawn as they are.
 
 PNG at 200 dpi. matplotlib is imported where a figure is drawn: it takes a second, which `--help`
 need not wait. Names are of the user's: they are never read as mathematics.
@@ -48,18 +48,28 @@ def load_matplotlib():
 
 @contextlib.contextmanager
 def new_figure(
-    path: Path, title: str, shape: tuple[int, int], size: tuple[float, float], **options
+    path: Path,
+    title: str,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    settings: str = "",
+    **options,
 ) -> Iterator[tuple]:
-    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends."""
+    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends.
+
+    The title says what is seen, `settings` of what it is, small below.
+    """
     matplotlib = load_matplotlib()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc has
         matplotlib.rcParams.update(STYLE)
         title = wrapped(title, characters=round(12 * size[0]))
-        size = (size[0], size[1] + 0.18 * lines_more([title]))
-        figure = matplotlib.figure.Figure(size, layout="constrained")
+        settings = wrapped(settings, characters=round(16 * size[0]))
+        more = 0.18 * lines_more([title]) + 0.15 * len(settings.splitlines())
+        figure = matplotlib.figure.Figure((size[0], size[1] + more), layout="constrained")
         if title:
             figure.suptitle(title, fontsize=11)
+        figure.supxlabel(settings, fontsize=8, color="0.4")
         yield figure, figure.subplots(*shape, squeeze=False, **options)
         for text in figure.findobj(matplotlib.text.Text):
             text.set_text(drawable(text.get_text()))

@@ -1,4 +1,4 @@
-"""Figures, with units on the axes and the provenance in the title; see `canvas`."""
+"""Figures, with units on the axes and their settings below; see `canvas`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,28 @@ import numpy as np
 from common.reporting.canvas import lines_more, load_matplotlib, new_figure, one_line, wrapped
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# How figures call what code and results name otherwise.
+NAMES = {
+    "l1": "pixels",
+    "l2": "pixels",
+    "lpips": "LPIPS",
+    "efficientnet_v2_s": "EfficientNetV2-S",
+    "noise_block": "with noise block",
+    "resnet34": "ResNet-34",
+    "resnet36": "ResNet-36 with f",
+    "resnet36_relu_stem": "with f, ReLU in the stem",
+    "resnet36_relu": "with ReLU",
+    "resnet36_sum": "f after the sums",
+    "resnet36_report_recipe": "f off the sums",
+}
+
+
+def shown_name(name: str) -> str:
+    """A network's or a loss's name as a reader knows it; others as they are."""
+    if name.startswith("wide_"):
+        width, _, narrow = name.removeprefix("wide_").partition("_")
+        return f"{width} times as wide" + ", from the narrow one" * bool(narrow)
+    return NAMES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ def image_grid(
                     )  # most differences are small
                     drawn = axis.imshow(cell.values, cmap="magma", norm=scale)
                     beside = axis.inset_axes((1.03, 0, 0.05, 1))
-                    figure.colorbar(drawn, cax=beside, label=cell.label)
+                    figure.colorbar(drawn, cax=beside, label=f"{cell.label},\nroot scale")
                 else:
                     axis.imshow(cell)
         for axis, header in zip(axes[0], headers, strict=True):
@@ -80,6 +102,7 @@ def _highest(cells: Sequence[np.ndarray | HeatMap]) -> float:
 def bars(
     path: Path,
     title: str,
+    settings: str,
     ylabel: str,
     names: list[str],
     heights: Sequence[float],
@@ -87,25 +110,62 @@ def bars(
     highs: Sequence[float],
 ) -> None:
     """Bars, their intervals (`lows` to `highs`, NaN where there is none) and heights as text."""
-    with new_figure(path, title, (1, 1), (8, 4)) as (_, ((axis,),)):
+    with new_figure(path, title, (1, 1), (8, 4), settings) as (_, ((axis,),)):
         errors = [np.subtract(heights, lows), np.subtract(highs, heights)]
-        drawn = axis.bar(list(map(one_line, names)), heights, 0.6, yerr=errors, capsize=3)
+        drawn = axis.bar(range(len(names)), heights, 0.6, yerr=errors, capsize=3)
         axis.bar_label(drawn, [f"{height:.3f}" for height in heights], padding=2, fontsize=9)
+        axis.set_xticks(range(len(names)), [one_line(shown_name(name)) for name in names])
         axis.set(ylabel=ylabel, axisbelow=True)
         axis.grid(visible=False, axis="x")
 
 
+def dots(
+    path: Path,
+    title: str,
+    settings: str,
+    xlabel: str,
+    names: list[str],
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+) -> None:
+    """A row a name: each series' (value, low, high) as a dot and a line, the first series filled.
+
+    NaN is left out.
+    """
+    with new_figure(path, title, (1, 1), (8, 0.5 * len(names) + 1.3), settings) as (_, ((axis,),)):
+        for number, (label, rows) in enumerate(series.items()):
+            values, lows, highs = np.array(rows, float).T
+            places = np.arange(len(names)) + 0.22 * number
+            how = {"fmt": "o", "color": f"C{number}", "mfc": "white" if number else f"C{number}"}
+            errors = [values - lows, highs - values]
+            axis.errorbar(values, places, xerr=errors, capsize=3, ms=8, label=label, **how)
+            for value, high, place in zip(values, highs, places, strict=True):
+                if number == 0 and np.isfinite(value):
+                    axis.annotate(f"{value:.1f}", (np.fmax(value, high), place), (6, 0),
+                        textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+        axis.set_yticks(np.arange(len(names)), [one_line(shown_name(name)) for name in names])
+        axis.set(xlabel=xlabel, xlim=(0, None))
+        axis.invert_yaxis()
+        axis.grid(visible=False, axis="y")
+        axis.legend(loc="best")
+
+
 def dose_response(
-    path: Path, title: str, ylabel: str, panels: list[Panel], ylim: tuple[float, float]
+    path: Path,
+    title: str,
+    settings: str,
+    ylabel: str,
+    panels: list[Panel],
+    ylim: tuple[float, float],
 ) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
     ticker = load_matplotlib().ticker
     size = (5.2 * len(panels) + 0.8, 4.6)
-    with new_figure(path, title, (1, len(panels)), size, sharey=True) as (figure, axes):
+    with new_figure(path, title, (1, len(panels)), size, settings, sharey=True) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
             for name, (mean, low, high) in panel.curves.items():
-                dashed = "--" if name in ("l1", "l2") else "-"
-                (line,) = axis.plot(panel.doses, mean, dashed, marker="o", ms=3.5, label=name)
+                how = {"label": one_line(shown_name(name)), "marker": "o", "ms": 3.5}
+                how["linestyle"] = "--" if name in ("l1", "l2") else "-"
+                (line,) = axis.plot(panel.doses, mean, **how)
                 axis.fill_between(panel.doses, low, high, color=line.get_color(), alpha=0.12)
             axis.set(title=panel.title, xlabel=panel.xlabel, xscale="log", yscale="log")
             axis.xaxis.set(
@@ -124,15 +184,15 @@ def resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) ->
     """How many images have which (width, height) in px: a circle each, its area the number."""
     counts = np.array(list(sizes.values()))
     title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
+    common = sorted(sizes, key=sizes.get, reverse=True)[:3]
+    ranks = [f"{n}: {w}x{h}, {sizes[w, h]:,}" for n, (w, h) in enumerate(common, 1)]
     with new_figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
         areas = 8 + 600 * counts / counts.max()
         axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
-        for rank, size_px in enumerate(sorted(sizes, key=sizes.get, reverse=True)[:3]):
-            label = "{}x{}: {:,}".format(*size_px, sizes[size_px])
-            # To the left, and each higher than the one before: common sizes lie close together.
-            place = {"xytext": (-6, 12 + 14 * rank), "textcoords": "offset points", "ha": "right"}
-            axis.annotate(label, size_px, **place)
+        for rank, size_px in enumerate(common, 1):
+            axis.annotate(str(rank), size_px, ha="center", va="center", fontsize=8)
         axis.set(xlabel="width in px", ylabel="height in px")
+        axis.set_title("; ".join(ranks), fontsize=9)
 
 
 def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
@@ -148,51 +208,62 @@ def class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
 def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]]]) -> None:
     """Loss and top-1 over the epochs: train dashed (augmented images), val solid.
 
-    `histories[name]` has one list of epochs a seed: the lines are their means, the bands span val's
-    lowest to highest.
+    `title` says of which trainings, small below. `histories[name]` has one list of epochs a seed:
+    the lines are their means, the bands span val's lowest to highest.
     """
     seeds = max(map(len, histories.values()))
-    if seeds > 1:
-        title += f"; mean and range of {seeds} seeds"
+    settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
+    settings += ". Train is of augmented images and smoothed labels, which cost more than val's."
+    about = ("Loss and accuracy over the epochs", (1, 2), (13, 4.2), settings)
     labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
-    with new_figure(path, title, (1, 2), (11, 4.2)) as (_, axes):
+    with new_figure(path, *about) as (figure, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
-            highest_train = 0.0
+            lines = {}
             for name, runs in histories.items():
-                epochs = [row["epoch"] for row in runs[0]]
                 both = [[(row[f"train_{key}"], row[f"val_{key}"]) for row in run] for run in runs]
-                train, val = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
-                (line,) = axis.plot(epochs, val.mean(0), label=name)
+                lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
+            # One odd picture can have a val loss of any size: beyond the top a triangle stands.
+            top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
+            top = top if key == "loss" else np.inf
+            for name, (train, val) in lines.items():
+                epochs = [row["epoch"] for row in histories[name][0]]
+                beyond = ~(val <= top).all(0) if key == "loss" else np.zeros(len(epochs), bool)
+                val = np.where(beyond, np.nan, val)
+                (line,) = axis.plot(epochs, val.mean(0), label=one_line(shown_name(name)))
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
-                highest_train = max(highest_train, train.max())
-            axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
-            if key == "loss" and axis.get_ylim()[1] > 3 * (top := 1.3 * highest_train):
-                axis.set_ylim(0, top)  # one odd picture can have a val loss of any size
-                axis.set_ylabel(f"{label}, cut off above {top:.1f}")
+                for epoch in np.array(epochs)[beyond]:
+                    axis.plot(epoch, top, "^", color=colour, clip_on=False)
+            about = f"{label}: val solid, train dashed"
+            if key == "loss" and any((~(val <= top)).any() for _, val in lines.values()):
+                about += "; triangles: val beyond the top"
+                axis.set_ylim(0, top)
+            axis.set(title=about, xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
-        axes[0, 1].legend(loc="best")
+        figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right center")
 
 
-def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
-    """A grid of images under maps, each in shares of its own largest value, on one colour scale."""
+def overlays(path: Path, title: str, settings: str, rows: list[list[Overlay]]) -> None:
+    """A grid of images, grey under maps in shares of their own largest value, on one scale."""
     shape = (len(rows), max(map(len, rows)))
     captions = [[_caption(cell) for cell in cells] for cells in rows]
     more = sum(map(lines_more, captions))
-    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.12 * more)
-    with new_figure(path, title, shape, size) as (figure, axes):
+    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.14 * more)
+    with new_figure(path, title, shape, size, settings) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, cells, texts in zip(axes, rows, captions, strict=True):
             for axis, cell, caption in zip(row, cells, texts, strict=False):
-                axis.imshow(cell.image)
-                if cell.map is not None:
+                if cell.map is None:
+                    axis.imshow(cell.image)
+                else:
+                    axis.imshow(cell.image.mean(2), cmap="gray", vmin=0, vmax=255)
                     highest = float(cell.map.max())
                     shares = cell.map / highest if highest > 0 else cell.map
-                    axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
-                axis.set_title(caption, fontsize=7)
+                    axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.5)
+                axis.set_title(caption, fontsize=9)
         label = "share of the map's largest value"
         scale = load_matplotlib().cm.ScalarMappable(cmap="inferno")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
@@ -200,24 +271,38 @@ def overlays(path: Path, title: str, rows: list[list[Overlay]]) -> None:
 
 def _caption(cell: Overlay) -> str:
     # textwrap breaks at spaces alone: a number keeps its percent sign.
-    caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 26)
+    caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 22)
     blank = cell.map is not None and not cell.map.max() > 0
     return caption + "\n(all-zero map)" * blank
 
 
 def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Functions and their derivatives over x; `curves[name]` is (values, slopes)."""
+    """Functions and their derivatives over x; `curves[name]` is (values, slopes).
+
+    The derivative at 0 is marked, since it may jump there.
+    """
+    x = np.asarray(x)
     with new_figure(path, "", (1, 2), (9, 4)) as (_, axes):
-        for which, label in enumerate(("value", "derivative")):
-            for name, pair in curves.items():
-                axes[0, which].plot(x, pair[which], label=name)
-            axes[0, which].set(title=label, xlabel="x", ylabel=label)
+        for name, (values, slopes) in curves.items():
+            (line,) = axes[0, 0].plot(x, values, label=name)
+            colour, slopes = line.get_color(), np.asarray(slopes)
+            for side in (x < 0, x > 0):
+                axes[0, 1].plot(x[side], slopes[side], color=colour)
+            at_0 = slopes[x == 0]
+            axes[0, 1].plot(x[x == 0], at_0, "o", color=colour)
+            for slope in at_0:
+                where = (-8, 40 + 16 * axes[0, 0].lines.index(line))
+                axes[0, 1].annotate(f"{name}: {slope + 0.0:g} at 0", (0, slope), where,
+                    textcoords="offset points", color=colour, ha="right")  # fmt: skip
+        for axis, label in zip(axes[0], ("value", "derivative"), strict=True):
+            axis.set(title=label, xlabel="x", ylabel=label)
         axes[0, 0].legend(loc="upper left")
 
 
 def peaks(
     path: Path,
     title: str,
+    settings: str,
     modules: list[str],
     curves: dict[str, dict[int, list[float]]],
     limits: dict[str, float],
@@ -227,10 +312,10 @@ def peaks(
     What is not finite lies at the top. `limits` are drawn as lines, named at the right.
     """
     top = 10 * max(limits.values())
-    with new_figure(path, title, (1, 1), (9, 5)) as (figure, ((axis,),)):
+    with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
         for number, (name, steps) in enumerate(curves.items()):
             for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
-                how = {"color": f"C{number}", "ms": 4, "label": f"{name}, step {step}"}
+                how = {"color": f"C{number}", "ms": 4, "label": f"{shown_name(name)}, step {step}"}
                 axis.plot(list(map(one_line, modules)), np.minimum(values, top), style, **how)
         for name, limit in limits.items():
             axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
@@ -238,7 +323,7 @@ def peaks(
         axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
         axis.yaxis.set_major_formatter(_power_of_ten)
         axis.tick_params(axis="x", rotation=45)
-        figure.legend(loc="outside lower center", ncols=3)
+        axis.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
 
 
 def _power_of_ten(value: float, _position: int) -> str:
@@ -248,65 +333,63 @@ def _power_of_ten(value: float, _position: int) -> str:
 def first_losses(
     path: Path,
     title: str,
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, bool]]]],
-    levels: Mapping[str, float],
-    border: Mapping[str, float],
+    settings: str,
+    kinds: Mapping[str, Sequence[tuple[int, float, bool]]],
+    level: tuple[str, float],
 ) -> None:
-    """First losses, log-log: `panels[x label][name]` has points (x, loss, dead), the dead filled.
+    """First losses by batch size, log-log: `kinds[name]` has points (images, loss, dead).
 
-    `levels` are drawn across, `border` down the last panel, each named in the legend.
+    The dead are filled. `level` is a line across with its name.
     """
     ticker = load_matplotlib().ticker
-    names = dict.fromkeys(name for lines in panels.values() for name in lines)
-    colours = dict(zip(names, load_matplotlib().colormaps["tab20"].colors, strict=False))
-    batches = {x for points in next(iter(panels.values())).values() for x, _, _ in points}
-    with new_figure(path, title, (1, 2), (12.5, 5), sharey=True) as (figure, axes):
-        for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
-            for name, points in lines.items():
-                x, losses, dead = zip(*points, strict=True)
-                if axis is axes[0, 0]:  # batches are few: kinds stand side by side
-                    x = [value * 1.12 ** (list(lines).index(name) - 1) for value in x]
-                faces = [colours[name] if is_dead else "none" for is_dead in dead]
-                edges = {"edgecolors": colours[name], "facecolors": faces, "zorder": 3}
-                axis.scatter(x, losses, s=30, label=one_line(name), **edges)
-            for name, level in levels.items():
-                axis.axhline(level, color="black", linewidth=1, linestyle=":", label=name)
-            axis.set(xlabel=label, xscale="log", yscale="log")
-        for name, level in border.items():
-            axes[0, 1].axvline(level, color="grey", linestyle="--", linewidth=1, label=name)
-        for axis, ticks in zip(axes[0], (sorted(batches), [32, 64, 128, 256, 512]), strict=True):
-            axis.xaxis.set(major_locator=ticker.FixedLocator(ticks), major_formatter="{x:g}")
-            axis.xaxis.set_minor_locator(ticker.NullLocator())
-        axes[0, 0].set(ylabel="first loss")
-        axes[0, 0].yaxis.set(major_formatter=_power_of_ten, minor_locator=ticker.NullLocator())
-        handles = axes[0, 1].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside right center", fontsize=8)
+    batches = sorted({images for points in kinds.values() for images, _, _ in points})
+    with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
+        for number, (name, points) in enumerate(kinds.items()):
+            images, losses, dead = map(np.array, zip(*points, strict=True))
+            beside = images * 1.16 ** (number - (len(kinds) - 1) / 2)  # kinds stand side by side
+            how = {"s": 38, "marker": "os^D"[number % 4], "edgecolors": f"C{number}", "zorder": 3}
+            for of_dead, face in ((False, "none"), (True, f"C{number}")):
+                shown = dead == of_dead
+                label = None if of_dead else one_line(name)
+                axis.scatter(beside[shown], losses[shown], facecolors=face, label=label, **how)
+        axis.axhline(level[1], color="black", linewidth=1, linestyle=":")
+        place = {"textcoords": "offset points", "fontsize": 9}
+        axis.annotate(level[0], (batches[0] * 0.8, level[1]), (0, 6), **place)
+        axis.set(xlabel="pictures in the batch", ylabel="first loss", xscale="log", yscale="log")
+        axis.xaxis.set(major_locator=ticker.FixedLocator(batches), major_formatter="{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.yaxis.set(major_formatter=_power_of_ten, minor_locator=ticker.NullLocator())
+        axis.legend(loc="upper left")
 
 
-def tails(path: Path, title: str, rows: Sequence[Mapping]) -> None:
+def tails(path: Path, title: str, settings: str, rows: Sequence[Mapping]) -> None:
     """Test top-1 over p of f_p, and over the kurtosis of its output, a colour a gamma.
 
     `rows` have power, gamma, kurtosis, test_top1 and test_top1_std, as the study of exponents;
     that without a power is ReLU's, a level.
     """
-    labels = {"power": "p of f_p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
+    labels = {"power": "exponent p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
     shown = [row for row in rows if row["test_top1"] is not None]
     powers = sorted((row for row in shown if row["power"]), key=lambda row: row["power"])
     levels = [row["test_top1"] for row in shown if not row["power"]]
-    with new_figure(path, title, (1, 2), (10, 4.6), sharey=True) as (_, axes):
+    gammas = sorted({row["gamma"] for row in powers}, reverse=True)
+    with new_figure(path, title, (1, 2), (10, 4.6), settings, sharey=True) as (_, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
             for level in levels:
                 axis.axhline(level, color="grey", linestyle=":", label="ReLU throughout")
-            for gamma in sorted({row["gamma"] for row in powers}, reverse=True):
+            for number, gamma in enumerate(gammas):
                 of_gamma = [row for row in powers if row["gamma"] == gamma]
-                x, y = ([row[name] for row in of_gamma] for name in (key, "test_top1"))
-                how = {"fmt": "o-" if key == "power" else "o", "capsize": 3, "ms": 4}
+                aside = 0.015 * (number - 1) if key == "power" else 0
+                x = [row[key] + aside for row in of_gamma]
+                y = [row["test_top1"] for row in of_gamma]
                 errors = [row["test_top1_std"] or 0 for row in of_gamma]
+                how = {"fmt": "o-", "capsize": 3, "ms": 4, "linewidth": 1.2}
                 axis.errorbar(x, y, errors, label=f"gammas start at {gamma:g}", **how)
             axis.set(xlabel=label)
         for row in powers:
-            place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 7}
-            axes[0, 1].annotate(f"{row['power']:g}", (row["kurtosis"], row["test_top1"]), **place)
+            if row["power"] >= 1.75:  # below, points lie too close for their labels
+                place = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8}
+                where = (row["kurtosis"], row["test_top1"])
+                axes[0, 1].annotate(f"p = {row['power']:g}", where, **place)
         axes[0, 0].set(ylabel="test top-1 in %")
         axes[0, 0].legend(loc="lower left")
-        axes[0, 1].set(title="numbers: p")

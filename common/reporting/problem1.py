@@ -47,11 +47,12 @@ def feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
 
 
 def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
-    """1.2's calibrated losses as bars, the MAEs left out."""
-    shown = _without_mae(result["losses"])
+    """1.2's calibrated squared losses as bars."""
+    shown = _squared(result["losses"])
     return partial(
         plotting.bars,
-        title=f"Shift by {shift_px:g} px to the left: {tag}",
+        title=f"What a shift of {shift_px:g} px to the left costs each loss",
+        settings=f"Squared differences. {tag}",
         ylabel="calibrated loss\n(0 = the same, 1 = another picture)",
         names=list(shown),
         heights=[row["relative"] for row in shown.values()],
@@ -101,19 +102,50 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
             # Dose 0 has loss 0, which a logarithmic axis can't show.
             lines = {
                 loss: tuple(_numbers(row[kind][key][1:]) for key in ("relative", "low", "high"))
-                for loss, row in _without_mae(curves[key]).items()
+                for loss, row in _squared(curves[key]).items()
             }
             panels.append(plotting.Panel(heading, unit, doses[1:], lines))
         tables[f"{name}.txt"] = text
         figures[f"{name}.png"] = partial(
             plotting.dose_response,
-            title=title,
+            title="What a shift and noise cost each loss, by their size",
+            settings=f"Squared differences. {title}",
             ylabel="calibrated loss (0 = the same, 1 = another picture)",
             panels=panels,
             ylim=ylim,
         )
     tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, tags["weights"])
+    if "random_weights" in tags:
+        settings = f"Squared differences. {title}".replace(tags["random_weights"], tags["weights"])
+        figures["1.3_shift_worth.png"] = worth_figure(result, settings)
     return tables, figures
+
+
+def worth_figure(result: Mapping, settings: str) -> partial:
+    """1.3's finding as dots: the noise that costs each loss as much as a one-pixel shift."""
+    equal = {
+        key: _squared(rows) for key, rows in result["shift_equivalent_sigma_intervals"].items()
+    }
+    known = {k: row["sigma"] for k, row in equal["weights"].items() if row["sigma"] is not None}
+    title = "The noise that costs as much as a shift of one pixel"
+    if known:
+        ends = [f"{known[k]:.1f} in {plotting.shown_name(k)}" for k in
+                (min(known, key=known.get), max(known, key=known.get))]  # fmt: skip
+        title += f": sigma {ends[0]}, {ends[1]}"
+    labels = {"weights": "ImageNet weights", "random_weights": "random weights, the control"}
+    return partial(
+        plotting.dots,
+        title=title,
+        settings=settings,
+        xlabel="sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)",
+        names=list(equal["weights"]),
+        series={
+            labels[key]: [
+                _numbers(row[k] for k in ("sigma", "low", "high")) for row in rows.values()
+            ]
+            for key, rows in equal.items()
+        },
+    )
 
 
 def _equivalents_table(result: Mapping, tag: str) -> str:
@@ -159,16 +191,15 @@ def _reached(sigmas: Mapping[str, float | None]) -> dict[str, str | None]:
 
 def _limits(curves: list[Mapping]) -> tuple[float, float]:
     """Ends of the vertical axis: all doses but 0 fit, and a control has the same scale."""
-    shown = [
-        curve for rows in curves for row in _without_mae(rows).values() for curve in row.values()
-    ]
+    shown = [curve for rows in curves for row in _squared(rows).values() for curve in row.values()]
     lowest = min(min(curve["relative"][1:]) for curve in shown)
     highest = max(np.nanmax(_numbers(curve["relative"] + curve["high"])) for curve in shown)
     return 0.7 * lowest, 1.4 * highest
 
 
-def _without_mae(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
-    return {loss: row for loss, row in losses.items() if not loss.startswith("mae_")}
+def _squared(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The losses that are squared differences, which can be compared with each other alone."""
+    return {k: row for k, row in losses.items() if k != "l1" and not k.startswith("mae_")}
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:

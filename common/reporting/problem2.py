@@ -52,11 +52,14 @@ def data_figures(
 ) -> Figures:
     """2.1's figures by file name: resolutions, images per class, and pictures of some classes.
 
-    By split: `sizes`, how many images have which (width, height) in px; `class_counts`, the images
-    of each class, int (classes,); `pictures` of the named classes, uint8 (H, W, 3).
+    By split: `sizes`, how many images have which (width, height) in px, drawn where there are
+    several; `class_counts`, the images of each class, int (classes,); `pictures` of the named
+    classes, uint8 (H, W, 3).
     """
     figures = {}
     for split, counts in sizes.items():
+        if len(counts) == 1:  # copies of one size
+            continue
         draw = partial(plotting.resolutions, title=f"{data}: {split}", sizes=counts)
         figures[f"2.1_resolutions_{split}.png"] = draw
     figures["2.1_class_counts.png"] = partial(
@@ -132,23 +135,28 @@ def map_figure(
     seen: Mapping[str, Mapping],
     both: bool,
 ) -> Callable[[Path], None]:
-    """2.6's figure: images, and every network's map of the predicted, or of `both` classes.
+    """2.6's figure: images, and every network's map of the class it predicts.
+
+    With `both` the first network's map of the true class too. What follows a colon in the title
+    are the settings.
 
     `images` are uint8 (H, W, 3) by their number in labels and in what each network has seen:
     probabilities (N, classes), predicted and true, which are maps (N, H, W).
     """
-    rows = []
+    rows, subject = [], title.partition(": ")
     for number, image in images.items():
         truth = int(labels[number])
         cells = [plotting.Overlay(image, None, f"true: {class_names[truth]}")]
-        for network, made in seen.items():
+        for place, (network, made) in enumerate(seen.items()):
             predicted = int(made["probabilities"][number].argmax())
             asked = {"predicted": predicted}
-            if both and predicted != truth:
+            if both and place == 0 and predicted != truth:
                 asked["true"] = truth
             for kind, label in asked.items():
                 confidence = 100 * made["probabilities"][number, label]
-                caption = f"{network}, {kind}: {class_names[label]}, {confidence:.0f} %"
+                about = f"{class_names[label]}, {confidence:.0f} %"
+                caption = f"{plotting.shown_name(network)}, {kind}: {about}"
                 cells.append(plotting.Overlay(image, made[kind][number].numpy(), caption))
         rows.append(cells)
-    return partial(plotting.overlays, title=title, rows=rows)
+    shown = " ".join(map(plotting.shown_name, subject[0].split(" ")))
+    return partial(plotting.overlays, title=shown, settings=subject[2], rows=rows)

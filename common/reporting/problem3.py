@@ -156,7 +156,7 @@ def forecast_table(result: Mapping, tag: str) -> str:
     caption = (
         "Overflow forecast, before the first step: largest |output| of any module of new networks"
         f"\nfor one batch; {printable(tag)}; the pass itself in fp32.\n"
-        "resnet36_sum: the report's, f after the sum. resnet34_f: ResNet-34 with f for its ReLUs."
+        "resnet36_sum: f after the sums (assumed). resnet34_f: ResNet-34 with f for its ReLUs."
     )
     return table(caption, columns, rows)
 
@@ -171,8 +171,9 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
     columns |= {"finite steps": "{steps}", "diverges in": "step {step}: {direction} of {module}"}
     columns["dead layer"] = "step {dead_step}: {dead_module}"
     caption = (
-        "One change at a time to the report's network and recipe; in brackets, two changes to it,"
-        f" and the report's other network.\n{recipe}, batch {result['recipe']['batch_size']}.\n"
+        "One change at a time to f after the sums, by a recipe that the report does not name (both"
+        " assumed);\nin brackets, two changes, and the report's other network."
+        f"\n{recipe}, batch {result['recipe']['batch_size']}.\n"
         f"{result['steps']} steps, or until a value is not finite; same seed, same images; loss:"
         f" mean of the last {last_steps} steps,\nof equal logits {result['chance_loss']:.3f}."
         f" {printable(tag)}."
@@ -199,7 +200,7 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag:
     caption = (
         "The first value, output or gradient, or a batch's variance (a dead layer), beyond the"
         f" range\nof a precision, in {result['steps']} steps or until the loss is not finite."
-        f" {report}: the report's\nnetwork; {branch}: f inside the branch alone;\n{recipe}.\n"
+        f" {report}: f after the\nsums (assumed); {branch}: f off the sums;\n{recipe}.\n"
         f"{as_given}: as the flags have it, f: {result['residual']}, {flags['optimizer']}"
         f" {flags['learning_rate']:g}, {flags['precision']}. {printable(tag)}."
     )
@@ -214,5 +215,8 @@ def doctor_figure(
 ) -> partial:
     """3.4's figure of the peaks by depth: `curves[training][step]` has one a block."""
     limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
-    title = f"f after the sum, in the branch alone, and resnet36 as the flags have it: {tag}"
-    return partial(plotting.peaks, title=title, modules=blocks, curves=curves, limits=limits)
+    about = {"title": "The largest output by depth, in the first and the last step watched"}
+    about["settings"] = (
+        f"After and off the sums by SGD at 0.1, the third network as it was trained. {tag}"
+    )
+    return partial(plotting.peaks, **about, modules=blocks, curves=curves, limits=limits)

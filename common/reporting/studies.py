@@ -180,28 +180,20 @@ def _autopsy_words(steps: Sequence[Mapping]) -> str:
 
 
 def first_loss_figure(result: Mapping, size_px: int, width: float, tag: str) -> partial:
-    """The figure of first losses, by batch size as in the report, and of all by the stem's peak."""
-    report = report_setting(size_px, width)
-    panels: dict[str, dict[str, list]] = {
-        "images in the batch": {},
-        "largest output of the stem": {},
-    }
-    by_images, by_peak = panels.values()
+    """The figure of the report's network's first losses by batch size and kind of pictures."""
+    report, kinds = report_setting(size_px, width), {}
     for case in result["first_losses"]:
-        differs = [f"{key} {case[key]}" for key, value in report.items() if case[key] != value]
-        name = ", ".join(differs) or f"the report's, {case['pictures']}"
-        dead, loss = case["dead_from"] is not None, case["first_loss"]
-        by_peak.setdefault(name, []).append((case["stem_peak"], loss, dead))
-        if not differs:
-            by_images.setdefault(name, []).append((case["images"], loss, dead))
-    border = {
-        f"{result['border_peak']:.0f}, whose 16th power\nis fp32's largest": result["border_peak"]
-    }
-    title = (
-        f"First loss of the report's ResNet-36 before any step, {size_px} px; filled: dead; {tag}"
+        if all(case[key] == value for key, value in report.items()):
+            point = (case["images"], case["first_loss"], case["dead_from"] is not None)
+            kinds.setdefault(f"pictures: {case['pictures']}", []).append(point)
+    return partial(
+        plotting.first_losses,
+        title="First losses of new networks by batch size; the filled ones are dead",
+        settings=f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
+        f" answer for every picture. {tag}",
+        kinds=kinds,
+        level=(f"dead: ln 650 = {result['chance_loss']:.3f}", result["chance_loss"]),
     )
-    levels = {"the report's 6.4761": 6.4761}
-    return partial(plotting.first_losses, title=title, panels=panels, levels=levels, border=border)
 
 
 # ------------------------------------------------------------------------- 3.4 the three studies
@@ -245,5 +237,6 @@ def study_report(study: str, result: Mapping, tag: str) -> tuple[str, partial | 
     )
     figure = None
     if study == "exponents":
-        figure = partial(plotting.tails, title=tag, rows=rows)
+        title = "What the exponent of f_p(x) = x^p, 0.2x costs"
+        figure = partial(plotting.tails, title=title, settings=tag, rows=rows)
     return table(caption, columns, rows), figure

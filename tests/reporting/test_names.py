@@ -1,4 +1,4 @@
-"""A name is shown as it is, whatever it holds, in figures, tables and on the page."""
+"""A name is shown as it is, whatever it holds, in figures and tables."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from matplotlib import mathtext
 from matplotlib.figure import Figure
 
-from common.reporting import page, plotting, problem1, problem2, problem3, tables
+from common.reporting import plotting, problem1, problem2, problem3, tables
 from common.reporting.results import ROOT
 from tests.reporting.test_plotting import FIGURES, MAP, PICTURE
 
@@ -57,9 +57,9 @@ def draw_everywhere(name, path):
     TITLED["class_counts"](path, title=name)
     heat = plotting.HeatMap(MAP, "0-255")
     plotting.image_grid(path, "grid", [name, "header"], {name: [PICTURE, heat]})
-    plotting.overlays(path, "overlays", [[plotting.Overlay(PICTURE, MAP, name)]])
-    plotting.bars(path, "bars", "loss", [name], [1], [1], [1])
-    plotting.peaks(path, "peaks", [name, "fc"], {"a": {1: [1.0, 2.0]}}, {"fp16": 65504.0})
+    plotting.overlays(path, "overlays", "", [[plotting.Overlay(PICTURE, MAP, name)]])
+    plotting.bars(path, "bars", "", "loss", [name], [1], [1], [1])
+    plotting.peaks(path, "peaks", "", [name, "fc"], {"a": {1: [1.0, 2.0]}}, {"fp16": 65504.0})
 
 
 @pytest.mark.filterwarnings("error")
@@ -76,7 +76,7 @@ def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
 @pytest.mark.parametrize("name", ["x" * 250, "猫" * 80])
 def test_a_figure_has_room_for_the_longest_names(name, tmp_path, texts):
     plotting.image_grid(tmp_path / "a.png", name, [name], {name: [PICTURE]})
-    plotting.overlays(tmp_path / "b.png", name, [[plotting.Overlay(PICTURE, MAP, name)]] * 2)
+    plotting.overlays(tmp_path / "b.png", name, "", [[plotting.Overlay(PICTURE, MAP, name)]] * 2)
     letters = "".join(texts).replace(" ", "")
     assert letters.count("x" * 250) + letters.count("U+732B" * 80) == 6
 
@@ -101,7 +101,7 @@ def test_no_axis_writes_mathematics(figure, tmp_path, texts):
 def test_logarithmic_axes_are_labelled(tmp_path, texts):
     curves = {"l1": ([0.2, 0.3],) * 3}
     panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]
-    plotting.dose_response(tmp_path / "a.png", "doses", "loss", panels, ylim=(0.1, 0.6))
+    plotting.dose_response(tmp_path / "a.png", "doses", "", "loss", panels, ylim=(0.1, 0.6))
     assert {"0.1", "2e−01", "3e−01", "1", "100"} <= set(texts)  # noqa: RUF001 a minus sign
     texts.clear()
     FIGURES["peaks"](tmp_path / "b.png")
@@ -131,7 +131,7 @@ def test_no_setting_of_a_notebook_or_a_user_matters(tmp_path):
     assert (tmp_path / "f.png").stat().st_size > 10_000
 
 
-# ------------------------------------------------------------------------------ tables and page
+# ---------------------------------------------------------------------------------------- tables
 
 
 @pytest.mark.parametrize("name", [name for name in SHOWN if "猫" not in name])
@@ -155,27 +155,3 @@ def test_a_caption_shows_names_in_its_lines():
     result = {"references_resized": {}, "references": [name], "layers": {}, "losses": {}}
     assert f"Another picture: {seen}.\n" in problem1.feature_table(result, 1, "crop", name)
     assert f"edge crop, {seen}.\n" in problem1.feature_table(result, 1, "crop", name)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("<script>alert(1)</script>", "&#60;script&#62;alert(1)&#60;/script&#62;"),
-        ("a|b", "a&#124;b"),
-        ("../../x", "../../x"),
-        ("[x](javascript:1)", "&#91;x&#93;(javascript:1)"),
-        ("`a` *b* _c_ d_e", "&#96;a&#96; &#42;b&#42; &#95;c&#95; d_e"),
-        ("two\nlines", "two&#92;nlines"),
-        ("https://a.b www.c @d", "https&#58;//a.b www&#46;c &#64;d"),
-        ("<!-- end parts -->", "&#60;!-- end parts --&#62;"),
-        (["a|b"], "&#91;'a&#124;b'&#93;"),
-        (0.5, "0.5"),
-    ],
-)
-def test_the_page_shows_a_name_as_text(value, text):
-    assert page.fill("{p/name} of it", {"p": {"name": value}}) == f"{text} of it"
-
-
-def test_the_page_shows_a_command_as_code():
-    assert page.code("python a.py --data 'x|<b>'") == r"`python a.py --data 'x\|<b>'`"
-    assert page.code("a `b` ``c``\n") == r"``` a `b` ``c``\n ```"
