@@ -52,7 +52,6 @@ from common.training.runs import NetworkSpec, Setup, train_seeds
 
 NARROW, NOISE_BLOCK = "efficientnet_v2_s", "noise_block"  # the wide ones are named by their width
 MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
-OTHER_SECONDS = {"2.1": 5, "2.2": 5, "2.3": 5, "2.4": 0, "2.5": 5, "2.6": 15}  # than training
 TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
 
 
@@ -526,10 +525,12 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 
 def forecast_seconds(part: str, setup: Setup) -> float:
     """About how long a part takes on this machine, as far as its networks tell."""
-    names = networks_of(part, wide_name(setup))
+    names, wide = networks_of(part, wide_name(setup)), wide_name(setup)
+    if setup.args.jobs > 1 and names:  # the first part trains those of the others too
+        names = [name for asked in setup.args.parts for name in networks_of(asked, wide)]
     specs = [spec for name, spec in networks(setup).items() if name in names]
-    seeds = 1 if part == "2.6" else setup.args.seeds
-    return training_seconds(setup, specs, seeds) + OTHER_SECONDS[part]
+    seeds, others = (1, 15) if part == "2.6" else (setup.args.seeds, 5)
+    return training_seconds(setup, specs, seeds) + others
 
 
 def main() -> None:

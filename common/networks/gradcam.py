@@ -21,26 +21,41 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 
     Args:
         network: A bare one in eval mode, since a wrapped one gives a part of the batch.
-        layer: One of its modules, with an output of (N, C, h, w) that nothing overwrites.
+        layer: One of its modules, with an output of (N, C, h, w).
         images: Float (N, 3, H, W), what the network takes.
         classes: int64 (N,), the class that is asked for in each image.
 
     Returns:
         Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
     """
+    logits, output = _logits_and_output(network, layer, images)
+    return _maps(logits, output, classes, images.shape[2:])
+
+
+def _logits_and_output(
+    network: nn.Module, layer: nn.Module, images: Tensor
+) -> tuple[Tensor, Tensor]:
     outputs = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+
+    def keep(_module, _inputs, output: Tensor) -> Tensor:
+        outputs.append(output)
+        return output.clone()  # what follows may work in place
+
+    handle = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits = network(images.detach().requires_grad_())
-            scores = logits.gather(1, classes[:, None]).sum()
-            (gradients,) = torch.autograd.grad(scores, outputs[0])
     finally:
         handle.remove()
+    return logits, outputs[0]
+
+
+def _maps(logits: Tensor, output: Tensor, classes: Tensor, size_px: torch.Size) -> Tensor:
+    scores = logits.gather(1, classes[:, None]).sum()
+    (gradients,) = torch.autograd.grad(scores, output, retain_graph=True)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * outputs[0]).sum(dim=1, keepdim=True).relu().detach()
-    maps = functional.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
-    return maps[:, 0]
+    maps = (weights * output).sum(dim=1, keepdim=True).relu().detach()
+    return functional.interpolate(maps, size_px, mode="bilinear", align_corners=False)[:, 0]
 
 
 def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Module:
@@ -132,11 +147,10 @@ def see(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor) ->
     Returns:
         On the CPU: probabilities (N, classes), and predicted and true, maps (N, H, W).
     """
-    batches = images.split(32)
-    with torch.inference_mode():
-        logits = torch.cat([network(batch) for batch in batches])
-    seen = {"probabilities": logits.softmax(1).cpu()}
-    for kind, classes in (("predicted", logits.argmax(1)), ("true", labels)):
-        pairs = zip(batches, classes.split(32), strict=True)
-        seen[kind] = torch.cat([grad_cam(network, layer, *pair) for pair in pairs]).cpu()
-    return seen
+    seen = {"probabilities": [], "predicted": [], "true": []}
+    for batch, true in zip(images.split(32), labels.split(32), strict=True):
+        logits, output = _logits_and_output(network, layer, batch)  # once for both classes
+        seen["probabilities"].append(logits.detach().softmax(1).cpu())
+        for kind, classes in (("predicted", logits.argmax(1)), ("true", true)):
+            seen[kind].append(_maps(logits, output, classes, batch.shape[2:]).cpu())
+    return {key: torch.cat(values) for key, values in seen.items()}

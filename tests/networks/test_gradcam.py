@@ -165,3 +165,15 @@ def test_the_peak_of_a_coarse_map_is_at_its_cells_centre():
     assert gradcam.peaks(enlarged).tolist() == [[15, 48]]
     assert cv2.minMaxLoc(enlarged[0].numpy())[3] == (48, 0)  # the first of equals: a border pixel
     assert gradcam.peaks(torch.eye(5)[None]).tolist() == [[2, 2]]
+
+
+def test_a_layer_before_an_activation_in_place_has_its_own_map():
+    maps = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        conv, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        net = nn.Sequential(conv, norm, nn.SiLU(inplace), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+        images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        maps.append(gradcam.grad_cam(net, norm, images, torch.tensor([1, 3])))
+    assert torch.equal(*maps)
+    assert maps[0].max() > 0
