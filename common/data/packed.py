@@ -3,6 +3,7 @@
 An image of Problem 3 is decoded twice: to be verified (`common.data.manifest`), and to be packed.
 """
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from common.errors import DISK_FULL, UserError
 from common.job import is_first, progress
 
 FORMAT = 2  # of a folder of the cache
+SIZES_LOOKED_AT = 16
 WINDOW = 64  # results that wait for their turn at most
 
 
@@ -83,13 +85,14 @@ def packed_side_px(image_size_px: int) -> int:
 def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: bool) -> Packed:
     """A split from its packed cache, which the first use makes with all cores.
 
-    The central squares have sides of `packed_side_px`. A folder of the cache is opened again for
-    the same files (`fingerprint`) at the same side alone.
+    The central squares have sides of `packed_side_px`, or the pictures' own where these are
+    smaller: nothing is enlarged to be cropped again. A folder of the cache is opened again for the
+    same files (`fingerprint`) at the same side alone.
 
     Raises:
         UserError: a bad image (without `skip_bad`), a full disk, or a damaged cache.
     """
-    side_px = packed_side_px(image_size_px)
+    side_px = min(packed_side_px(image_size_px), max(image_size_px, _short_side_px(source)))
     about = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
     name = f"{source.name.replace(' ', '-')}-{about}"
     fill = partial(_fill, source=source, side_px=side_px, cache=cache, skip_bad=skip_bad)
@@ -102,6 +105,15 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
         raise UserError(f"{bad[0]}; or leave bad images out with --skip-bad")
     say_left_out(bad, source.name)
     return Packed(images, torch.from_numpy(source.labels[rows]), rows, source, bad)
+
+
+def _short_side_px(source: FileSet | DrawnSet) -> int:
+    """The largest short side among some pictures of a split, evenly spaced."""
+    short_sides_px = [0]
+    for index in np.linspace(0, len(source.labels) - 1, SIZES_LOOKED_AT, dtype=int):
+        with contextlib.suppress(UserError):  # packing names what can't be read
+            short_sides_px.append(min(source.size(int(index))))
+    return max(short_sides_px)
 
 
 def _open(folder: Path, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -5,7 +5,7 @@ import sys
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from common import job
@@ -26,8 +26,9 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
     unbounded activation makes of one odd picture what batch statistics no longer hold.
 
     Returns:
-        loss (None where an image's is not finite), top1, top5, correct, images, not_finite (the
-        number of such images), and hits (a character an image, 1 or 0).
+        loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
+        top-1 within the class; all in per cent), correct, images, not_finite (the number of such
+        images), and hits (a character an image, 1 or 0).
 
     Raises:
         NotFinite: the logits of no image are finite.
@@ -57,11 +58,23 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
         "loss": None if bad or not math.isfinite(loss) else loss / count,
         "top1": 100 * correct / count,
         "top5": 100 * top5 / count,
+        "per_class": per_class(split.labels, torch.tensor(right)),
         "correct": correct,
         "images": count,
         "not_finite": len(bad),
         "hits": "".join(str(int(hit)) for hit in right),
     }
+
+
+def per_class(labels: Tensor, right: Tensor) -> float:
+    """The mean over classes of the accuracy within the class, in per cent.
+
+    Each class counts the same, however many images it has. `labels` int64 (N,), `right` (N,) of
+    ones and zeros.
+    """
+    images = labels.bincount()
+    hits = labels.bincount(weights=right.double())
+    return 100 * (hits / images)[images > 0].mean().item()
 
 
 def _tell_not_finite(

@@ -36,8 +36,11 @@ class Recipe:
         """Plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
         augmentation = values.pop("augmentation")
-        # A run of a version that took the rate at the start of a step is another run.
-        return {**values, **augmentation, "rate_at": "middle of the step"}
+        # Runs of versions that did these otherwise are others.
+        values["rate_at"] = "middle of the step"
+        if self.ema_decay:
+            values["batch_norm_of_average"] = "recomputed"
+        return {**values, **augmentation}
 
     def learning_rate_at(self, epoch: float) -> float:
         """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held.

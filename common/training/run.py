@@ -23,7 +23,7 @@ class Run:
         self.average = None
         if recipe.ema_decay:
             average = _warm_average(recipe.ema_decay)
-            self.average = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+            self.average = AveragedModel(self.network, multi_avg_fn=average)
         self.optimizer = _make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.epoch = self.step = 0
@@ -98,8 +98,8 @@ def peak_memory_mib(device: torch.device) -> float:
 def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """Exponential moving average, its decay growing with the steps n: min(decay, (1+n) / (10+n)).
 
-    A constant decay would keep the initial running variances of batch norm for long, and a deep
-    network multiplies their error layer by layer: its average would be at chance for epochs.
+    A constant decay would keep the initial weights for long. What batch norm has averaged is
+    recomputed for the averaged weights (`loop.recompute_batch_norms`).
     """
 
     def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:

@@ -41,6 +41,7 @@ COLUMNS = {
     "val top-1": "{val_top1:.2f}",
     "test top-1": "{test_top1:.2f}{spread}",
     "95 % interval": "{test_top1_low:.2f} - {test_top1_high:.2f}",
+    "per class": "{test_per_class:.2f}",
     "images/s": "{images_per_second:.1f}",
     "seconds": "{training_seconds:.0f}",
 }
@@ -192,7 +193,8 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
 
     Returns:
         seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
-        interval test_top1_low and test_top1_high, test_top5 (all in per cent), test_not_finite (the
+        interval test_top1_low and test_top1_high, test_top5, test_per_class (the mean over classes
+        of the accuracy within the class; all in per cent), test_not_finite (the
         images whose logits are not finite), hits (of test, a character an image), training_seconds,
         images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
 
@@ -295,7 +297,8 @@ def _kept_test(path: Path) -> dict:
     except UserError as error:
         job.say(f"{error}; test is looked at again", file=sys.stderr)
         return {}
-    wanted = {"weights_sha256", "loss", "top1", "top5", "correct", "images", "not_finite", "hits"}
+    wanted = {"weights_sha256", "loss", "top1", "top5", "per_class"}
+    wanted |= {"correct", "images", "not_finite", "hits"}
     return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}
 
 
@@ -312,6 +315,7 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "test_top1_low": 100 * low,
         "test_top1_high": 100 * high,
         "test_top5": tested["top5"],
+        "test_per_class": tested["per_class"],
         "test_not_finite": tested["not_finite"],
         "hits": tested["hits"],
         "training_seconds": sum(row["seconds"] for row in history),
@@ -330,10 +334,11 @@ def over_seeds(runs: list[dict], images: int) -> dict:
     The Wilson interval is of one test set: the same images again are no new evidence.
 
     Returns:
-        val_top1, test_top1, test_top1_low, test_top1_high, test_top1_std (sample standard
-        deviation, None of one run), all in per cent, and training_seconds of a run.
+        val_top1, test_top1, test_per_class, test_top1_low, test_top1_high, test_top1_std (sample
+        standard deviation, None of one run), all in per cent, and training_seconds of a run.
     """
-    mean = {key: float(np.mean([run[key] for run in runs])) for key in ("val_top1", "test_top1")}
+    keys = ("val_top1", "test_top1", "test_per_class")
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in keys}
     low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
     spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
     return {
@@ -371,14 +376,15 @@ def training_report(
     text = (
         f"{tag}, {setup.recipe.epochs} epochs.\n"
         "Top-1 in per cent, of the epoch that was best on val; test looked at once; chance"
-        f" {100 / setup.classes:.2f} %."
+        f" {100 / setup.classes:.2f} %.\nPer class: the mean over classes of test top-1 within the"
+        " class."
     )
     records = [{**row, "spread": ""} for row in extra_rows]
     for name, runs in networks.items():
         records += [{**run, "network": name, "spread": ""} for run in runs]
         if len(runs) > 1:
             means = over_seeds(runs, len(setup.packed["test"]))
-            shown = {key: means[key] for key in ("val_top1", "test_top1")}
+            shown = {key: means[key] for key in ("val_top1", "test_top1", "test_per_class")}
             spread = f" +- {means['test_top1_std']:.2f}"
             records.append({"network": name, "seed": "all", "spread": spread, **shown})
     smoothing = setup.recipe.label_smoothing

@@ -270,3 +270,16 @@ def test_labels_out_of_range_are_refused(source, label):
     labels = torch.tensor([0, 1, 2, label, 0, 1, 2])
     with pytest.raises(UserError, match=f"1 of 7 labels are none of the 3 classes, .* {label};"):
         packing.Packed(SQUARES, labels, np.arange(7), source)
+
+
+def test_small_pictures_are_packed_as_they_are(tmp_path):
+    files = []
+    for seed in range(3):
+        files.append(tmp_path / f"{seed}.png")
+        Image.fromarray(picture(seed, 28, 28)).save(files[-1])
+    packed = pack(FileSet("small", files, [0, 1, 0], ["a", "b"]), tmp_path)
+    assert all(np.array_equal(packed.images[row], picture(row, 28, 28)) for row in range(3))
+    assert (
+        pack(FileSet("small", files, [0, 1, 0], ["a", "b"]), tmp_path, size=32).images.shape[1]
+        == 32
+    )

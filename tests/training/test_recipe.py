@@ -51,6 +51,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "clip_norm": 3, "precision": "fp32", "compile": True, "deterministic": True,
         "seed": 0, "crop_area_min": 0.6,
         "jitter": 0.7, "cutmix_prob": 0.8, "block": None, "rate_at": "middle of the step",
+            "batch_norm_of_average": "recomputed",
     }  # fmt: skip
 
 
