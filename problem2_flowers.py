@@ -36,21 +36,23 @@ from torchvision.models import EfficientNet, efficientnet_v2_s
 from common import cli, files
 from common.data import flowers, sets, streams
 from common.data.augment import Draws, centre_square
-from common.data.images import centre_crop, to_uint8
-from common.data.packed import Packed
+from common.data.images import to_uint8
 from common.errors import UserError, guard
 from common.job import say, size
 from common.networks import efficientnet, gradcam, statedict, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
+from common.studies.accuracy import differences
 from common.studies.baselines import colour_neighbour
 from common.studies.modes import launch_ddp
+from common.studies.pointing import play_pointing_game, see
 from common.training import parallel, recipe, runs
 from common.training.forecast import training_seconds
 from common.training.runs import NetworkSpec, Setup, train_seeds
 
-NARROW, NOISE_BLOCK = "efficientnet_v2_s", "noise_block"  # the wide ones are named by their width
+# The wide networks are named by their width.
+NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continued", "noise_block"
 MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
 TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
 
@@ -59,11 +61,13 @@ TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
 def networks(setup: Setup) -> dict[str, NetworkSpec]:
     """The networks compared, by name: how each starts, and what its recipe has differently."""
     wide = wide_name(setup)
+    slower = {"learning_rate": setup.args.lr * setup.args.continue_rate}
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     specs = [
         NetworkSpec(NARROW, partial(start_narrow, setup)),
         NetworkSpec(wide, partial(start_wide, setup)),
-        NetworkSpec(f"{wide}_from_narrow", partial(start_wide_from_narrow, setup), after=NARROW),
+        NetworkSpec(CONTINUED, partial(start_continued, setup), slower, after=NARROW),
+        NetworkSpec(f"{wide}_from_narrow", partial(start_wide_from_narrow, setup), slower, NARROW),
         NetworkSpec(NOISE_BLOCK, partial(start_narrow, setup), {"augmentation": covered}),
     ]
     return {spec.name: spec for spec in specs}
@@ -78,7 +82,7 @@ def networks_of(part: str, wide: str) -> tuple[str, ...]:
     """The names of the networks that a part trains, apart from 2.4, which compares their speed."""
     parts = {
         "2.2": (NARROW,),
-        "2.3": (NARROW, wide, f"{wide}_from_narrow"),
+        "2.3": (NARROW, wide, CONTINUED, f"{wide}_from_narrow"),
         "2.5": (NARROW, NOISE_BLOCK),
         "2.6": (NARROW, wide, NOISE_BLOCK),
     }
@@ -135,6 +139,24 @@ def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     widening.break_symmetry(wide, args.symmetry_noise, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
     return wide, {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
+
+
+def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
+    """The trained narrow network itself, the control of the one that is widened from it."""
+    path = narrow_file(setup, seed)
+    network, _ = efficientnet.trained(path, setup.classes)
+    return Normalized(network), {"narrow": f"SHA-256 {files.sha256_of(path)}"}
+
+
+def narrow_file(setup: Setup, seed: int) -> Path:
+    """The file of the trained narrow network: --from-narrow's, or that of the run with this seed.
+
+    Raises:
+        KeyError: that run has not been made in this call.
+    """
+    if setup.args.from_narrow:
+        return setup.args.from_narrow
+    return Path(setup.finished[runs.run_folder(setup, NARROW, seed, setup.args.gpus)]["weights"])
 
 
 def zero_head(network: EfficientNet) -> None:
@@ -198,11 +220,15 @@ def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str
 
 # -------------------------------------------------------------------------------------- 2.3 widen
 def part_2_3(setup: Setup) -> Findings:
-    """EfficientNetV2-S truly widened: narrow, wide, and wide from the narrow one."""
-    args, classes = setup.args, setup.classes
+    """EfficientNetV2-S truly widened: narrow, wide, and wide from the narrow one.
+
+    The trained narrow network is continued too, for as many epochs as the one widened from it.
+    """
+    args, classes, wide_one = setup.args, setup.classes, wide_name(setup)
     narrow = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
     wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))
-    trained = train_networks(setup, "2.3")
+    trained, from_narrow = train_networks(setup, "2.3"), f"{wide_one}_from_narrow"
+    pairs = [(wide_one, NARROW), (from_narrow, CONTINUED), (CONTINUED, NARROW)]
     result = {
         "parameters": summary.count_parameters(wide),
         "parameters_narrow": summary.count_parameters(narrow),
@@ -211,22 +237,17 @@ def part_2_3(setup: Setup) -> Findings:
         "max_logit_difference": logit_difference(setup),
         "symmetry_noise": args.symmetry_noise,
         "runs": runs.with_means(setup, trained),
+        "differences": differences(trained, pairs),
     }
-    init = init_words(args)
-    tables, figures = runs.training_report(setup, "2.3", trained, f"init {init}")
+    tables, figures = runs.training_report(setup, "2.3", trained, f"init {init_words(args)}")
+    tables["2.3_differences.txt"] = problem2.differences_table(result["differences"], setup.tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
 
 
 def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
-    """Widen a trained narrow network, and return its file, itself and the wide network.
-
-    The file is --from-narrow's, or that of the narrow network trained with this seed.
-    """
-    path = setup.args.from_narrow
-    if path is None:
-        run = runs.train_and_test(setup, networks(setup)[NARROW], seed, setup.args.gpus)
-        path = Path(run["weights"])
+    """Widen a trained narrow network, and return its file, itself and the wide network."""
+    path = narrow_file(setup, seed)
     (narrow, _), (wide, _) = efficientnet.trained(path, setup.classes), start_wide(setup, seed)
     widening.widen_from(narrow, wide.network, streams.mixed_seed(seed, streams.WIDEN))
     return path, Normalized(narrow), wide
@@ -330,11 +351,13 @@ def part_2_5(setup: Setup) -> Findings:
         "noise_block": asdict(block),
         "runs": runs.with_means(setup, trained),
         "paired_difference": [a["test_top1"] - b["test_top1"] for a, b in pairs],
+        "differences": differences(trained, [(NOISE_BLOCK, NARROW)]),
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
     }
     init = init_words(setup.args)
     tables, figures = runs.training_report(setup, "2.5", trained, f"init {init}")
+    tables["2.5_differences.txt"] = problem2.differences_table(result["differences"], setup.tag)
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
     return Findings(result, tables, figures=figures)
@@ -401,41 +424,13 @@ def part_2_6(setup: Setup) -> Findings:
         draw = problem2.map_figure(title, pictures, labels, test.class_names, seen, both)
         figures[f"2.6_{kind}.png"] = draw
     if isinstance(test.source, sets.DrawnSet):
-        result["pointing_game"] = play_pointing_game(setup, rows, images, labels, seen)
+        # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
+        # nothing of what was learnt. With torchvision's head: zeros give no gradient.
+        random = seeded(lambda: efficientnet_v2_s(num_classes=setup.classes), args.seed)
+        seen["random_weights"] = see(setup, random, images, labels)
+        result["pointing_game"] = play_pointing_game(setup, rows, seen)
         tables["2.6_pointing_game.txt"] = problem2.pointing_table(result, tag)
     return Findings(result, tables, figures=figures)
-
-
-def see(setup: Setup, network: Normalized, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """A network's predictions and its Grad-CAM maps at --layer, as `gradcam.see`."""
-    network = network.to(setup.device).eval()
-    layer = network.network.get_submodule(setup.args.layer)
-    return gradcam.see(network, layer, images, labels)
-
-
-def play_pointing_game(
-    setup: Setup, rows: Tensor, images: Tensor, labels: Tensor, seen: dict[str, dict]
-) -> dict[str, float]:
-    """Play the pointing game on the flowers' masks: per cent of maps by network, and controls.
-
-    Random weights are the sanity check (Adebayo et al. 2018): maps that show the flower without
-    training say nothing of what was learnt. "chance" is a random pixel, "centre" the middle one.
-    """
-    size_px, test = setup.args.image_size, setup.packed["test"]
-    masks = torch.stack([flower_mask(test, int(row), size_px) for row in rows])
-    # With torchvision's head: from one of zeros no gradient comes back.
-    network = seeded(lambda: efficientnet_v2_s(num_classes=setup.classes), setup.args.seed)
-    seen = {**seen, "random_weights": see(setup, network, images, labels)}
-    game = {name: gradcam.pointing_game(made["predicted"], masks) for name, made in seen.items()}
-    controls = {"chance": masks, "centre": masks[:, size_px // 2, size_px // 2]}
-    return game | {name: 100 * hit.float().mean().item() for name, hit in controls.items()}
-
-
-def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:
-    """Bool (size_px, size_px): the drawn flower in the square that the network sees."""
-    side_px = test.images.shape[1]
-    mask = torch.from_numpy(test.source.flower(int(test.rows[row]), side_px).mask.copy())
-    return centre_crop(centre_crop(mask[None], side_px, side_px), size_px, size_px)[0]
 
 
 # ------------------------------------------------------------------------------------ command line
@@ -468,6 +463,8 @@ def make_parser() -> cli.ProblemParser:
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
+    rate = "rate of networks that go on from a trained one, in --lr: smaller, to keep what it knows"
+    add("--continue-rate", type=cli.fraction, default=0.1, help=rate)
     varied = "deviation, in their size, by which copied weights are varied, to part them"
     add("--symmetry-noise", type=cli.fraction, default=0.01, help=varied)
     add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")

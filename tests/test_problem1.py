@@ -87,7 +87,7 @@ def test_bf16_stays_within_2_percent_of_fp32(real_weights):
     photos = [data.to_tensor(photo)[:, :196, :197] for photo in data.embedded_photos().values()]
     original, translated = p1.translate(photos[0], 1, "crop")
     noise = p1.unit_noise(original.shape, 0)
-    noisy = {f"sigma {sigma}": p1.add_noise(original, sigma, noise)[0] for sigma in (2, 5, 25)}
+    noisy = {f"sigma {sigma}": p1.add_noise(original, sigma, noise)[0] for sigma in (2, 25)}
     images = {"o": original, "shift": translated, "unrelated": photos[1][..., :196], **noisy}
     pairs = {name: ("o", name) for name in images if name != "o"}
 

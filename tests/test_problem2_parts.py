@@ -15,7 +15,7 @@ from tests.faults import tiny
 
 TINY = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
-    *("--epochs", 2, "--batch-size", 6, "--seeds", 2),
+    *("--epochs", 1, "--batch-size", 6, "--seeds", 2),
 )
 QUICK = (*TINY[:-6], "--epochs", 1, "--batch-size", 12, "--precision", "fp32")
 
@@ -50,7 +50,7 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
     result = parts["2.2"]
     assert result["parameters"] == 20_308_150 - 99 * 1281
     assert [run["seed"] for run in result["runs"]] == [0, 1]
-    assert [len(run["history"]) for run in result["runs"]] == [2, 2]
+    assert [len(run["history"]) for run in result["runs"]] == [1, 1]
     for run in result["runs"]:
         assert run["test_top1_low"] <= run["test_top1"] <= run["test_top1_high"]
         assert run["test_top1"] * 12 / 100 == pytest.approx(round(run["test_top1"] * 12 / 100))
@@ -77,10 +77,14 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
     looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2)
     looked_at += ("--noise", "gaussian")
     parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
+    continued = "efficientnet_v2_s_continued"
     names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
-    for name in names:
-        assert out.count(f"{name}-1epochs-seed0: ") == 1
-    assert list(parts["2.3"]["runs"]) == names[:3]
+    for name in (*names, continued):
+        assert out.count(f"\n{name}-1epochs-seed0: ") == 1
+    assert list(parts["2.3"]["runs"]) == [*names[:2], continued, names[2]]
+    compared = [(row["a"], row["b"]) for row in parts["2.3"]["differences"]]
+    assert compared == [(names[1], names[0]), (names[2], continued), (continued, names[0])]
+    assert parts["2.5"]["differences"][0]["low"] <= parts["2.5"]["differences"][0]["high"]
     assert parts["2.3"]["max_logit_difference"] < 1e-4
     assert parts["2.3"]["parameters"] / parts["2.3"]["parameters_narrow"] > 1.05
     without, with_block = (parts["2.5"]["runs"][name] for name in (names[0], names[3]))
@@ -102,9 +106,12 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
     assert {"2.3_stages.txt", "2.5_noise_block.png", "2.6_pointing_game.txt"} <= written
     other = folder / "runs" / "noise_block-1epochs-seed0" / "best.pt"
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    for flags in (["--symmetry-noise", 0.5], ["--from-narrow", other]):
+    for flags, name in (
+        (["--symmetry-noise", 0.5], "wide_1.1_from_narrow"),
+        (["--from-narrow", other], continued),
+    ):
         message = fails(p2, "2.3", *QUICK, *folders, *flags)
-        wanted = r"wide_1.1_from_narrow-1epochs-seed0/best.pt is of another run: (narrow|symmetry)"
+        wanted = rf"{name}-1epochs-seed0/best.pt is of another run: (narrow|symmetry)"
         assert re.search(wanted, message)
     assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # whose noise is uniform again
 

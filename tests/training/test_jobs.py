@@ -22,7 +22,7 @@ def answer(name, folder, seconds=0.0):
 
 
 def wait_for(path):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -99,17 +99,19 @@ def train(name, folder):
     return {}
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg])  # Ctrl-C on a terminal reaches the group
-def test_ctrl_c_saves_all_and_is_one_line(tmp_path, send):
+def test_ctrl_c_saves_all_and_is_one_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(root=str(ROOT), folder=str(tmp_path)))
     parent = subprocess.Popen(
         [sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    for name in "ab":
-        wait_for(tmp_path / f"{name} began")
-    send(parent.pid, signal.SIGINT)
-    _, said = parent.communicate(timeout=60)
+    try:
+        for name in "ab":
+            wait_for(tmp_path / f"{name} began")
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+        _, said = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
     assert parent.returncode == 130
     assert said.count("\n") == 1, said
     for name in "ab":
