@@ -3,7 +3,6 @@
     python -m common.reporting.page
 
 The words are those of templates/*.md (Jinja2) beside this file; numbers alone are filled in:
-
 part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder.
 bench("perceptual"): a benchmark. claims: the records of claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
@@ -13,6 +12,7 @@ Filters: number, interval, points (an interval with signs), duration.
 import json
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -64,7 +64,7 @@ def render(name: str) -> str:
     pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
     pages.filters |= FILTERS
     claims = {row["part"]: row for row in json.loads(CLAIMS.read_text("utf-8"))}
-    pages.globals |= {"part": part, "bench": bench, "find": find, "claims": claims}
+    pages.globals |= {"part": cache(part), "bench": bench, "find": find, "claims": claims}
     return pages.get_template(f"{name}.md").render() + "\n"
 
 

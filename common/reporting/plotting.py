@@ -99,26 +99,6 @@ def _highest(cells: Sequence[np.ndarray | HeatMap]) -> float:
     return max([1e-9, *(cell.values.max() for cell in cells if isinstance(cell, HeatMap))])
 
 
-def bars(
-    path: Path,
-    title: str,
-    settings: str,
-    ylabel: str,
-    names: list[str],
-    heights: Sequence[float],
-    lows: Sequence[float],
-    highs: Sequence[float],
-) -> None:
-    """Bars, their intervals (`lows` to `highs`, NaN where there is none) and heights as text."""
-    with new_figure(path, title, (1, 1), (8, 4), settings) as (_, ((axis,),)):
-        errors = [np.subtract(heights, lows), np.subtract(highs, heights)]
-        drawn = axis.bar(range(len(names)), heights, 0.6, yerr=errors, capsize=3)
-        axis.bar_label(drawn, [f"{height:.3f}" for height in heights], padding=2, fontsize=9)
-        axis.set_xticks(range(len(names)), [one_line(shown_name(name)) for name in names])
-        axis.set(ylabel=ylabel, axisbelow=True)
-        axis.grid(visible=False, axis="x")
-
-
 def dots(
     path: Path,
     title: str,
@@ -126,10 +106,11 @@ def dots(
     xlabel: str,
     names: list[str],
     series: Mapping[str, Sequence[tuple[float, float, float]]],
+    digits: int,
 ) -> None:
     """A row a name: each series' (value, low, high) as a dot and a line, the first series filled.
 
-    NaN is left out.
+    The first series' values stand beside them in so many digits; NaN is left out.
     """
     with new_figure(path, title, (1, 1), (8, 0.5 * len(names) + 1.3), settings) as (_, ((axis,),)):
         for number, (label, rows) in enumerate(series.items()):
@@ -140,13 +121,14 @@ def dots(
             axis.errorbar(values, places, xerr=errors, capsize=3, ms=8, label=label, **how)
             for value, high, place in zip(values, highs, places, strict=True):
                 if number == 0 and np.isfinite(value):
-                    axis.annotate(f"{value:.1f}", (np.fmax(value, high), place), (6, 0),
+                    axis.annotate(f"{value:.{digits}f}", (np.fmax(value, high), place), (6, 0),
                         textcoords="offset points", va="center", fontsize=9)  # fmt: skip
         axis.set_yticks(np.arange(len(names)), [one_line(shown_name(name)) for name in names])
         axis.set(xlabel=xlabel, xlim=(0, None))
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
-        axis.legend(loc="best")
+        if len(series) > 1:
+            axis.legend(loc="best")
 
 
 def dose_response(

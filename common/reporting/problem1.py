@@ -47,17 +47,17 @@ def feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
 
 
 def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
-    """1.2's calibrated squared losses as bars."""
+    """1.2's calibrated squared losses as dots."""
     shown = _squared(result["losses"])
+    rows = [_numbers(row[key] for key in ("relative", "low", "high")) for row in shown.values()]
     return partial(
-        plotting.bars,
+        plotting.dots,
         title=f"What a shift of {shift_px:g} px to the left costs each loss",
-        settings=f"Squared differences. {tag}",
-        ylabel="calibrated loss\n(0 = the same, 1 = another picture)",
+        settings=f"Squared differences, lines: 95 % intervals. {tag}",
+        xlabel="calibrated loss (0 = the same, 1 = another picture)",
         names=list(shown),
-        heights=[row["relative"] for row in shown.values()],
-        lows=_numbers(row["low"] for row in shown.values()),
-        highs=_numbers(row["high"] for row in shown.values()),
+        series={"loss": rows},
+        digits=3,
     )
 
 
@@ -116,7 +116,9 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
         )
     tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, tags["weights"])
     if "random_weights" in tags:
-        settings = f"Squared differences. {title}".replace(tags["random_weights"], tags["weights"])
+        settings = f"Squared differences, lines: 95 % intervals. {title}".replace(
+            tags["random_weights"], tags["weights"]
+        )
         figures["1.3_shift_worth.png"] = worth_figure(result, settings)
     return tables, figures
 
@@ -139,6 +141,7 @@ def worth_figure(result: Mapping, settings: str) -> partial:
         settings=settings,
         xlabel="sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)",
         names=list(equal["weights"]),
+        digits=1,
         series={
             labels[key]: [
                 _numbers(row[k] for k in ("sigma", "low", "high")) for row in rows.values()

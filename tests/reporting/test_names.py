@@ -58,7 +58,7 @@ def draw_everywhere(name, path):
     heat = plotting.HeatMap(MAP, "0-255")
     plotting.image_grid(path, "grid", [name, "header"], {name: [PICTURE, heat]})
     plotting.overlays(path, "overlays", "", [[plotting.Overlay(PICTURE, MAP, name)]])
-    plotting.bars(path, "bars", "", "loss", [name], [1], [1], [1])
+    plotting.dots(path, "dots", "", "loss", [name], {"loss": [(1, 1, 1)]}, 1)
     plotting.peaks(path, "peaks", "", [name, "fc"], {"a": {1: [1.0, 2.0]}}, {"fp16": 65504.0})
 
 
@@ -67,7 +67,7 @@ def draw_everywhere(name, path):
 def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
     draw_everywhere(name, tmp_path / "figure.png")
     shown = [text for text in texts if SHOWN[name] in text]
-    # Two titles, a header, a row, a caption, a bar and a module.
+    # Two titles, a header, a row, a caption, a dot and a module.
     assert len(shown) >= 7
     assert name == SHOWN[name] or not any(name in text for text in texts)
 

@@ -26,16 +26,6 @@ FIGURES = {
         headers=["a header of many words, which is wrapped", "difference"],
         rows={"a.png": [PICTURE, plotting.HeatMap(MAP, "0-255")]},
     ),
-    "bars": partial(
-        plotting.bars,
-        title="Losses",
-        settings="six photos",
-        ylabel="loss",
-        names=["l1", "l2"],
-        heights=[0.125, 2],
-        lows=[0.1, np.nan],
-        highs=[0.2, np.nan],
-    ),
     "dots": partial(
         plotting.dots,
         title="Worth",
@@ -43,6 +33,7 @@ FIGURES = {
         xlabel="sigma",
         names=["l2", "lpips"],
         series={"weights": [(2, 1, 3), (np.nan,) * 3], "random": [(5, np.nan, 6), (4, 3, 5)]},
+        digits=1,
     ),
     "dose_response": partial(
         plotting.dose_response,
@@ -103,7 +94,6 @@ TEXTS = {
         *("Translation", "a header of many\nwords, which is\nwrapped", "a.png"),
         "0-255,\nroot scale",
     ],
-    "bars": ["0.125", "2.000", "pixels", "loss", "six photos"],
     "dots": ["2.0", "pixels", "LPIPS", "sigma", "random", "six photos"],
     "dose_response": ["noise", "sigma", "100", "relu1_2", "six photos"],
     "resolutions": ["train: 1,002 images, 2 resolutions", "1: 500x667, 1,000; 2: 640x480, 2"],
