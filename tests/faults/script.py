@@ -1,0 +1,39 @@
+"""Be a script with tiny networks: `python -m tests.faults.script problem2_flowers 2.2 ...`.
+
+With STEP_SECONDS every step of a training takes longer, and the first leaves a file `training`.
+"""
+
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import common.start  # noqa: F401 what a script sets before it imports PyTorch
+
+# isort: split
+from common import errors
+from common.reporting.results import ROOT
+from common.training import loop
+from tests.faults import tiny
+
+
+def slow_steps(seconds: float) -> None:
+    """Let every step take so much longer."""
+    take_step = loop.train_step
+
+    def slow_step(*args, **options):
+        Path("training").touch()
+        time.sleep(seconds)
+        return take_step(*args, **options)
+
+    loop.train_step = slow_step
+
+
+if __name__ == "__main__":
+    name, *words = sys.argv[1:]
+    script = importlib.import_module(name)
+    sys.argv = [str(ROOT / f"{name}.py"), *words]
+    tiny.replace_networks()
+    slow_steps(float(os.environ.get("STEP_SECONDS", 0)))
+    sys.exit(errors.guard(script.main))

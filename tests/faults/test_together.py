@@ -1,0 +1,62 @@
+"""Two at once on one folder or one cache, and the same command twice."""
+
+import shutil
+import time
+
+import pytest
+
+from tests.faults import equal
+from tests.faults.harness import CALLS, end, goes_on, start
+
+pytestmark = pytest.mark.faults
+
+
+def both(first: tuple, second: tuple, folder, gap: float) -> list[int]:
+    """The exit codes of two scripts that run at once; what they say is at most a line each."""
+    one = start(first, folder)
+    time.sleep(gap)
+    ended = [end(process) for process in (one, start(second, folder))]
+    assert all(len(said.splitlines()) <= 2 for _, said in ended), ended  # that it waits, and why
+    return [code for code, _ in ended]
+
+
+@pytest.mark.parametrize("gap", [0, 0.3])
+@pytest.mark.parametrize("part", ["1.1", "2.2", "3.1 3.4"])
+def test_the_same_command_twice_at_once(tmp_path, reference, part, gap):
+    wanted, _ = reference(CALLS[part])
+    assert 0 in both(CALLS[part], CALLS[part], tmp_path, gap)
+    goes_on(CALLS[part], tmp_path, wanted)
+
+
+@pytest.mark.parametrize("part", ["2.2", "3.1"])
+def test_two_folders_share_one_cache(tmp_path, reference, part):
+    wanted, _ = reference(CALLS[part])
+    other = (*CALLS[part], "--out", "out2")
+    assert both(CALLS[part], other, tmp_path, 0) == [0, 0]
+    for folder in ("out", "out2"):
+        found = equal.digest(tmp_path / folder)
+        equal.ask(wanted, {name.replace("out2", "out"): value for name, value in found.items()})
+
+
+def test_of_two_rates_in_one_folder_one_is_refused(tmp_path, reference):
+    calls = (CALLS["2.2"], (*CALLS["2.2"], "--lr", "0.01"))
+    codes = both(*calls, tmp_path, 0)
+    assert sorted(codes) == [0, 2]
+    winner = calls[codes.index(0)]
+    goes_on(winner, tmp_path, reference(winner)[0])
+
+
+def test_two_parts_at_once_are_both_in_the_results(tmp_path):
+    assert both(CALLS["2.1"], CALLS["2.2"], tmp_path, 0.3) == [0, 0]
+    found = equal.digest(tmp_path / "out")["problem2/results.json"]
+    assert set(found["parts"]) == {"2.1", "2.2"}
+
+
+@pytest.mark.parametrize("part", ["1.1", "2.2", "3.1 3.4"])
+def test_the_same_command_in_two_folders_leaves_equal_bytes(tmp_path, reference, part):
+    wanted, base = reference(CALLS[part])
+    goes_on(CALLS[part], tmp_path, wanted)
+    equal.ask(equal.figures(base / "out"), equal.figures(tmp_path / "out"))
+    for path in (base / "out").rglob("best.pt"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(base)).read_bytes()
+    shutil.rmtree(tmp_path / "out")
