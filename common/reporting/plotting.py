@@ -15,6 +15,7 @@ NAMES = {
     "l2": "pixels",
     "lpips": "LPIPS",
     "efficientnet_v2_s": "EfficientNetV2-S",
+    "efficientnet_v2_s_continued": "the same, continued",
     "noise_block": "with noise block",
     "resnet34": "ResNet-34",
     "resnet36": "ResNet-36 with f",
