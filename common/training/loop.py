@@ -153,6 +153,7 @@ def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     order = torch.randperm(len(train), generator=generator)
     steps = order.tensor_split(steps_per_epoch(train, recipe))
     run.network.train()
+    run.set_dropout(recipe.strength_at(run.epoch))
     while run.step < len(steps):
         start = time.perf_counter()
         # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.
@@ -233,7 +234,7 @@ def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Ten
 
 
 def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    recipe = run.recipe
+    recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
     return recipe.augmentation(images, labels, len(train.class_names), recipe.image_size_px, draws)

@@ -31,6 +31,9 @@ class Recipe:
     deterministic: bool = False
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    stages: int = 1
+    first_strength: float = 1
+    first_size_px: int = 0  # 0: image_size_px
 
     def as_dict(self) -> dict:
         """Plain values, for checkpoints and results."""
@@ -40,7 +43,33 @@ class Recipe:
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
+        if self.stages == 1:  # then these do nothing, and runs of before are still the same
+            for name in ("stages", "first_strength", "first_size_px"):
+                del values[name]
         return {**values, **augmentation}
+
+    def strength_at(self, epoch: int) -> float:
+        """Of all regularisation in an epoch: it grows from `first_strength` to 1 in `stages`."""
+        return self.first_strength + (1 - self.first_strength) * self._progress(epoch)
+
+    def _progress(self, epoch: int) -> float:
+        if self.stages == 1:
+            return 1
+        return min(epoch * self.stages // self.epochs, self.stages - 1) / (self.stages - 1)
+
+    def at(self, epoch: int) -> "Recipe":
+        """The recipe of an epoch: images grow, and are varied more (Tan & Le 2021, section 4)."""
+        if self.stages == 1:
+            return self
+        strength, least_px = self.strength_at(epoch), self.first_size_px or self.image_size_px
+        grown_px = least_px + (self.image_size_px - least_px) * self._progress(epoch)
+        varied = dataclasses.replace(
+            self.augmentation,
+            crop_area_min=1 - strength * (1 - self.augmentation.crop_area_min),
+            jitter=strength * self.augmentation.jitter,
+            cutmix_prob=strength * self.augmentation.cutmix_prob,
+        )
+        return dataclasses.replace(self, image_size_px=round(grown_px), augmentation=varied)
 
     def learning_rate_at(self, epoch: float) -> float:
         """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held.
@@ -80,6 +109,12 @@ def add_flags(
     add("--crop-area", type=cli.fraction, default=crop_area, help="least share a random crop keeps")
     add("--jitter", type=cli.fraction, default=jitter, help="of brightness, contrast, saturation")
     add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
+    stages = "steps in which regularisation and image size grow over the epochs; 1: from the start"
+    add("--stages", type=cli.at_least(1, 100), default=1, help=stages)
+    strength = "of --stages: share of crops, jitter, cutmix and dropout that the first stage has"
+    add("--first-strength", type=cli.fraction, default=0.5, help=strength)
+    first = "of --stages: image size of the first stage in px; 0: --image-size"
+    add("--first-size", type=cli.whole, default=0, help=first)
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
@@ -115,4 +150,7 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         deterministic=args.deterministic,
         seed=args.seed,
         augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
+        stages=args.stages,
+        first_strength=args.first_strength,
+        first_size_px=args.first_size,
     )

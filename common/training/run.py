@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.ops import StochasticDepth
 
 from common.training import parallel
 from common.training.recipe import Recipe
@@ -26,10 +27,18 @@ class Run:
             self.average = AveragedModel(self.network, multi_avg_fn=average)
         self.optimizer = _make_optimizer(self.network, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        kinds = (nn.Dropout, StochasticDepth)
+        modules = [*self.network.modules(), *(self.average.modules() if self.average else ())]
+        self.dropouts = [(module, module.p) for module in modules if isinstance(module, kinds)]
         self.epoch = self.step = 0
         self.sums = no_sums()
         self.history: list[dict] = []
         self.step_seconds: list[float] = []  # of every step that this process has taken
+
+    def set_dropout(self, strength: float) -> None:
+        """Let dropout and stochastic depth drop so much of what the network was built with."""
+        for module, probability in self.dropouts:
+            module.p = strength * probability
 
     @property
     def evaluated(self) -> nn.Module:

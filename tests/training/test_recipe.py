@@ -123,3 +123,37 @@ def test_compile_is_called_once_and_the_checkpoint_has_bare_names(tmp_path, monk
 def test_without_compile_nothing_is_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", None)
     tiny.train(tmp_path, replace(tiny.RECIPE, augmentation=Augmentation(), epochs=2))
+
+
+def test_regularisation_and_size_grow_in_stages():
+    grows = replace(tiny.RECIPE, epochs=9, image_size_px=64, stages=3, first_strength=0.5)
+    grows = replace(grows, first_size_px=32, augmentation=Augmentation(0.2, 0.4, 0.6))
+    sizes = [grows.at(epoch).image_size_px for epoch in range(9)]
+    assert sizes == [32, 32, 32, 48, 48, 48, 64, 64, 64]
+    assert [grows.strength_at(epoch) for epoch in (0, 3, 8)] == [0.5, 0.75, 1]
+    first, last = grows.at(0).augmentation, grows.at(8).augmentation
+    assert (first.crop_area_min, first.jitter, first.cutmix_prob) == pytest.approx((0.6, 0.2, 0.3))
+    assert last == Augmentation(pytest.approx(0.2), 0.4, 0.6)
+    plain = replace(grows, stages=1)
+    assert plain.at(0) == plain
+    assert plain.as_dict() == replace(plain, first_size_px=0, first_strength=1).as_dict()
+
+
+def test_dropout_grows_with_the_stages():
+    network = tiny.network()
+    run = Run(network, replace(tiny.RECIPE, stages=2, first_strength=0.5), torch.device("cpu"))
+    probabilities = []
+    for epoch in range(3):
+        run.epoch, run.step = epoch, 0
+        next(loop._steps_of_epoch(run, tiny.packed()))
+        probabilities.append(network[3].p)
+    assert probabilities == pytest.approx([0.05, 0.05, 0.1])
+
+
+def test_a_run_that_grows_goes_on_to_the_same_weights(tmp_path):
+    grows = replace(tiny.RECIPE, stages=3, first_strength=0.3, first_size_px=6)
+    tiny.train_an_epoch(tmp_path / "stopped", grows)
+    for name in ("stopped", "whole"):
+        tiny.train(tmp_path / name, grows)
+    best = [tiny.state(tmp_path / name, "best.pt")["network"] for name in ("stopped", "whole")]
+    tiny.assert_same(*best)
