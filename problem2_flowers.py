@@ -43,6 +43,7 @@ from common.networks import efficientnet, gradcam, statedict, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
+from common.reporting.tables import differences_table
 from common.studies.accuracy import differences
 from common.studies.baselines import colour_neighbour
 from common.studies.modes import launch_ddp
@@ -240,7 +241,7 @@ def part_2_3(setup: Setup) -> Findings:
         "differences": differences(trained, pairs),
     }
     tables, figures = runs.training_report(setup, "2.3", trained, f"init {init_words(args)}")
-    tables["2.3_differences.txt"] = problem2.differences_table(result["differences"], setup.tag)
+    tables["2.3_differences.txt"] = differences_table(result["differences"], setup.tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
 
@@ -357,7 +358,7 @@ def part_2_5(setup: Setup) -> Findings:
     }
     init = init_words(setup.args)
     tables, figures = runs.training_report(setup, "2.5", trained, f"init {init}")
-    tables["2.5_differences.txt"] = problem2.differences_table(result["differences"], setup.tag)
+    tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
     return Findings(result, tables, figures=figures)
@@ -380,7 +381,8 @@ def block_seconds(setup: Setup, block: NoiseBlock) -> float:
 def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[str, list]]:
     """The first train images' classes, and these uint8 (H, W, 3) as "original" and "covered"."""
     train, cpu = setup.packed["train"], torch.device("cpu")
-    squares, labels = train.batch(torch.arange(min(5, len(train))), cpu)
+    rows = torch.linspace(0, len(train) - 1, min(5, len(train))).long()  # of several classes
+    squares, labels = train.batch(rows, cpu)
     images = centre_square(squares, setup.args.image_size)
     draws = Draws(setup.args.seed, streams.AUGMENT, 0, 0, len(images), cpu)
     batches = {"original": images, "covered": replace(block, prob=1.0)(images, draws)}

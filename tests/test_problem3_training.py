@@ -117,8 +117,8 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
     changes = {row["change"]: row for row in part["single_changes"]}
     assert next(iter(changes)) == "none"
     assert changes["none"]["diverged_at_step"] == where["step"] == changes["none"]["steps"] + 1
-    assert changes["f inside the branch alone"]["diverged_at_step"] is None
-    assert changes["f inside the branch alone"]["steps"] == 6
+    assert changes["f off the sums"]["diverged_at_step"] is None
+    assert changes["f off the sums"]["steps"] == 6
     assert len(changes) == 10
     assert len(part["not_single_changes"]) == 2
     assert list(part["beyond_range"]) == ["resnet36_sum", "resnet36_report_recipe", "resnet36"]

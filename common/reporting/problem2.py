@@ -24,17 +24,6 @@ def init_words(init: str, zero_head: bool, zero_init_residual: bool) -> str:
     return ", ".join([init, *head, *(["last gammas at zero"] if zero_init_residual else [])])
 
 
-def differences_table(differences: Sequence[Mapping], tag: str) -> str:
-    """A table of differences in test top-1 between networks, paired by seed and image."""
-    columns = {"network": "{a}", "less": "{b}", "points": "{mean:+.2f}"}
-    columns["95 % interval"] = "{low:+.2f} - {high:+.2f}"
-    caption = (
-        "Difference of test top-1 in points, paired by seed and image; the interval resamples seeds"
-        f"\nand images. {printable(tag)}."
-    )
-    return table(caption, columns, differences)
-
-
 def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:
     """2.1's tables by file name: its result's splits, and their most frequent resolutions."""
     columns = {"split": "{split}", "images": "{images:,}", "classes": "{classes}"}

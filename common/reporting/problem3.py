@@ -100,17 +100,6 @@ def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
     return table(caption, columns, rows)
 
 
-def differences_table(result: Mapping, tag: str) -> str:
-    """3.4's table of differences in test top-1 between networks, paired by seed and image."""
-    columns = {"network": "{a}", "less": "{b}", "points": "{mean:+.2f}"}
-    columns["95 % interval"] = "{low:+.2f} - {high:+.2f}"
-    caption = (
-        "Difference of test top-1 in points, paired by seed and image; the interval resamples seeds"
-        f"\nand images. {printable(tag)}."
-    )
-    return table(caption, columns, result["differences"])
-
-
 def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
     """The warning before the training of a network that starts beyond fp16's range."""
     return (

@@ -2,7 +2,7 @@
 
 import math
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -43,3 +43,14 @@ def aligned(headers: list[str], rows: list[list[str | None]]) -> str:
     """An aligned text table of cells as they shall appear; None is shown as "-"."""
     align = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(rows, headers, missingval="-", disable_numparse=True, colalign=align)
+
+
+def differences_table(differences: Sequence[Mapping], tag: str) -> str:
+    """A table of differences in test top-1 between networks, paired by seed and image."""
+    columns = {"network": "{a}", "less": "{b}", "points": "{mean:+.2f}"}
+    columns["95 % interval"] = "{low:+.2f} - {high:+.2f}"
+    caption = (
+        "Difference of test top-1 in points, paired by seed and image; the interval resamples seeds"
+        f"\nand images. {printable(tag)}."
+    )
+    return table(caption, columns, differences)

@@ -300,7 +300,7 @@ def cures(base: Case, steps: int) -> list[Steps]:
     f = {"activation": WhereForm}
     changes = {  # arguments of the network, learning rate
         "none": (f, 0.1),
-        "f inside the branch alone": ({**f, "residual": "branch"}, 0.1),
+        "f off the sums": ({**f, "residual": "branch"}, 0.1),
         "batch norm in float64": ({**f, "float64_batch_norms": True}, 0.1),
         "f clamped at 6, another function": ({"activation": ClampedSquareLeaky}, 0.1),
         "gammas start at 0.1": ({**f, "gamma": 0.1}, 0.1),
