@@ -14,7 +14,7 @@ QUICK3 := --data synthetic --per-class 40 --image-size 48 --width 0.25 --epochs 
 	--batch-size 16 --ema 0.9 --crop-area 0.6 --steps 8 --jobs 2
 
 # 2.4, which trains the same network in two processes, is left out: it would take two minutes more.
-.PHONY: demo test faults lint lock clean
+.PHONY: demo test faults published lint lock clean
 
 # Set in notebooks: MPLBACKEND names a backend that .venv lacks, PYTHONSAFEPATH hides common/.
 unexport MPLBACKEND PYTHONSAFEPATH
@@ -29,6 +29,10 @@ test: $(READY)
 
 faults: $(READY)
 	$(BIN)/python -m pytest -m faults
+
+# What is missing under outputs/published: make published RUNS="2.2 2.3" FLAGS="--minutes 60".
+published: $(READY)
+	$(BIN)/python -m benchmarks.published $(RUNS) --run $(FLAGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

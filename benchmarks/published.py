@@ -1,0 +1,175 @@
+"""Everything under outputs/published that takes more than seconds, as one list of commands.
+
+What is missing is made in the list's order, and what was stopped goes on. A result counts as made
+where results.json has it from the same flags.
+
+    python -m benchmarks.published                         what is there, what is missing, how long
+    python -m benchmarks.published --run                   make what is missing
+    python -m benchmarks.published 2.2 2.3 --run --minutes 60     two of them, in an hour at most
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common import cli
+from common.errors import UserError, guard
+from common.reporting import results
+from common.reporting.results import ROOT
+from common.reporting.tables import table
+
+OUT = "outputs/published"
+IN_TIME_SECONDS = 60  # that a training takes to save after it was asked to stop
+
+
+@dataclass(frozen=True)
+class Published:
+    """A command, by its name: its results are `part` of `folder`, in about so many minutes.
+
+    Minutes are those of two cores with AVX-512; on cores with AVX2 alone trainings take three times
+    as long.
+    """
+
+    name: str
+    command: str
+    part: str
+    folder: str
+    minutes: float
+
+    def is_made(self) -> bool:
+        """Whether the folder's results.json has the part, made with these flags."""
+        part = results.read(ROOT / OUT / self.folder)["parts"].get(self.part)
+        if not part:
+            return False
+        made_with = shlex.split(part["provenance"]["command"])
+        words = [word for word in shlex.split(self.command)[1:] if "{" not in word]
+        return all(word in made_with for word in words if word != self.part)
+
+
+# Chosen on val: what learns from 1,020 images, regularised more from stage to stage.
+SCRATCH = (
+    "--data-root {flowers} --image-size 64 --epochs 150 --lr 1e-3 --crop-area 0.25 --jitter 0.1"
+    " --cutmix 0.8 --zero-head --zero-init-residual --stages 3"
+)
+SHORT = SCRATCH.replace("--epochs 150", "--epochs 30") + " --seeds 3 --layer features.5"
+ON_64PX = "--data {imagenet} --image-size 64"
+RUNS = [
+    Published("1", "problem1_perceptual.py", "1.3", "problem1", 3),
+    Published("2.2", f"problem2_flowers.py 2.2 {SCRATCH} --seeds 3", "2.2", "problem2", 180),
+    Published("2.3", f"problem2_flowers.py 2.3 {SHORT}", "2.3", "problem2", 120),
+    Published("2.5", f"problem2_flowers.py 2.5 {SHORT}", "2.5", "problem2", 40),
+    Published("2.6", f"problem2_flowers.py 2.6 {SHORT}", "2.6", "problem2", 5),
+    Published(
+        "3.4",
+        f"problem3_resnet36.py 3.4 {ON_64PX} --width 0.5 --seeds 3",
+        *("3.4", "problem3", 210),
+    ),
+    Published(
+        "reproduce",
+        "problem3_resnet36.py 3.4 --reproduce --data {imagenet} --seeds 5 --cure-steps 5",
+        *("3.4", "problem3/reproduce", 57),
+    ),
+    Published(
+        "stems",
+        f"problem3_resnet36.py 3.4 --stems {ON_64PX} --width 0.25 --epochs 6 --seeds 3",
+        *("3.4", "problem3/stems", 120),
+    ),
+    Published(
+        "factorial",
+        f"problem3_resnet36.py 3.4 --factorial {ON_64PX} --width 0.25 --epochs 10",
+        *("3.4", "problem3/factorial", 42),
+    ),
+    Published(
+        "exponents",
+        f"problem3_resnet36.py 3.4 --exponents {ON_64PX} --width 0.125 --epochs 6 --seeds 3",
+        *("3.4", "problem3/exponents", 72),
+    ),
+    Published(
+        "hundred",
+        "problem3_resnet36.py 3.4 --data {hundred} --per-class 60 --image-size 64 --width 0.25"
+        " --epochs 12 --seeds 3 --steps 20",
+        *("3.4", "imagenet-100x32/problem3", 60),
+    ),
+    Published(
+        "full width",
+        f"problem3_resnet36.py 3.4 {ON_64PX} --width 1 --epochs 6 --steps 4",
+        *("3.4", "full_width/problem3", 120),
+    ),
+]
+
+
+def main() -> None:
+    args = parse_args()
+    known = {run.name for run in RUNS}
+    if unknown := [name for name in args.names if name not in known]:
+        raise UserError(f"no run {unknown[0]}; the runs are {', '.join(known)}")
+    asked = [run for run in RUNS if run.name in args.names or not args.names]
+    rows = [{**vars(run), "made": "made" if run.is_made() else "missing"} for run in asked]
+    columns = {"run": "{name}", "": "{made}", "minutes": "{minutes:.0f}", "command": "{command}"}
+    print(table("Minutes are those of two cores with AVX-512.", columns, rows))
+    if not args.run:
+        return
+    end = time.monotonic() + 60 * args.minutes
+    for run in asked:
+        if not run.is_made():
+            make(run, args, end - time.monotonic() - IN_TIME_SECONDS)
+
+
+def make(run: Published, args: argparse.Namespace, seconds: float) -> None:
+    """Run a command to its end, or stop it in time: what it has trained is saved.
+
+    Raises:
+        UserError: no time is left, or it failed.
+    """
+    if seconds <= 0:
+        raise UserError("the minutes are over; the same command goes on")
+    problem = run.folder.rsplit("problem", 1)[0]
+    command = [sys.executable, *run_words(run, args), "--out", f"{OUT}/{problem}".rstrip("/")]
+    print(f"\n$ {shlex.join(['python', *command[1:]])}", flush=True)
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise UserError(
+            f"{run.name}: stopped, its time is over; the same command goes on"
+        ) from None
+    if code:
+        raise UserError(f"{run.name} ended with exit code {code}; its message is above")
+
+
+def run_words(run: Published, args: argparse.Namespace) -> list[str]:
+    """The words of a run's command, on this user's data and device."""
+    data = {"flowers": args.flowers, "imagenet": args.imagenet, "hundred": args.hundred}
+    words = [word.format(**data) for word in shlex.split(run.command)]
+    words += ["--device", args.device] if args.device != "auto" else []
+    trains = not run.command.startswith("problem1")
+    return words + (["--jobs", str(args.jobs)] if trains and args.jobs > 1 else [])
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    add = parser.add
+    parser.add_argument("names", nargs="*", metavar="RUN", help="runs of the list (default: all)")
+    add("--run", action="store_true", help="make what is missing (default: only say it)")
+    add("--minutes", type=cli.non_negative, default=1e6, help="stop in time, what is made is saved")
+    add("--flowers", type=cli.path, default=Path("data"), help="holds flowers-102, or gets it")
+    add("--imagenet", type=cli.path, default=Path("data/imagenet"), help="class folders")
+    add("--hundred", type=cli.path, default=Path("data/hundred"), help="a hundred class folders")
+    jobs = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+    add("--jobs", type=cli.at_least(1, 64), default=jobs, help="trainings at a time on a CPU")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the trainings")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
