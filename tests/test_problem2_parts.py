@@ -57,14 +57,19 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
         assert run["val_top1"] == max(row["val_top1"] for row in run["history"])
     assert result["test_top1"] == np.mean([run["test_top1"] for run in result["runs"]])
     yardstick = result["yardsticks"]["colour_histogram_nearest_neighbour"]
-    assert 0 <= yardstick["test_top1"] <= 100
+    beside = result["baselines"]
+    assert yardstick == beside["colour, nearest neighbour"]
+    assert next(iter(beside)) == "chance"
+    assert set(beside) >= {"colour, ridge", "HOG, nearest neighbour", "HOG, ridge"}
+    assert all(0 <= row["test_top1"] <= 100 for row in beside.values())
     assert "EMBEDDED DRAWN FLOWERS" in result["provenance"]["data"]
     folder = tmp_path / "out" / "problem2"
     tables = [path for path in folder.glob("*.txt") if path.name != "2.2_summary.txt"]
     assert len(tables) == 3
     for path in tables:
         assert "EMBEDDED DRAWN FLOWERS" in path.read_text(), path
-    assert "colour histogram, nearest neighbour" in (folder / "2.2_training.txt").read_text()
+    told = (folder / "2.2_training.txt").read_text()
+    assert all(f"\n{name}  " in told for name in beside)
     last_lines = (folder / "2.2_summary.txt").read_text().rstrip().splitlines()[-7:]
     assert "\n".join(last_lines) in out
     assert "Params size (MB): 76.99" in last_lines
