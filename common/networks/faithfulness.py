@@ -1,0 +1,65 @@
+"""Does a map show what a network's answer rests on? Deletion and insertion of its pixels.
+
+    import torch; from torchvision.models import resnet18; from common.networks import faithfulness
+    network, images, classes = resnet18().eval(), torch.rand(2, 3, 64, 64), torch.tensor([3, 7])
+    print(faithfulness.curves(network, images, torch.rand(2, 64, 64), classes, steps=8)["deletion"])
+
+Petsiuk et al. 2018, section 4.1: a good map loses the class soon where its highest pixels are
+deleted first, and finds it soon where they are inserted first. Networks are in eval mode.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@torch.inference_mode()
+def curves(
+    network: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, steps: int
+) -> dict[str, Tensor]:
+    """The probability of a class while pixels go or come, the map's highest first.
+
+    Args:
+        network: In eval mode.
+        images: Float (N, 3, H, W), what the network takes.
+        maps: Float (N, H, W); equal values go from the top left.
+        classes: int64 (N,), the class that is followed in each image.
+        steps: Into which the pixels are divided.
+
+    Returns:
+        "deletion", pixels turn into the image's mean colour, and "insertion", pixels of a blurred
+        image turn sharp: probabilities (N, steps + 1), on the CPU.
+    """
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = order.argsort(dim=1).view_as(maps)[:, None]
+    grey = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    found: dict[str, list[Tensor]] = {"deletion": [], "insertion": []}
+    for step in range(steps + 1):
+        reached = ranks < step * maps[0].numel() / steps
+        shown = {
+            "deletion": torch.where(reached, grey, images),
+            "insertion": torch.where(reached, images, blurred(images)),
+        }
+        for kind, batch in shown.items():
+            probabilities = network(batch).softmax(dim=1)
+            found[kind].append(probabilities.gather(1, classes[:, None])[:, 0].cpu())
+    return {kind: torch.stack(columns, dim=1) for kind, columns in found.items()}
+
+
+def area(curve: Tensor) -> Tensor:
+    """The area under curves (N, steps + 1) over the share of pixels, from 0 to 1: float (N,)."""
+    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images without what is smaller than an eighth of their side, in their own size."""
+    side_px = max(1, images.shape[-1] // 8)
+    coarse = functional.avg_pool2d(images, side_px, ceil_mode=True)
+    return functional.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def centred(images: Tensor) -> Tensor:
+    """A control: maps (N, H, W) that are highest in the middle, whatever an image shows."""
+    rows, columns = (torch.linspace(-1, 1, side) for side in images.shape[2:])
+    distance = (rows[:, None].square() + columns.square()).sqrt()
+    return (-distance).expand(len(images), -1, -1).to(images.device)
