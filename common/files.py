@@ -52,8 +52,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def save(path: Path, content: bytes | memoryview | str) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
-    A killed process or a full disk leaves the file as it was before, but for the moment between two
-    renames. Of processes that save into one folder at once, each has to hold the folder's lock.
+    A killed process or a full disk leaves the file as it was before. Of processes that save into
+    one folder at once, each has to hold the folder's lock.
 
     Raises:
         UserError: as `atomic`.
@@ -62,7 +62,9 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
     digest = hashlib.sha256(written).hexdigest()
     with atomic(path) as temporary:
         temporary.write_bytes(written)
-        _write_sums(path, digest)
+        # The file of before stands until it is replaced, and may stay if we are killed here.
+        _write_sums(path, {digest, *_read_sums(path.parent).get(path.name, ())})
+    _write_sums(path, {digest})
     return digest
 
 
@@ -81,7 +83,7 @@ def load(path: Path) -> bytes:
 def record(path: Path) -> str:
     """Take the SHA-256 of a file that was written by other means into SHA256SUMS; returns it."""
     digest = sha256_of(path)
-    _write_sums(path, digest)
+    _write_sums(path, {digest})
     return digest
 
 
@@ -99,7 +101,7 @@ def check(path: Path) -> str:
 
 def _compare(path: Path, digest: str) -> None:
     known = _read_sums(path.parent).get(path.name)
-    if digest != known:
+    if not known or digest not in known:
         why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
         if not known:
             why = f"not listed in {SUMS} beside it: of an earlier version, or copied alone"
@@ -108,18 +110,22 @@ def _compare(path: Path, digest: str) -> None:
         raise UserError(f"{path}: {why} ({accept})")
 
 
-def _read_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 by file name; of a name that is there twice the last one, which was added by hand."""
-    path = folder / SUMS
+def _read_sums(folder: Path) -> dict[str, set[str]]:
+    """The SHA-256s by file name: two while a file is replaced, or where one was added by hand."""
+    path, sums = folder / SUMS, {}
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    return {line[66:]: line[:64] for line in lines if len(line) > 66}
+    for line in lines:
+        if len(line) > 66:
+            sums.setdefault(line[66:], set()).add(line[:64])
+    return sums
 
 
-def _write_sums(path: Path, digest: str) -> None:
-    sums = {**_read_sums(path.parent), path.name: digest}
-    kept = {name for name in sums if name == path.name or (path.parent / name).exists()}
+def _write_sums(path: Path, digests: set[str]) -> None:
+    sums = {**_read_sums(path.parent), path.name: digests}
+    kept = [name for name in sorted(sums) if name == path.name or (path.parent / name).exists()]
+    lines = [f"{digest}  {name}\n" for name in kept for digest in sorted(sums[name])]
     with atomic(path.parent / SUMS) as temporary:
-        temporary.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(kept)), "utf-8")
+        temporary.write_text("".join(lines), "utf-8")
 
 
 def save_json(path: Path, value) -> None:
