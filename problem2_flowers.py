@@ -527,8 +527,9 @@ def forecast_seconds(part: str, setup: Setup) -> float:
     if setup.args.jobs > 1 and names:  # the first part trains those of the others too
         names = [name for asked in setup.args.parts for name in networks_of(asked, wide)]
     specs = [spec for name, spec in networks(setup).items() if name in names]
-    seeds, others = (1, 15) if part == "2.6" else (setup.args.seeds, 5)
-    return training_seconds(setup, specs, seeds) + others
+    images = sum(len(source.labels) for source in setup.sources.values())
+    others = {"2.2": 0.06 * images, "2.6": 15}.get(part, 5)  # of baselines, of maps
+    return training_seconds(setup, specs, 1 if part == "2.6" else setup.args.seeds) + others
 
 
 def main() -> None:

@@ -77,6 +77,8 @@ def _row(setup: Setup, candidates: Iterable[Features], way: str, seconds: float 
         top1 = 100 * (answers_of("val") == packed["val"].labels).double().mean().item()
         if top1 > best["val_top1"]:
             best, chosen = {"val_top1": top1, "chosen": about | strength}, answers_of
+        if top1 == 100:  # which no other can beat
+            break
     labels = packed["test"].labels
     right = chosen("test") == labels
     low, high = wilson_interval(int(right.sum()), len(right))
