@@ -234,8 +234,9 @@ def test_vgg_16_sees_test_once_as_val_has_chosen(monkeypatch):
     monkeypatch.setattr(baselines, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
     row = baselines.baselines(small_setup())["VGG-16, ridge"]
     assert set(row["chosen"]) == {"layers", "pooling", "size_px", "strength"}
-    looks = [("train", 32), ("val", 32), ("train", 48), ("val", 48)]
-    assert sorted(seen[:-1]) == sorted(looks)
+    looks = {("train", 32), ("val", 32), ("train", 48), ("val", 48)}
+    assert set(seen[:-1]) <= looks  # fewer where val is all right
+    assert len(set(seen)) == len(seen)
     assert seen[-1] == ("test", row["chosen"]["size_px"])
 
 
