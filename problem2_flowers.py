@@ -78,15 +78,17 @@ def wide_name(setup: Setup) -> str:
     return f"wide_{setup.args.width:g}"
 
 
-def networks_of(part: str, wide: str) -> tuple[str, ...]:
-    """The names of the networks that a part trains, apart from 2.4, which compares their speed."""
-    parts = {
+def networks_of(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
+    """The networks that parts train, by name, apart from 2.4, which compares their speed."""
+    wide = wide_name(setup)
+    names = {
         "2.2": (NARROW,),
         "2.3": (NARROW, wide, CONTINUED, f"{wide}_from_narrow"),
         "2.5": (NARROW, NOISE_BLOCK),
         "2.6": (NARROW, wide, NOISE_BLOCK),
     }
-    return parts.get(part, ())
+    wanted = {name for part in parts for name in names.get(part, ())}
+    return {name: spec for name, spec in networks(setup).items() if name in wanted}
 
 
 def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[str, list[dict]]:
@@ -94,10 +96,9 @@ def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[st
 
     With --jobs those of the other parts are trained beside them.
     """
-    specs, wide = networks(setup), wide_name(setup)
-    wanted = {name for asked in setup.args.parts for name in networks_of(asked, wide)}
-    runs.train_side_by_side(setup, [spec for name, spec in specs.items() if name in wanted])
-    return {name: train_seeds(setup, specs[name], seeds) for name in networks_of(part, wide)}
+    runs.train_side_by_side(setup, networks_of(setup, *setup.args.parts).values())
+    specs = networks_of(setup, part)
+    return {name: train_seeds(setup, spec, seeds) for name, spec in specs.items()}
 
 
 def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -355,8 +356,7 @@ def part_2_5(setup: Setup) -> Findings:
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
     }
-    init = init_words(setup.args)
-    tables, figures = runs.training_report(setup, "2.5", trained, f"init {init}")
+    tables, figures = runs.training_report(setup, "2.5", trained, f"init {init_words(setup.args)}")
     tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
@@ -523,13 +523,13 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 
 def forecast_seconds(part: str, setup: Setup) -> float:
     """About how long a part takes on this machine, as far as its networks tell."""
-    names, wide = networks_of(part, wide_name(setup)), wide_name(setup)
-    if setup.args.jobs > 1 and names:  # the first part trains those of the others too
-        names = [name for asked in setup.args.parts for name in networks_of(asked, wide)]
-    specs = [spec for name, spec in networks(setup).items() if name in names]
+    specs = networks_of(setup, part)
+    if setup.args.jobs > 1 and specs:  # the first part trains those of the others too
+        specs = networks_of(setup, *setup.args.parts)
     images = sum(len(source.labels) for source in setup.sources.values())
     others = {"2.2": 0.06 * images, "2.6": 15}.get(part, 5)  # of baselines, of maps
-    return training_seconds(setup, specs, 1 if part == "2.6" else setup.args.seeds) + others
+    seeds = 1 if part == "2.6" else setup.args.seeds
+    return training_seconds(setup, specs.values(), seeds) + others
 
 
 def main() -> None:

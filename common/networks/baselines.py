@@ -62,16 +62,12 @@ def _central(squares: np.ndarray, size_px: int) -> np.ndarray:
 def vgg_features(network: VGG16Features, images: Tensor) -> dict[str, Tensor]:
     """The mean and the maximum over places of each channel at each of a network's taps.
 
-    `images` are float (N, 3, H, W) in [0, 1] on the network's device. Returns float32 (N, 2, C) by
-    tap, means before maxima.
+    `images` are float (N, 3, H, W) in [0, 1]. Returns float32 (N, 2, C) by tap, means first.
     """
-    state = ((images - network.mean) / network.std).to(network.dtype)
-    state, pooled = state.contiguous(memory_format=torch.channels_last), {}
-    for tap, segment, pool in zip(network.taps, network.segments, network.pools, strict=True):
-        maps = segment(state)
-        pooled[tap] = torch.stack([maps.mean((2, 3)), maps.amax((2, 3))], dim=1).float()
-        state = pool(maps)
-    return pooled
+    return {
+        tap: torch.stack([maps.mean((2, 3)), maps.amax((2, 3))], dim=1).float()
+        for tap, maps in network(images).items()
+    }
 
 
 def nearest(queries: Tensor, references: Tensor) -> Tensor:

@@ -103,14 +103,15 @@ class VGG16Features(nn.Module):
             if isinstance(layers[end], nn.ReLU):
                 layers[end].inplace = False  # it would overwrite the tapped convolution's map
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """A (3, H, W) image on any device as the first segment's input."""
-        image = ((image.to(self.mean.device) - self.mean) / self.std)[None]
-        return image.to(self.dtype).contiguous(memory_format=torch.channels_last)
+    def normalise(self, images: Tensor) -> Tensor:
+        """An image (3, H, W) or (N, 3, H, W), on any device, as the first segment's input."""
+        images = (images.to(self.mean.device) - self.mean) / self.std
+        images = images if images.ndim == 4 else images[None]
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """The (1, C, h, w) maps of all taps of an image, by name."""
-        state, maps = self.normalise(image), {}
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The (N, C, h, w) maps of all taps, by name, of images as `normalise` takes them."""
+        state, maps = self.normalise(images), {}
         for tap, segment, pool in zip(self.taps, self.segments, self.pools, strict=True):
             maps[tap] = segment(state)
             state = pool(maps[tap])

@@ -1,10 +1,12 @@
 """About how long trainings will take, from the time of a measured step."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
-from common.training.runs import NetworkSpec, Setup, is_complete, run_folder
+from common.training.precision import Example
+from common.training.runs import NetworkSpec, Setup, is_waiting, run_folder
 
 EVALUATED = 0.35  # of the time of a trained image that an evaluated one takes
 SECOND_THREAD = 0.4  # of a thread's work that each further one of a process adds
@@ -18,7 +20,9 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
         for spec in specs
         for index in range(seeds)
     ]
-    waiting = sum(folder not in setup.finished and not is_complete(folder) for folder in folders)
+    waiting = sum(is_waiting(setup, folder) for folder in folders)
+    if not waiting:
+        return 0
     evaluated = args.epochs * counts["val"] + counts["test"]
     images = args.epochs * counts["train"] + EVALUATED * evaluated
     return images * waiting / images_per_second(setup, waiting)
@@ -26,8 +30,15 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
 
 def images_per_second(setup: Setup, trainings: int = 1) -> float:
     """Images a second that so many trainings get through together, by the measured step."""
+    measured = setup.precision.images_per_second or _timed(setup.step, setup.precision.name)
     if setup.device.type != "cpu":
-        return setup.precision.images_per_second
+        return measured
     jobs = max(1, min(setup.args.jobs, trainings))
     threads = max(1, torch.get_num_threads() // jobs)
-    return setup.precision.images_per_second * jobs * (1 + SECOND_THREAD * (threads - 1))
+    return measured * jobs * (1 + SECOND_THREAD * (threads - 1))
+
+
+@cache
+def _timed(step: Example, precision: str) -> float:
+    """The speed in a precision that was asked for, which nothing has timed yet."""
+    return 1 / step.seconds(precision)[precision]

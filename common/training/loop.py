@@ -148,12 +148,9 @@ def check_steps(train: Packed, recipe: Recipe) -> None:
 
 def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
-    recipe = run.recipe
-    generator = streams.generator(recipe.seed, streams.ORDER, run.epoch)
-    order = torch.randperm(len(train), generator=generator)
-    steps = order.tensor_split(steps_per_epoch(train, recipe))
+    steps = _order_of_epoch(run, train)
     run.network.train()
-    run.set_dropout(recipe.strength_at(run.epoch))
+    run.set_dropout(run.recipe.strength_at(run.epoch))
     while run.step < len(steps):
         start = time.perf_counter()
         # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.
@@ -162,6 +159,13 @@ def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
         run.step_seconds.append(time.perf_counter() - start)
         run.sums["seconds"] += run.step_seconds[-1]
         yield loss
+
+
+def _order_of_epoch(run: Run, train: Packed) -> tuple[Tensor, ...]:
+    """The indexes of each step's images in the run's epoch."""
+    generator = streams.generator(run.recipe.seed, streams.ORDER, run.epoch)
+    order = torch.randperm(len(train), generator=generator)
+    return order.tensor_split(steps_per_epoch(train, run.recipe))
 
 
 def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
@@ -246,11 +250,7 @@ def recompute_batch_norms(run: Run, train: Packed) -> None:
     An average of running statistics belongs to none of the weights that it averages (Izmailov et
     al. 2018, section 3.2). Of a large data set the epoch's first 2,048 images are enough.
     """
-    recipe = run.recipe
-    order = torch.randperm(
-        len(train), generator=streams.generator(recipe.seed, streams.ORDER, run.epoch)
-    )
-    steps = order.tensor_split(steps_per_epoch(train, recipe))
+    recipe, steps = run.recipe, _order_of_epoch(run, train)
     enough = math.ceil(STATISTICS_IMAGES / recipe.batch_size)
     batches = (
         _whole_batch(run, train, indexes, step)[0] for step, indexes in enumerate(steps[:enough])

@@ -4,7 +4,6 @@ Some processors list bf16 instructions and are twice as fast in fp32, some are t
 bf16, some have no such instructions at all.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ASKED = "asked for"
 GAIN_MIN = 1.1  # what repeated timings of one precision differ by
 MEASURED_SECONDS, MEASURED_STEPS = 1.0, 3  # no further step is timed after either
 SIDE_PX_MOST, PIXELS_MOST = 128, 2**15  # of the images timed on a CPU, where a step takes seconds
@@ -27,11 +25,11 @@ SIDE_PX_MOST, PIXELS_MOST = 128, 2**15  # of the images timed on a CPU, where a 
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision, why it was chosen, in words for results.json, and the speed measured in it."""
+    """A precision, why it was chosen, in words for results.json, and its speed where measured."""
 
     name: str
     why: str
-    images_per_second: float = math.nan  # of a CPU's thread, of a GPU
+    images_per_second: float | None = None  # of a CPU's thread, or of a GPU
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,10 @@ def choose_precision(asked: str, example: Example | None) -> Precision:
     `example` is a step of the network at hand, None where nothing is trained. The first process of
     a job decides for all: call it after `parallel.start`.
     """
-    if example is None:
-        return (
-            Precision("fp32", "nothing is trained") if asked == "auto" else Precision(asked, ASKED)
-        )
     if asked != "auto":
-        measured = parallel.broadcast(lambda: example.seconds(asked)[asked])
-        return Precision(asked, ASKED, 1 / measured)
+        return Precision(asked, "asked for")
+    if example is None:
+        return Precision("fp32", "nothing is trained")
     chosen = parallel.broadcast(lambda: _fastest(example))
     say(f"precision: {chosen.name}, {chosen.why}")
     return chosen

@@ -52,8 +52,9 @@ class Setup:
     """What the parts of a problem that trains share.
 
     data: what tables and figures say of the data. sources: splits train, val and test, not yet
-    decoded. folder: the problem's results folder, where runs are kept. finished: the runs that this
-    call has trained or read, by their folders, or how they failed.
+    decoded. folder: the problem's results folder, where runs are kept. step: one like those of the
+    trainings, None where there are none. finished: the runs that this call has trained or read, by
+    their folders, or how they failed.
     """
 
     args: argparse.Namespace
@@ -63,6 +64,7 @@ class Setup:
     precision: Precision
     recipe: Recipe
     folder: Path
+    step: Example | None
     finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
 
     def __getstate__(self) -> dict:
@@ -123,7 +125,7 @@ def set_up(
         make_deterministic(step)
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
-    return Setup(args, job.printable(data), sources, device, precision, recipe, folder)
+    return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
     for spec, seed in itertools.product(specs, range(args.seed, args.seed + args.seeds)):
         name = f"{spec.name}, seed {seed}"
         folders[name] = run_folder(setup, spec.name, seed, gpus=0)
-        if folders[name] not in setup.finished:
+        if is_waiting(setup, folders[name]):
             trainings[name] = partial(train_and_test, setup, spec, seed, 0)
             after[name] = f"{spec.after}, seed {seed}"
     if len(trainings) > 1:
@@ -262,9 +264,10 @@ def run_folder(setup: Setup, name: str, seed: int, gpus: int) -> Path:
     return setup.folder / "runs" / f"{name}{mode}-{setup.args.epochs}epochs-seed{seed}"
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a run's folder looks like that of a complete one."""
-    return (folder / "best.pt").exists() and not (folder / "last.pt").exists()
+def is_waiting(setup: Setup, folder: Path) -> bool:
+    """Whether a run is still to be trained, as far as its folder tells without being read."""
+    complete = (folder / "best.pt").exists() and not (folder / "last.pt").exists()
+    return folder not in setup.finished and (setup.args.fresh or not complete)
 
 
 def _run_precision(setup: Setup, stopped: dict | None) -> str:

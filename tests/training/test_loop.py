@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import itertools
 import json
@@ -59,8 +60,9 @@ def train(folder, recipe=RECIPE, **options):
     return net, fit(net, packed(), packed(7, 1), recipe, folder, CPU, about, **options)
 
 
-def train_an_epoch(folder, recipe=RECIPE, **options):
-    """Train as a call does that is stopped after the first epoch; returns the path of last.pt."""
+@contextlib.contextmanager
+def stopped_after_an_epoch():
+    """Let what is trained in the block be stopped after its first epoch."""
     whole_epoch = loop.train_one_epoch
 
     def one_epoch(run, *args):
@@ -71,7 +73,13 @@ def train_an_epoch(folder, recipe=RECIPE, **options):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(loop, "train_one_epoch", one_epoch)
         with pytest.raises(KeyboardInterrupt):
-            train(folder, recipe, **options)
+            yield
+
+
+def train_an_epoch(folder, recipe=RECIPE, **options):
+    """Train as a call does that is stopped after the first epoch; returns the path of last.pt."""
+    with stopped_after_an_epoch():
+        train(folder, recipe, **options)
     return folder / "last.pt"
 
 

@@ -163,24 +163,10 @@ def test_what_is_tested_are_the_best_weights(setup_of):
 # -------------------------------------------------------------------------------------- precision
 
 
-def stop_after_an_epoch(setup):
-    """Train the tiny network's first epoch, as a call that is stopped does."""
-    train_one_epoch = loop.train_one_epoch
-
-    def stopping(run, *args):
-        if run.epoch == 1:
-            raise KeyboardInterrupt
-        train_one_epoch(run, *args)
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(loop, "train_one_epoch", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train_seeds(setup, TINY)
-
-
 def test_a_run_that_goes_on_keeps_the_precision_that_it_began_with(setup_of, bf16_gains, capsys):
     bf16_gains(True)
-    stop_after_an_epoch(setup_of())
+    with tiny.stopped_after_an_epoch():
+        train_seeds(setup_of(), TINY)
     bf16_gains(False)  # as on another machine
     setup = setup_of()
     assert setup.precision.name == "fp32"
