@@ -39,14 +39,13 @@ from common.data.augment import Draws, centre_square
 from common.data.images import to_uint8
 from common.errors import UserError, guard
 from common.job import say, size
-from common.networks import efficientnet, gradcam, statedict, summary, widening
+from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.reporting import problem2, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
-from common.studies import baselines, modes
+from common.studies import baselines, cams, modes
 from common.studies.accuracy import differences
-from common.studies.pointing import play_pointing_game, see
 from common.training import parallel, recipe, runs
 from common.training.forecast import training_seconds
 from common.training.runs import NetworkSpec, Setup, train_seeds
@@ -392,44 +391,31 @@ def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[s
 # ------------------------------------------------------------------------------------ 2.6 Grad-CAM
 def part_2_6(setup: Setup) -> Findings:
     """Grad-CAM of the narrow, wide and noise-block networks."""
-    args, test, specs = setup.args, setup.packed["test"], networks(setup)
-    order = np.random.default_rng(args.seed).permutation(len(test))
-    rows = torch.from_numpy(order[: args.pointing_images])
-    squares, labels = test.batch(rows, setup.device)
-    images = centre_square(squares, args.image_size)
-    trained = {name: found[0] for name, found in train_networks(setup, "2.6", seeds=1).items()}
-    tag, seen = setup.tag_in(trained[NARROW]["precision"]), {}
-    for name, run in trained.items():
-        network, _ = specs[name].build(args.seed)
-        wanted, path = network.state_dict(), Path(run["weights"])
-        network.load_state_dict(statedict.find(path, wanted, name)[0])
-        seen[name] = see(setup, network, images, labels)
-    zero = {name: made["predicted"].amax((1, 2)) == 0 for name, made in seen.items()}
+    args, specs, runs_of = setup.args, networks(setup), train_networks(setup, "2.6", seeds=1)
+    sample, tag = cams.draw_sample(setup), setup.tag_in(runs_of[NARROW][0]["precision"])
+    loaded = {
+        name: cams.load_trained(setup, specs[name], Path(run["weights"]))
+        for name, (run,) in runs_of.items()
+    }
+    seen = {name: cams.predict(setup, network, sample) for name, network in loaded.items()}
+    maps = {name: predictions.maps for name, predictions in seen.items()}
+    shown, figures = cams.map_figures(setup, loaded[NARROW], sample, seen, tag)
     result = {
         "layer": args.layer,
         "pointing_game": None,
-        "images": {},
-        "all_zero_maps": {name: int(is_zero.sum()) for name, is_zero in zero.items()},
-        "maps": len(rows),
+        "images": shown,
+        "all_zero_maps": {name: int((of.amax((1, 2)) == 0).sum()) for name, of in maps.items()},
+        "maps": len(sample.rows),
+        **cams.delete_and_insert(setup, loaded[NARROW], sample, seen[NARROW]),
     }
-    right, figures, tables = seen[NARROW]["probabilities"].argmax(1) == labels.cpu(), {}, {}
-    for kind, which in (("right", right), ("wrong", ~right)):
-        shown = which.nonzero().flatten()[: args.images].tolist()
-        result["images"][kind] = test.rows[rows[shown]].tolist()
-        if not shown:
-            say(f"no test image that {NARROW} gets {kind}")
-            continue
-        pictures = {i: to_uint8(images[i].cpu()) for i in shown}
-        title = f"Grad-CAM at {args.layer}, {kind} predictions of {NARROW}: {tag}"
-        both = kind == "wrong"
-        draw = problem2.map_figure(title, pictures, labels, test.class_names, seen, both)
-        figures[f"2.6_{kind}.png"] = draw
-    if isinstance(test.source, sets.DrawnSet):
+    tables = {"2.6_faithfulness.txt": problem2.faithfulness_table(result, tag)}
+    figures["2.6_faithfulness.png"] = problem2.faithfulness_figure(result, tag)
+    if isinstance(setup.packed["test"].source, sets.DrawnSet):
         # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
         # nothing of what was learnt. With torchvision's head: zeros give no gradient.
-        random = seeded(lambda: efficientnet_v2_s(num_classes=setup.classes), args.seed)
-        seen["random_weights"] = see(setup, random, images, labels)
-        result["pointing_game"] = play_pointing_game(setup, rows, seen)
+        untrained = seeded(lambda: efficientnet_v2_s(num_classes=setup.classes), args.seed)
+        maps["random_weights"] = cams.predict(setup, untrained, sample).maps
+        result |= cams.play_pointing_game(setup, sample, maps)
         tables["2.6_pointing_game.txt"] = problem2.pointing_table(result, tag)
     return Findings(result, tables, figures=figures)
 
@@ -475,6 +461,7 @@ def make_parser() -> cli.ProblemParser:
     add("--layer", default="features.6", help="feature layer for Grad-CAM, by its name")
     add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
     add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
+    add("--curve-images", type=cli.positive, default=32, help="of these in deletion and insertion")
     recipe.add_flags(parser, epochs=60, batch_size=32, learning_rate=1.5e-3)
     return parser
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torchvision.models import efficientnet_v2_s
 
 import problem2_flowers as p2
@@ -13,7 +12,7 @@ from common.data import sets, streams
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.errors import UserError
-from common.networks import efficientnet, gradcam, summary
+from common.networks import efficientnet, summary
 from common.networks.weights import random_vgg16
 from common.studies import baselines
 from common.training import runs
@@ -151,19 +150,6 @@ def test_widening_and_breaking_symmetry_draw_from_streams_of_their_own(tmp_path,
     monkeypatch.setattr(p2.widening, "break_symmetry", lambda *args: seeds.append(args[-1]))
     p2.start_wide_from_narrow(setup_of("--from-narrow", tmp_path / "narrow.pt"), 5)
     assert seeds == [streams.mixed_seed(5, streams.WIDEN), streams.mixed_seed(5, streams.SYMMETRY)]
-
-
-def test_what_a_network_sees_is_its_grad_cam_maps():
-    torch.manual_seed(0)
-    layers = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    network, images = nn.Sequential(*layers).eval(), torch.rand(40, 3, 8, 8)
-    labels = torch.arange(40) % 3
-    seen = gradcam.see(network, layers[0], images, labels)
-    with torch.inference_mode():
-        torch.testing.assert_close(seen["probabilities"], network(images).softmax(1))
-    for kind, classes in (("predicted", seen["probabilities"].argmax(1)), ("true", labels)):
-        maps = gradcam.grad_cam(network, layers[0], images, classes)
-        torch.testing.assert_close(seen[kind], maps)
 
 
 def test_stages_add_up_to_the_whole_networks():

@@ -79,7 +79,7 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(tiny_run, tmp_path):
 
 @pytest.mark.usefixtures("small_networks")
 def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
-    looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2)
+    looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2, "--curve-images", 4)
     looked_at += ("--noise", "gaussian")
     parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
     continued = "efficientnet_v2_s_continued"
@@ -106,9 +106,21 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
         )
     assert list(seen["all_zero_maps"]) == networks
     assert len(seen["images"]["right"]) <= 2
+    assert seen["pointing_game_off_centre"]["centre"] in (0, None)
+    assert seen["maps_off_centre"] == round(5 - seen["pointing_game"]["centre"] * 5 / 100)
+    assert seen["curve_images"] == 4
+    maps = ["grad_cam", "random", "centred"]
+    for kind in ("deletion", "insertion"):
+        assert list(seen[kind]) == [*maps, "differences"]
+        grad_cam, *controls = (seen[kind][name] for name in maps)
+        assert len({tuple(row["curve"])[-1] for row in (grad_cam, *controls)}) == 1
+        for control, difference in zip(controls, seen[kind]["differences"], strict=True):
+            assert difference["mean"] == pytest.approx(grad_cam["mean"] - control["mean"])
+            assert difference["low"] <= difference["mean"] <= difference["high"]
     folder = tmp_path / "out" / "problem2"
     written = {path.name for path in folder.iterdir()}
     assert {"2.3_stages.txt", "2.5_noise_block.png", "2.6_pointing_game.txt"} <= written
+    assert {"2.6_faithfulness.txt", "2.6_faithfulness.png"} <= written
     other = folder / "runs" / "noise_block-1epochs-seed0" / "best.pt"
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     for flags, name in (

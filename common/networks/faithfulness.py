@@ -32,18 +32,16 @@ def curves(
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1).view_as(maps)[:, None]
-    grey = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    found: dict[str, list[Tensor]] = {"deletion": [], "insertion": []}
-    for step in range(steps + 1):
-        reached = ranks < step * maps[0].numel() / steps
-        shown = {
-            "deletion": torch.where(reached, grey, images),
-            "insertion": torch.where(reached, images, blurred(images)),
-        }
-        for kind, batch in shown.items():
-            probabilities = network(batch).softmax(dim=1)
-            found[kind].append(probabilities.gather(1, classes[:, None])[:, 0].cpu())
-    return {kind: torch.stack(columns, dim=1) for kind, columns in found.items()}
+    mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    ends = {"deletion": (images, mean), "insertion": (blurred(images), images)}
+    found = {}
+    for kind, (first, last) in ends.items():
+        points = []
+        for step in range(steps + 1):
+            batch = torch.where(ranks < step * maps[0].numel() / steps, last, first)
+            points.append(network(batch).softmax(dim=1).gather(1, classes[:, None]))
+        found[kind] = torch.cat(points, dim=1).cpu()
+    return found
 
 
 def area(curve: Tensor) -> Tensor:
@@ -63,3 +61,13 @@ def centred(images: Tensor) -> Tensor:
     rows, columns = (torch.linspace(-1, 1, side) for side in images.shape[2:])
     distance = (rows[:, None].square() + columns.square()).sqrt()
     return (-distance).expand(len(images), -1, -1).to(images.device)
+
+
+def random(images: Tensor, cells: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A control: maps (N, H, W) of random cells (rows, columns), enlarged as Grad-CAM's are.
+
+    Single random pixels would be no fair control: they leave no part of an object whole.
+    """
+    coarse = torch.rand(len(images), 1, *cells, generator=generator)
+    enlarged = functional.interpolate(coarse, images.shape[2:], mode="bilinear")
+    return enlarged[:, 0].to(images.device)

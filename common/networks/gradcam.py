@@ -7,13 +7,17 @@
 Networks are bare ones in eval mode.
 """
 
+import copy
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
+
+BATCH = 32  # images at once, for memory
 
 
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -52,7 +56,7 @@ def _logits_and_output(
 
 def _maps(logits: Tensor, output: Tensor, classes: Tensor, size_px: torch.Size) -> Tensor:
     scores = logits.gather(1, classes[:, None]).sum()
-    (gradients,) = torch.autograd.grad(scores, output, retain_graph=True)
+    (gradients,) = torch.autograd.grad(scores, output)
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     maps = (weights * output).sum(dim=1, keepdim=True).relu().detach()
     return functional.interpolate(maps, size_px, mode="bilinear", align_corners=False)[:, 0]
@@ -69,47 +73,31 @@ def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Modul
     if name not in modules or not name.startswith("features."):
         choice = f"choose from {', '.join(stages)} or a part of one"
         raise UserError(f"layer {name}: no such feature layer; {choice}")
-    outputs = _outputs(network, {*stages, name}, image_size_px)
-    if _is_map(output := outputs.get(name)):
+    sizes = map_sizes(network, {*stages, name}, image_size_px)
+    height, width = sizes[name]
+    if min(height, width) > 1:
         return modules[name]
-    if isinstance(output, Tensor) and output.ndim == 4:
-        found = f"its map is {output.shape[2]}x{output.shape[3]}"
-    elif isinstance(output, Tensor):
-        found = f"its output is of shape {tuple(output.shape)}, which is no map"
-    else:
-        found = f"its output is no map ({type(output).__name__})"
     upto = stages[: int(name.split(".")[1]) + 1]
-    large = [stage for stage in upto if _is_map(outputs.get(stage))]
+    large = [stage for stage in upto if min(sizes[stage]) > 1]
     choice = f"choose {large[-1]} or a part of it" if large else "choose larger images"
     raise UserError(
-        f"layer {name}: for images of {image_size_px} px {found}; 2x2 or more are needed to show"
-        f" where a network looks; {choice}"
+        f"layer {name}: for images of {image_size_px} px its map is {height}x{width}; 2x2 or more"
+        f" are needed to show where a network looks; {choice}"
     )
 
 
-def _outputs(network: nn.Module, names: Collection[str], image_size_px: int) -> dict:
-    """What modules put out for one image in eval mode, as tensors without content."""
-    outputs, was_training = {}, network.training
-    handles = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs.setdefault(name, output)
+def map_sizes(
+    network: nn.Module, names: Collection[str], image_size_px: int
+) -> dict[str, torch.Size]:
+    """(h, w) of what the modules of these names put out for a square image, without computing."""
+    shapeless, sizes = copy.deepcopy(network).to("meta").eval(), {}
+    for name in names:
+        shapeless.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: sizes.update({name: output.shape[2:]})
         )
-        for name in names
-    ]
-    state = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
-    image = torch.zeros(1, 3, image_size_px, image_size_px, device="meta")
-    try:
-        with torch.no_grad():
-            torch.func.functional_call(network.eval(), state, image)
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return outputs
-
-
-def _is_map(output) -> bool:
-    return isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1
+    with torch.no_grad():
+        shapeless(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
+    return sizes
 
 
 def peaks(maps: Tensor) -> Tensor:
@@ -137,20 +125,23 @@ def pointing_game(maps: Tensor, masks: Tensor) -> float:
     return 100 * hit.float().mean().item()
 
 
-def see(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Predictions of a network in eval mode, and maps of the predicted and of the true classes.
+class Predictions(NamedTuple):
+    """Probabilities (N, classes), and maps (N, H, W) of the classes with the largest."""
 
-    Args:
-        network, layer, images: As `grad_cam` takes them, but any number of images.
-        labels: int64 (N,), the true classes.
+    probabilities: Tensor
+    maps: Tensor
 
-    Returns:
-        On the CPU: probabilities (N, classes), and predicted and true, maps (N, H, W).
-    """
-    seen = {"probabilities": [], "predicted": [], "true": []}
-    for batch, true in zip(images.split(32), labels.split(32), strict=True):
-        logits, output = _logits_and_output(network, layer, batch)  # once for both classes
-        seen["probabilities"].append(logits.detach().softmax(1).cpu())
-        for kind, classes in (("predicted", logits.argmax(1)), ("true", true)):
-            seen[kind].append(_maps(logits, output, classes, batch.shape[2:]).cpu())
-    return {key: torch.cat(values) for key, values in seen.items()}
+    @property
+    def classes(self) -> Tensor:
+        """The predicted classes, int64 (N,)."""
+        return self.probabilities.argmax(1)
+
+
+def predict_with_cams(network: nn.Module, layer: nn.Module, images: Tensor) -> Predictions:
+    """What a network predicts of any number of images, with `grad_cam` of it, on the CPU."""
+    batches = []
+    for batch in images.split(BATCH):
+        logits, output = _logits_and_output(network, layer, batch)
+        maps = _maps(logits, output, logits.argmax(1), batch.shape[2:])
+        batches.append((logits.detach().softmax(1).cpu(), maps.cpu()))
+    return Predictions(*map(torch.cat, zip(*batches, strict=True)))

@@ -229,7 +229,11 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
 
 
 def overlays(path: Path, title: str, settings: str, rows: list[list[Overlay]]) -> None:
-    """A grid of images, grey under maps in shares of their own largest value, on one scale."""
+    """A grid of images, grey under maps in shares of their own largest value, on one scale.
+
+    Colours fade with the share and contours stand at quarters, so that the picture stays to be seen
+    and no petal is taken for a map.
+    """
     shape = (len(rows), max(map(len, rows)))
     captions = [[_caption(cell) for cell in cells] for cells in rows]
     more = sum(map(lines_more, captions))
@@ -243,12 +247,14 @@ def overlays(path: Path, title: str, settings: str, rows: list[list[Overlay]]) -
                     axis.imshow(cell.image)
                 else:
                     axis.imshow(cell.image.mean(2), cmap="gray", vmin=0, vmax=255)
-                    highest = float(cell.map.max())
-                    shares = cell.map / highest if highest > 0 else cell.map
-                    axis.imshow(shares, cmap="inferno", vmin=0, vmax=1, alpha=0.5)
+                    shares = cell.map / (cell.map.max() or 1)
+                    colours = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+                    axis.imshow(shares, alpha=0.6 * shares, **colours)
+                    if levels := [q for q in (0.25, 0.5, 0.75) if shares.min() < q < shares.max()]:
+                        axis.contour(shares, levels=levels, linewidths=1.2, **colours)
                 axis.set_title(caption, fontsize=9)
         label = "share of the map's largest value"
-        scale = load_matplotlib().cm.ScalarMappable(cmap="inferno")  # from 0 to 1
+        scale = load_matplotlib().cm.ScalarMappable(cmap="viridis")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
 
 
@@ -257,6 +263,19 @@ def _caption(cell: Overlay) -> str:
     caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 22)
     blank = cell.map is not None and not cell.map.max() > 0
     return caption + "\n(all-zero map)" * blank
+
+
+def pixel_curves(
+    path: Path, title: str, settings: str, curves: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """A panel a kind, such as deletion: `curves[kind][name]` over the share of pixels, 0 to 1."""
+    with new_figure(path, title, (1, len(curves)), (8, 3.4), settings, sharey=True) as (_, axes):
+        for axis, (kind, lines) in zip(axes[0], curves.items(), strict=True):
+            for style, (name, line) in zip(("o-", "s--", "^:"), lines.items(), strict=False):
+                axis.plot(np.linspace(0, 100, len(line)), line, style, ms=4, label=name)
+            axis.set(title=kind, xlabel="pixels in %")
+        axes[0, 0].set(ylabel="probability", ylim=(0, None))
+        axes[0, 0].legend()
 
 
 def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

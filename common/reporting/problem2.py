@@ -3,6 +3,7 @@
 Tables are made of what results.json holds, so that they can be made again without a training.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
 
 CONTROLS = ("chance", "centre")  # of the pointing game: known, not sampled
+MAP_NAMES = {"grad_cam": "Grad-CAM", "random": "random map", "centred": "centred map"}
 Figures = dict[str, Callable[[Path], None]]
 
 
@@ -100,22 +102,75 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
 
 
 def pointing_table(result: Mapping, tag: str) -> str:
-    """2.6's table of the pointing game: a row a network, with its 95 % interval, and controls."""
-    rows, maps = [], result["maps"]
+    """2.6's table of the pointing game: a row a network, with its 95 % interval, and controls.
+
+    Beside all test images stand those whose flower is off-centre.
+    """
+    rows = []
     for name, hits in result["pointing_game"].items():
-        row = {"name": name, "hits": hits}
+        aside = result["pointing_game_off_centre"][name]
+        row = {"name": name, "hits": hits, "aside": aside}
         if name not in CONTROLS:
-            low, high = wilson_interval(round(hits * maps / 100), maps)
-            row.update(low=100 * low, high=100 * high)
+            row["low"], row["high"] = _interval(hits, result["maps"])
+            row["aside_low"], row["aside_high"] = _interval(aside, result["maps_off_centre"])
         rows.append(row)
     caption = (
         f"Pointing game: per cent of Grad-CAM maps ({result['layer']}) whose peak lies on the"
-        f" flower,\n{maps} test images; {printable(tag)}.\n"
-        "chance: a random pixel; centre: the middle."
+        f" flower,\n{result['maps']} test images, of which {result['maps_off_centre']} are"
+        f" off-centre: the middle is not on the flower.\n"
+        f"{printable(tag)}.\nchance: a random pixel; centre: the middle."
     )
     columns = {"maps of": "{name}", "on the flower": "{hits:.1f}"}
     columns["95 % interval"] = "{low:.1f} - {high:.1f}"
+    columns["off-centre"] = "{aside:.1f}"
+    columns["95 % interval "] = "{aside_low:.1f} - {aside_high:.1f}"
     return table(caption, columns, rows)
+
+
+def _interval(per_cent: float, maps: int) -> tuple[float, float]:
+    """Wilson's interval in per cent; NaN without maps."""
+    if maps == 0:
+        return math.nan, math.nan
+    low, high = wilson_interval(round(per_cent * maps / 100), maps)
+    return 100 * low, 100 * high
+
+
+def faithfulness_table(result: Mapping, tag: str) -> str:
+    """2.6's table of areas under the curves of deletion and insertion, and their differences."""
+    kinds = [result[kind] for kind in ("deletion", "insertion")]
+    rows = [
+        {"name": MAP_NAMES[name], "deletion": kinds[0][name], "insertion": kinds[1][name]}
+        for name in MAP_NAMES
+    ]
+    for deletion, insertion in zip(*(kind["differences"] for kind in kinds), strict=True):
+        name = f"{MAP_NAMES[deletion['a']]} less {MAP_NAMES[deletion['b']]}"
+        rows.append({"name": name, "deletion": deletion, "insertion": insertion})
+    columns = {"pixels by": "{name}"}
+    for kind in ("deletion", "insertion"):
+        columns[kind] = f"{{{kind}[mean]:.3f}}"
+        columns[f"{kind}, 95 %"] = f"{{{kind}[low]:.3f}} - {{{kind}[high]:.3f}}"
+    caption = (
+        "Area under the predicted class's probability while pixels are deleted (lower is better) or"
+        f"\ninserted (higher is better), the map's highest first; {result['curve_images']} test"
+        f" images.\n{printable(tag)}."
+    )
+    return table(caption, columns, rows)
+
+
+def faithfulness_figure(result: Mapping, tag: str) -> Callable[[Path], None]:
+    """2.6's figure of the curves of deletion and insertion."""
+    kinds = {kind: result[kind] for kind in ("deletion", "insertion")}
+    curves = {
+        kind: {MAP_NAMES[name]: rows[name]["curve"] for name in MAP_NAMES}
+        for kind, rows in kinds.items()
+    }
+    settings = f"{tag}; mean of {result['curve_images']} test images"
+    return partial(
+        plotting.pixel_curves,
+        title="The predicted class's probability while pixels go or come",
+        settings=settings,
+        curves=curves,
+    )
 
 
 def noise_figure(
@@ -127,36 +182,34 @@ def noise_figure(
     return partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
 
 
-def map_figure(
+def draw_maps(
+    path: Path,
     title: str,
-    images: Mapping[int, np.ndarray],
+    settings: str,
+    images: Sequence[np.ndarray],
     labels: Sequence[int],
     class_names: Sequence[str],
-    seen: Mapping[str, Mapping],
-    both: bool,
-) -> Callable[[Path], None]:
-    """2.6's figure: images, and every network's map of the class it predicts.
+    seen: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    maps_of_truth: np.ndarray,
+) -> None:
+    """2.6's figure: images, and every network's map of the class it predicts, with confidences.
 
-    With `both` the first network's map of the true class too. What follows a colon in the title
-    are the settings.
-
-    `images` are uint8 (H, W, 3) by their number in labels and in what each network has seen:
-    probabilities (N, classes), predicted and true, which are maps (N, H, W).
+    `images` are uint8 (H, W, 3). `seen` has by network probabilities (N, classes) and maps
+    (N, H, W); `maps_of_truth` are the first network's of the true classes, shown where it is wrong.
     """
-    rows, subject = [], title.partition(": ")
-    for number, image in images.items():
-        truth = int(labels[number])
+    rows = []
+    for number, (image, truth) in enumerate(zip(images, labels, strict=True)):
         cells = [plotting.Overlay(image, None, f"true: {class_names[truth]}")]
-        for place, (network, made) in enumerate(seen.items()):
-            predicted = int(made["probabilities"][number].argmax())
-            asked = {"predicted": predicted}
-            if both and place == 0 and predicted != truth:
-                asked["true"] = truth
-            for kind, label in asked.items():
-                confidence = 100 * made["probabilities"][number, label]
-                about = f"{class_names[label]}, {confidence:.0f} %"
-                caption = f"{plotting.shown_name(network)}, {kind}: {about}"
-                cells.append(plotting.Overlay(image, made[kind][number].numpy(), caption))
+        for network, (probabilities, maps) in seen.items():
+            name, confidence = plotting.shown_name(network), 100 * probabilities[number]
+            predicted = int(confidence.argmax())
+            caption = f"{name}, predicted: {class_names[predicted]}, {confidence[predicted]:.0f} %"
+            if predicted != truth:
+                caption += f" (true:\u00a0{confidence[truth]:.0f} %)"
+            cells.append(plotting.Overlay(image, maps[number], caption))
+            if predicted != truth and len(cells) == 2:  # the first network
+                about = f"{name}, map of the true class"
+                cells.append(plotting.Overlay(image, maps_of_truth[number], about))
         rows.append(cells)
-    shown = " ".join(map(plotting.shown_name, subject[0].split(" ")))
-    return partial(plotting.overlays, title=shown, settings=subject[2], rows=rows)
+    shown = " ".join(map(plotting.shown_name, title.split(" ")))
+    plotting.overlays(path, title=shown, settings=settings, rows=rows)

@@ -55,16 +55,16 @@ def test_a_linear_network_by_hand():
         torch.testing.assert_close(maps[i], wanted.detach())
 
 
-def test_what_is_seen_of_many_images_is_what_one_batch_shows():
+def test_predictions_of_many_images_are_those_of_one_batch():
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 2, 1)
     net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
-    images, labels = torch.rand(40, 3, 4, 4), torch.arange(40) % 3
-    seen = gradcam.see(net, conv, images, labels)
-    logits = net(images)
-    torch.testing.assert_close(seen["probabilities"], logits.softmax(1).detach())
-    for kind, classes in (("predicted", logits.argmax(1)), ("true", labels)):
-        torch.testing.assert_close(seen[kind], gradcam.grad_cam(net, conv, images, classes))
+    images = torch.rand(gradcam.BATCH + 8, 3, 4, 4)
+    probabilities, maps = predictions = gradcam.predict_with_cams(net, conv, images)
+    logits = net(images).detach()
+    torch.testing.assert_close(probabilities, logits.softmax(1))
+    assert torch.equal(predictions.classes, logits.argmax(1))
+    torch.testing.assert_close(maps, gradcam.grad_cam(net, conv, images, logits.argmax(1)))
 
 
 def test_hooks_are_removed_also_after_an_error(network, images):
@@ -112,7 +112,7 @@ def refused_layer(network, name, size_px):
 
 def test_a_layer_without_a_map_over_the_image_is_refused_with_one_that_has_it(network):
     squeeze = "features.4.0.block.2"
-    for part in ("avgpool", "fc1", "activation", "fc2", "scale_activation"):
+    for part in ("avgpool", "scale_activation"):
         message = refused_layer(network, f"{squeeze}.{part}", 64)
         assert f"layer {squeeze}.{part}: for images of 64 px its map is 1x1" in message
         assert message.endswith("choose features.4 or a part of it")
@@ -124,30 +124,13 @@ def test_a_layer_without_a_map_over_the_image_is_refused_with_one_that_has_it(ne
         assert not layer._forward_hooks
 
 
-class Odd(nn.Module):
-    """Stages that put out a tuple, tokens, and nothing at all."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.ModuleList([nn.Conv2d(3, 4, 1), nn.LSTM(4, 5), nn.Flatten(), nn.ReLU()])
-
-    def forward(self, images):
-        tokens = self.features[2](self.features[0](images)).unflatten(1, (4, -1))
-        return self.features[1](tokens.transpose(1, 2))[0]
-
-
-def test_an_output_that_is_no_map_is_refused():
-    network = Odd()
-    for name, words in (
-        ("features.1", "its output is no map (tuple)"),
-        ("features.2", "its output is of shape (1, 256), which is no map"),
-        ("features.3", "its output is no map (NoneType)"),
-    ):
-        message = refused_layer(network, name, 8)
-        assert words in message
-        assert message.endswith("choose features.0 or a part of it")
+def test_map_sizes_are_those_of_the_network_which_stays_as_it_was(network, images):
+    names = ["features.0", "features.4.0.block.2.fc1", "features.6"]
+    sizes = gradcam.map_sizes(network.train(), names, 96)
     assert network.training
-    assert refused_layer(network, "features.0", 1).endswith("choose larger images")
+    assert next(network.eval().parameters()).device.type == "cpu"
+    assert sizes == {names[0]: (48, 48), names[1]: (1, 1), names[2]: (3, 3)}
+    assert network.features[:7](images[:1, :, :, :96]).shape[2:] == sizes["features.6"]
 
 
 def test_pointing_game_counts_peaks_on_the_mask():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import mathtext
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from common.reporting import plotting, problem1, problem2, problem3, tables
 from common.reporting.results import ROOT
@@ -43,7 +44,7 @@ def texts(monkeypatch):
 
     def keep(figure, path, **options):
         save(figure, path, **{**options, "dpi": 50})  # quicker than 200
-        made = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+        made = figure.findobj(Text)
         found.extend(" ".join(text.get_text().split("\n")) for text in made)
 
     monkeypatch.setattr(Figure, "savefig", keep)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from common.reporting import plotting
@@ -61,6 +62,12 @@ FIGURES = {
             [plotting.Overlay(PICTURE, MAP, "rose"), plotting.Overlay(PICTURE, 0 * MAP, "tulip")],
         ],
     ),
+    "pixel_curves": partial(
+        plotting.pixel_curves,
+        title="Pixels",
+        settings="32 images",
+        curves={"deletion": {"Grad-CAM": [0.9, 0.1]}, "insertion": {"Grad-CAM": [0.1, 0.9]}},
+    ),
     "functions": partial(
         plotting.functions, x=np.arange(-1, 2), curves={"f": (np.arange(3), np.ones(3))}
     ),
@@ -100,6 +107,7 @@ TEXTS = {
     "class_counts": ["train: 1,002 images", "class"],
     "training_curves": ["top-1 in %", "ResNet-34", "triangles: val beyond the top"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
+    "pixel_curves": ["deletion", "insertion", "Grad-CAM", "32 images", "pixels in %"],
     "functions": ["derivative", "f", "f: 1 at 0"],
     "peaks": ["f after the sums, step 2", "fp16", "conv1"],
     "first_losses": ["whole", "dead: ln 650", "128", "224 px"],
@@ -113,7 +121,7 @@ def test_a_figure_says_what_it_shows(name, tmp_path, monkeypatch):
 
     def keep(figure, path, **options):
         save(figure, path, **options)
-        texts.extend(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+        texts.extend(text.get_text() for text in figure.findobj(Text))
 
     monkeypatch.setattr(Figure, "savefig", keep)
     FIGURES[name](tmp_path / "figure.png")

@@ -1,0 +1,185 @@
+"""What Grad-CAM's maps are worth: the pointing game on drawn flowers, deletion and insertion."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data import streams
+from common.data.augment import centre_square
+from common.data.images import centre_crop, to_uint8
+from common.data.packed import Packed
+from common.job import say
+from common.networks import faithfulness, gradcam, statedict
+from common.networks.normalized import Normalized
+from common.reporting import problem2
+from common.reporting.statistics import bootstrap_interval
+from common.training.runs import NetworkSpec, Setup
+
+CURVE_STEPS = 6  # of deletion and insertion
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Test images: their rows in the split, float (N, 3, H, W), and int64 labels (N,)."""
+
+    rows: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+def draw_sample(setup: Setup) -> Sample:
+    """--pointing-images test images, drawn by the seed."""
+    args, test = setup.args, setup.packed["test"]
+    order = np.random.default_rng(args.seed).permutation(len(test))
+    rows = torch.from_numpy(order[: args.pointing_images])
+    squares, labels = test.batch(rows, setup.device)
+    return Sample(rows, centre_square(squares, args.image_size), labels)
+
+
+def load_trained(setup: Setup, spec: NetworkSpec, weights: Path) -> Normalized:
+    """The network of a run with the weights that it wrote."""
+    network, _ = spec.build(setup.args.seed)
+    network.load_state_dict(statedict.find(weights, network.state_dict(), spec.name)[0])
+    return network
+
+
+def predict(setup: Setup, network: Normalized, sample: Sample) -> gradcam.Predictions:
+    """What a network predicts of the sample, with Grad-CAM maps at --layer."""
+    network = network.to(setup.device).eval()
+    layer = network.network.get_submodule(setup.args.layer)
+    return gradcam.predict_with_cams(network, layer, sample.images)
+
+
+def map_figures(
+    setup: Setup,
+    network: Normalized,
+    sample: Sample,
+    seen: dict[str, gradcam.Predictions],
+    tag: str,
+) -> tuple[dict[str, list[int]], dict[str, Callable[[Path], None]]]:
+    """Figures of the first --images that a network gets right and wrong, with all networks' maps.
+
+    `network` is the first of those whose predictions are `seen`. Where it is wrong, its map of the
+    true class is shown too.
+
+    Returns:
+        The images' indexes in the split by kind, "right" and "wrong"; the figures by file name.
+    """
+    args, test = setup.args, setup.packed["test"]
+    (name, predictions), *_ = seen.items()
+    correct, indexes, figures = predictions.classes == sample.labels.cpu(), {}, {}
+    for kind, which in (("right", correct), ("wrong", ~correct)):
+        shown = which.nonzero().flatten()[: args.images].tolist()
+        indexes[kind] = test.rows[sample.rows[shown]].tolist()
+        if not shown:
+            say(f"no test image that {name} gets {kind}")
+            continue
+        images, labels = sample.images[shown], sample.labels[shown]
+        layer = network.network.get_submodule(args.layer)
+        figures[f"2.6_{kind}.png"] = partial(
+            problem2.draw_maps,
+            title=f"Grad-CAM at {args.layer}, {kind} predictions of {name}",
+            settings=tag,
+            images=[to_uint8(image) for image in images.cpu()],
+            labels=labels.tolist(),
+            class_names=test.class_names,
+            seen={
+                other: (made.probabilities[shown].numpy(), made.maps[shown].numpy())
+                for other, made in seen.items()
+            },
+            maps_of_truth=gradcam.grad_cam(network, layer, images, labels).cpu().numpy(),
+        )
+    return indexes, figures
+
+
+def play_pointing_game(
+    setup: Setup, sample: Sample, maps: dict[str, Tensor]
+) -> dict[str, dict[str, float] | int]:
+    """Per cent of maps whose peak lies on the drawn flower, by network, and of controls.
+
+    `maps` are each network's of the sample. "chance" is a random pixel, "centre" the middle one.
+
+    Returns:
+        pointing_game: of all images. pointing_game_off_centre: of those whose middle is not on the
+        flower, where a network that always looks at the middle scores nothing. maps_off_centre:
+        the number of these.
+    """
+    size_px, test = setup.args.image_size, setup.packed["test"]
+    masks = torch.stack([flower_mask(test, int(row), size_px) for row in sample.rows])
+    on_middle = masks[:, size_px // 2, size_px // 2]
+
+    def play(which: Tensor) -> dict[str, float]:
+        game = {name: gradcam.pointing_game(m[which], masks[which]) for name, m in maps.items()}
+        controls = {"chance": masks[which], "centre": on_middle[which]}
+        return game | {name: 100 * hit.float().mean().item() for name, hit in controls.items()}
+
+    everywhere, aside = torch.ones_like(on_middle), ~on_middle
+    return {
+        "pointing_game": play(everywhere),
+        "pointing_game_off_centre": play(aside),
+        "maps_off_centre": int(aside.sum()),
+    }
+
+
+def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:
+    """Bool (size_px, size_px): the drawn flower in the square that the network sees."""
+    side_px = test.images.shape[1]
+    mask = torch.from_numpy(test.source.flower(int(test.rows[row]), side_px).mask.copy())
+    return centre_crop(centre_crop(mask[None], side_px, side_px), size_px, size_px)[0]
+
+
+def delete_and_insert(
+    setup: Setup, network: Normalized, sample: Sample, predictions: gradcam.Predictions
+) -> dict[str, dict | int]:
+    """Deletion and insertion by a network's maps, against controls, on the first of the sample.
+
+    `predictions` are what `predict` says of the sample. The predicted class is followed.
+
+    Returns:
+        deletion and insertion, each with grad_cam, random and centred: the area under the curve
+        (mean, low, high) and the mean curve itself, from no pixel to all; and differences: of
+        grad_cam and each control, paired over images {a, b, mean, low, high}. curve_images: the
+        number of images.
+    """
+    images = sample.images[: setup.args.curve_images]
+    classes, grad_cam = predictions.classes[: len(images)], predictions.maps[: len(images)]
+    layer, size_px = setup.args.layer, setup.args.image_size
+    cells = gradcam.map_sizes(network.network, [layer], size_px)[layer]
+    generator = streams.generator(setup.args.seed, streams.RANDOM_MAPS)
+    maps = {
+        "grad_cam": grad_cam.to(setup.device),
+        "random": faithfulness.random(images, cells, generator),
+        "centred": faithfulness.centred(images),
+    }
+    classes = classes.to(setup.device)
+    curves = {
+        name: faithfulness.curves(network, images, ranked, classes, CURVE_STEPS)
+        for name, ranked in maps.items()
+    }
+    kinds = {
+        kind: summarise({name: of_map[kind] for name, of_map in curves.items()})
+        for kind in ("deletion", "insertion")
+    }
+    return {**kinds, "curve_images": len(images)}
+
+
+def summarise(curves: dict[str, Tensor]) -> dict[str, dict | list[dict]]:
+    """Areas under curves (N, steps + 1) by map, and how the first map's differ from the others'."""
+    areas = {name: faithfulness.area(curve).double() for name, curve in curves.items()}
+    first, *controls = areas
+    rows = {
+        name: {**_mean(areas[name]), "curve": curve.mean(0).tolist()}
+        for name, curve in curves.items()
+    }
+    differences = [{"a": first, "b": b, **_mean(areas[first] - areas[b])} for b in controls]
+    return {**rows, "differences": differences}
+
+
+def _mean(values: Tensor) -> dict[str, float]:
+    low, high = bootstrap_interval(values[:, None].numpy())
+    return {"mean": values.mean().item(), "low": float(low), "high": float(high)}
