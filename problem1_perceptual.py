@@ -148,10 +148,10 @@ def _move_by_fraction(image: Tensor, fraction_px: float, periodic: bool) -> Tens
 def part_1_2(shared: Shared) -> results.Findings:
     """VGG-16, and its feature losses under the shift."""
     args, weights, side_px = shared.args, shared.weights, shared.args.summary_size
-    layer_table = summary.summary_table(summary.without_weights(vgg16), (3, side_px, side_px))
+    table = summary.summary_table(summary.without_weights(vgg16), (3, side_px, side_px))
     result = {
         "weights": {"source": weights.source, "sha256": weights.sha256},
-        "total_params": sum(count for _, _, count in summary.layer_rows(layer_table)),
+        "total_params": sum(parameters for _, _, parameters in table.rows),
         "summary_size_px": side_px,
         "layers": {name: LAYERS[name].number for name in shared.layers},
         **shared.references.used(shared.sizes),
@@ -161,7 +161,7 @@ def part_1_2(shared: Shared) -> results.Findings:
     losses_table = problem1.feature_table(result, args.shift, args.edge, tag)
     return results.Findings(
         result,
-        tables={"1.2_vgg16_summary.txt": layer_table, "1.2_feature_losses.txt": losses_table},
+        tables={"1.2_vgg16_summary.txt": str(table), "1.2_feature_losses.txt": losses_table},
         figures={"1.2_feature_losses.png": problem1.feature_figure(result, args.shift, tag)},
     )
 

@@ -213,7 +213,7 @@ def part_2_2(setup: Setup) -> Findings:
 
 def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str, str]:
     """torchsummary's table of a network by its file name; its last 7 lines are said."""
-    text = summary.summary_table(bare, (3, image_size_px, image_size_px))
+    text = str(summary.summary_table(bare, (3, image_size_px, image_size_px)))
     say("Last 7 lines of torchsummary:", *text.rstrip().splitlines()[-7:])
     return {f"{part}_summary.txt": text}
 

@@ -122,7 +122,7 @@ def part_3_2(prepared: Prepared) -> Findings:
     return Findings(result, tables={"3.2_summary.txt": text})
 
 
-def summary_tables(network: ResNet36) -> dict[str, str]:
+def summary_tables(network: ResNet36) -> dict[str, summary.Table]:
     """torchsummary's tables at 224 px of the stem, of each stage on its own, and of the whole.
 
     As in the report's Figures 22 to 24 the activation is not listed.

@@ -126,7 +126,7 @@ def test_the_embedded_data_is_drawn_once_and_said_to_be_embedded(run, tmp_path, 
 @pytest.fixture(scope="module")
 def rows():
     tables = p3.summary_tables(summary.without_weights(p3.ResNet36))
-    return {name: summary.layer_rows(table) for name, table in tables.items()}
+    return {name: table.rows for name, table in tables.items()}
 
 
 def test_36_weighted_layers_and_the_reports_parameters():

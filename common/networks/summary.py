@@ -7,90 +7,88 @@
 Networks are on the CPU, and keep their mode and their weights.
 """
 
-import contextlib
-import io
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
-import torchsummary
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-ROW = re.compile(r"^\s*(\w+)-(\d+)\s+\[([-\d, ]+)\]\s+([\d,]+)$", re.MULTILINE)
+
+@dataclass(frozen=True)
+class Table:
+    """What torchsummary prints of a network.
+
+    rows: (name, output shape, parameters) of each layer, in the order of their calls.
+    """
+
+    input_size: tuple[int, ...]
+    rows: list[tuple[str, list[int], int]]
+    trainable: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name:>20}  {shape!s:>25} {parameters:>15,}" for name, shape, parameters in self.rows
+        ]
+        total = sum(parameters for _, _, parameters in self.rows)
+        # torchsummary's own reckoning: float32, one image, outputs twice for their gradients.
+        numbers = {
+            "Input size": math.prod(self.input_size),
+            "Forward/backward pass size": 2 * sum(math.prod(row[1][1:]) for row in self.rows),
+            "Params size": total,
+        }
+        numbers["Estimated Total Size"] = sum(numbers.values())
+        rule, double = "-" * 64, "=" * 64
+        counts = {"Total": total, "Trainable": self.trainable}
+        counts["Non-trainable"] = total - self.trainable
+        lines = [
+            rule,
+            f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}",
+            double,
+            *lines,
+        ]
+        lines += [double, *(f"{kind} params: {count:,}" for kind, count in counts.items()), rule]
+        lines += [f"{name} (MB): {count * 4 / 2**20:.2f}" for name, count in numbers.items()]
+        return "\n".join([*lines, rule, ""])
 
 
 def summary_table(
     model: nn.Module, input_size: tuple[int, int, int], hide: Collection[str] = ()
-) -> str:
-    """What torchsummary prints for an input of (channels, height, width).
+) -> Table:
+    """What torchsummary says for an input of (channels, height, width).
 
-    Rows of modules of the classes named in `hide` are left out as if a function stood in their
-    place: the others are numbered anew, and sizes are those of the rows that are shown. Such
-    modules have no parameters.
-
-    The model must be on the CPU; it keeps its mode and its weights.
+    Rows of modules of the classes named in `hide`, which have no parameters, are left out as if a
+    function stood in their place.
     """
-    was_training = model.training
-    printed = io.StringIO()
-    with torch.inference_mode(), contextlib.redirect_stdout(printed):
-        torchsummary.summary(model.eval(), tuple(input_size), device="cpu")
+    rows, was_training = [], model.training
+
+    def note(module: nn.Module, _inputs, output: Tensor) -> None:
+        kind = type(module).__name__
+        if kind not in hide:
+            own = (getattr(module, name, None) for name in ("weight", "bias"))
+            parameters = sum(tensor.numel() for tensor in own if tensor is not None)
+            rows.append((f"{kind}-{len(rows) + 1}", [-1, *output.shape[1:]], parameters))
+
+    listed = [m for m in model.modules() if not isinstance(m, nn.Sequential) and m is not model]
+    handles = [module.register_forward_hook(note) for module in listed]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, *input_size))
     model.train(was_training)
-    table = printed.getvalue()
-    return _without(hide, table, input_size) if hide else table
-
-
-def _without(hide: Collection[str], table: str, input_size: tuple[int, int, int]) -> str:
-    lines, number, outputs = [], 0, 0
-    for line in table.splitlines():
-        row = ROW.match(line)
-        if row is None:
-            lines.append(line)
-        elif row[1] not in hide:
-            number += 1
-            name, shape = f"{row[1]}-{number}", f"[{row[3]}]"
-            lines.append(f"{name:>20}  {shape:>25} {row[4]:>15}")  # torchsummary's columns
-            outputs += math.prod(_shape(row[3])[1:])
-    shown = "\n".join(lines) + "\n"
-    parameters = sum(count for _, _, count in layer_rows(shown))
-    # torchsummary's own reckoning: float32, one image, outputs twice for their gradients.
-    passes_mb = 2 * _megabytes(outputs)
-    total_mb = _megabytes(parameters) + passes_mb + _megabytes(math.prod(input_size))
-    shown = _with_size(shown, "Forward/backward pass size", passes_mb)
-    return _with_size(shown, "Estimated Total Size", total_mb)
-
-
-def _with_size(table: str, name: str, megabytes: float) -> str:
-    label = re.escape(f"{name} (MB): ")
-    return re.sub(f"^({label}).*$", rf"\g<1>{megabytes:.2f}", table, flags=re.MULTILINE)
-
-
-def _megabytes(numbers: int) -> float:
-    return numbers * 4 / 2**20
+    for handle in handles:
+        handle.remove()
+    return Table(tuple(input_size), rows, count_parameters(model))
 
 
 def tables_in_turn(
     parts: Mapping[str, nn.Module], input_size: tuple[int, int, int], hide: Collection[str] = ()
-) -> dict[str, str]:
+) -> dict[str, Table]:
     """`summary_table` of each part on its own, which takes what the part before puts out."""
     tables, size = {}, input_size
     for name, part in parts.items():
         tables[name] = summary_table(part, size, hide)
-        _, (_, *size), _ = layer_rows(tables[name])[-1]
+        _, (_, *size), _ = tables[name].rows[-1]
     return tables
-
-
-def layer_rows(table: str) -> list[tuple[str, list[int], int]]:
-    """(name, output shape, parameters) of each layer in a table of torchsummary's."""
-    return [
-        (f"{kind}-{number}", _shape(shape), int(count.replace(",", "")))
-        for kind, number, shape, count in ROW.findall(table)
-    ]
-
-
-def _shape(text: str) -> list[int]:
-    return [int(size) for size in text.split(",")]
 
 
 def without_weights(build: Callable[[], nn.Module]) -> nn.Module:

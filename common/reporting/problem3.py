@@ -56,8 +56,8 @@ def samples_figure(
     return partial(plotting.image_grid, title=title, headers=headers, rows=pictures)
 
 
-def summary_text(result: Mapping, tables: Mapping[str, str]) -> str:
-    """3.2's text: the tables by torchsummary under their names."""
+def summary_text(result: Mapping, tables: Mapping[str, object]) -> str:
+    """3.2's text: the tables, as torchsummary writes them, under their names."""
     width = result["width"]
     wide = "" if width == 1 else f", {width:g} TIMES AS WIDE AS THE REPORT'S"
     caption = f"ResNet-36, {result['classes']} classes, activation: {result['residual']}{wide}."

@@ -1,10 +1,12 @@
 import pytest
 import torch
+import torchsummary
 from torch import nn
 from torch.nn import functional
 from torchvision.models import efficientnet_v2_s, vgg16
 
 from common.networks import summary
+from tests.faults import tiny
 
 
 def figure_4():
@@ -41,18 +43,23 @@ def figure_4():
 
 def test_vgg16_table_is_the_reports_figure_4_row_by_row():
     table = summary.summary_table(summary.without_weights(vgg16), (3, 244, 244))
-    rows = summary.layer_rows(table)
-    assert len(rows) == 39
-    assert rows == figure_4()
-    assert "Total params: 138,357,544" in table
-    assert sum(parameters for _, _, parameters in rows) == 138_357_544
+    assert len(table.rows) == 39
+    assert table.rows == figure_4()
+    assert "Total params: 138,357,544" in str(table)
+
+
+@pytest.mark.parametrize("build", [tiny.small_efficientnet, tiny.SmallResNet])
+def test_a_table_is_the_one_that_torchsummary_prints(build, capsys):
+    network = build(num_classes=7).eval()
+    torchsummary.summary(network, (3, 40, 56), device="cpu")
+    assert str(summary.summary_table(network, (3, 40, 56))) == capsys.readouterr().out
 
 
 def test_the_model_keeps_its_mode_and_hooks():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
     before = model[1].running_mean.clone()
     table = summary.summary_table(model, (3, 8, 8))
-    assert summary.layer_rows(table) == [
+    assert table.rows == [
         ("Conv2d-1", [-1, 4, 6, 6], 112),
         ("BatchNorm2d-2", [-1, 4, 6, 6], 8),
     ]
@@ -83,7 +90,7 @@ def test_hidden_modules_leave_the_table_of_functions():
     size = (3, 40, 40)
     wanted = summary.summary_table(Network(lambda: torch.square), size)
     assert summary.summary_table(Network(Square), size, hide=("Square",)) == wanted
-    assert "Square" in summary.summary_table(Network(Square), size)
+    assert "Square" in str(summary.summary_table(Network(Square), size))
     assert summary.summary_table(Network(Square), size, hide=("ReLU",)) == (
         summary.summary_table(Network(Square), size)
     )
@@ -93,7 +100,7 @@ def test_each_part_of_a_chain_takes_what_the_one_before_puts_out():
     network = Network(Square)
     parts = {"first": nn.Sequential(network.conv1), "second": nn.Sequential(network.conv2)}
     tables = summary.tables_in_turn(parts, (3, 40, 40), hide=("Square",))
-    assert [summary.layer_rows(table) for table in tables.values()] == [
+    assert [table.rows for table in tables.values()] == [
         [("Conv2d-1", [-1, 4, 38, 38], 108)],
         [("Conv2d-1", [-1, 5, 18, 18], 185)],
     ]
