@@ -108,7 +108,7 @@ def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
         zero_head(network)
     if args.zero_init_residual and args.init == "scratch":
         efficientnet.zero_residuals(network)
-    return Normalized(network), {"init": init, **start_flags(args)}
+    return strided(setup, Normalized(network), {"init": init, **start_flags(args)})
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -119,7 +119,23 @@ def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
         zero_head(network.network)
     if args.zero_init_residual:
         efficientnet.zero_residuals(network.network)
-    return network, {"width": args.width, **start_flags(args)}
+    return strided(setup, network, {"width": args.width, **start_flags(args)})
+
+
+def strided(setup: Setup, network: Normalized, identity: dict) -> tuple[Normalized, dict]:
+    """A network with its last stage at --last-stride, and its identity with that, where not 2."""
+    stride = setup.args.last_stride
+    efficientnet.with_last_stride(network.network, stride)
+    return network, identity | ({} if stride == 2 else {"last_stride": stride})
+
+
+def bare_network(args: argparse.Namespace, classes: int, width: float = 1) -> EfficientNet:
+    """A new network of the flags' shape, narrow or `width` times as wide, to count or time."""
+    if width == 1:
+        network = efficientnet_v2_s(num_classes=classes)
+    else:
+        network = widening.wide_efficientnet(classes, width)
+    return efficientnet.with_last_stride(network, args.last_stride)
 
 
 def init_words(args: argparse.Namespace) -> str:
@@ -138,14 +154,16 @@ def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     path, _, wide = widened(setup, seed)
     widening.break_symmetry(wide, args.symmetry_noise, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
-    return wide, {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
+    identity = {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
+    return strided(setup, wide, identity)
 
 
 def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """The trained narrow network itself, the control of the one that is widened from it."""
     path = narrow_file(setup, seed)
     network, _ = efficientnet.trained(path, setup.classes)
-    return Normalized(network), {"narrow": f"SHA-256 {files.sha256_of(path)}"}
+    identity = {"narrow": f"SHA-256 {files.sha256_of(path)}"}
+    return strided(setup, Normalized(network), identity)
 
 
 def narrow_file(setup: Setup, seed: int) -> Path:
@@ -192,7 +210,7 @@ def part_2_1(setup: Setup) -> Findings:
 def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
     args, init = setup.args, init_words(setup.args)
-    bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=setup.classes))
+    bare = summary.without_weights(partial(bare_network, args, setup.classes))
     beside = baselines.baselines(setup)
     rows = [{"network": name, **row} for name, row in beside.items()]
     trained = train_networks(setup, "2.2")[NARROW]
@@ -225,8 +243,10 @@ def part_2_3(setup: Setup) -> Findings:
     The trained narrow network is continued too, for as many epochs as the one widened from it.
     """
     args, classes, wide_one = setup.args, setup.classes, wide_name(setup)
-    narrow = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
-    wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))
+    narrow, wide = (
+        summary.without_weights(partial(bare_network, args, classes, width))
+        for width in (1, args.width)
+    )
     trained, from_narrow = train_networks(setup, "2.3"), f"{wide_one}_from_narrow"
     pairs = [(wide_one, NARROW), (from_narrow, CONTINUED), (CONTINUED, NARROW)]
     result = {
@@ -248,9 +268,9 @@ def part_2_3(setup: Setup) -> Findings:
 def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
     """Widen a trained narrow network, and return its file, itself and the wide network."""
     path = narrow_file(setup, seed)
-    (narrow, _), (wide, _) = efficientnet.trained(path, setup.classes), start_wide(setup, seed)
-    widening.widen_from(narrow, wide.network, streams.mixed_seed(seed, streams.WIDEN))
-    return path, Normalized(narrow), wide
+    (narrow, _), (wide, _) = start_continued(setup, seed), start_wide(setup, seed)
+    widening.widen_from(narrow.network, wide.network, streams.mixed_seed(seed, streams.WIDEN))
+    return path, narrow, wide
 
 
 def logit_difference(setup: Setup) -> float:
@@ -447,6 +467,8 @@ def make_parser() -> cli.ProblemParser:
     add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
     gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: 1)"
     add("--zero-init-residual", action="store_true", help=gammas)
+    stride = "of the last stage: 2 as published; 1 for maps of twice the side at the end"
+    add("--last-stride", type=int, choices=(1, 2), default=2, help=stride)
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
@@ -496,7 +518,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
-    bare = summary.without_weights(lambda: efficientnet_v2_s(num_classes=classes))
+    bare = summary.without_weights(partial(bare_network, args, classes))
     if args.init not in ("scratch", "imagenet") and set(args.parts) - {"2.1", "2.4"}:
         efficientnet.load_but_head(bare, Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
@@ -504,7 +526,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     if "2.6" in args.parts:
         gradcam.feature_layer(bare, args.layer, args.image_size)
     trains = any(part != "2.1" for part in args.parts)
-    example = partial(efficientnet_v2_s, num_classes=classes) if trains else None
+    example = partial(bare_network, args, classes) if trains else None
     return runs.set_up(args, data, sources, folder, example)
 
 
