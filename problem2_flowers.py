@@ -390,8 +390,8 @@ def block_seconds(setup: Setup, block: NoiseBlock) -> float:
     for repeat in range(WARM_UP_BATCHES + TIMED_BATCHES):
         start = time.perf_counter()
         block(images, Draws(0, streams.AUGMENT, 0, repeat, count, device))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[WARM_UP_BATCHES:]))
 

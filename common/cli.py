@@ -67,9 +67,9 @@ class ProblemParser(Parser):
         self.add("--seed", type=seed, default=0, help="seed of all randomness, below 2^63")
         self.add(
             "--device",
-            choices=("auto", "cpu", "cuda"),
+            choices=("auto", "cpu", "cuda", "mps"),
             default="auto",
-            help="auto: cuda where there is one",
+            help="auto: cuda where there is one; mps: a Mac's GPU, on which this was never run",
         )
         self.add("--threads", type=positive, help="of a CPU (default: as many as cores)")
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.training.precision import for_float64
 from common.training.watch import BATCH_NORMS, dead_batch_norms, non_finite_gradients, watched
 
 FP32_MAX = torch.finfo(torch.float32).max
@@ -32,7 +33,7 @@ def constant_share(values: Tensor) -> float:
     if values.ndim < 2:
         values = values.reshape(-1, 1)
     others = [0, *range(2, values.ndim)]
-    return (values.amax(others) == values.amin(others)).double().mean().item()
+    return (values.amax(others) == values.amin(others)).cpu().double().mean().item()
 
 
 def peak_at_the_border(squarings: int) -> float:
@@ -169,7 +170,7 @@ def backward_terms(
         PyTorch's own backward pass of these tensors is finite_in_fp32 and finite_in_fp64, a plain
         bool each.
     """
-    kept = {}
+    values, gradient, kept = for_float64(values), for_float64(gradient), {}
     for name, dtype in (("fp32", torch.float32), ("fp64", torch.float64)):
         x, g = (t.to(dtype).transpose(0, 1).flatten(1) for t in (values, gradient))
         deviations = x - x.mean(1, keepdim=True)

@@ -24,7 +24,7 @@ from common.data.packed import Packed
 from common.job import progress
 from common.networks.dead import constant_share
 from common.training.loop import first_steps
-from common.training.precision import PRECISIONS
+from common.training.precision import PRECISIONS, for_float64
 from common.training.recipe import Recipe
 from common.training.run import Run
 from common.training.watch import NotFinite, dead_batch_norms, watched
@@ -40,6 +40,7 @@ def statistics(values: Tensor) -> dict[str, float]:
     Euclidean norm, and `constant_share`. They are computed in float64, so that the squares of large
     values do not overflow; where a value is NaN all but the peak and the shares are.
     """
+    values = for_float64(values)
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
     non_finite = 1 - values.isfinite().double().mean().item()
     if math.isnan(peak):

@@ -53,8 +53,8 @@ def compare_costs(
 def _pass_seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
     start = time.perf_counter()
     torch.autograd.grad(form(x), x, gradient)
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize(x.device)
     return time.perf_counter() - start
 
 

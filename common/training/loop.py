@@ -29,7 +29,7 @@ from common.start import STOP_SIGNALS
 from common.training import parallel
 from common.training.checkpoint import Saver, load_best, resume
 from common.training.evaluation import evaluate
-from common.training.precision import autocast
+from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
 from common.training.run import Run, no_sums, peak_memory_mib
 from common.training.watch import (
@@ -266,7 +266,8 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     if torch.isfinite(norm):
         return norm
     # Squares of fp32 values above 1.8e19 overflow: such gradients can still be clipped.
-    norms = [torch.linalg.vector_norm(values, dtype=torch.float64) for values in gradients]
+    values = map(for_float64, gradients)
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in values]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

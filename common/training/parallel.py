@@ -33,7 +33,7 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
     A CPU is told to use the `--threads`.
 
     Raises:
-        UserError: no GPU or fewer than asked for, or both torchrun and `--gpus`.
+        UserError: no GPU or fewer than asked for, or torchrun with `--gpus` or a Mac's GPU.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -43,10 +43,12 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
         raise UserError("--gpus is for one process; under torchrun --nproc-per-node says how many")
     if gpus > seen:
         raise UserError(f"--gpus {gpus}: torch sees {seen} here; try --gpus {seen} or --device cpu")
-    if gpus and name == "cpu":
-        raise UserError(f"--gpus {gpus} and --device cpu contradict each other; leave one out")
+    if gpus and name in ("cpu", "mps"):
+        raise UserError(f"--gpus {gpus} and --device {name} contradict each other; leave one out")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here; try --device cpu")
+    if name == "mps":
+        return _mac_gpu()
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and size() > 1:
         local = int(os.environ["LOCAL_RANK"])
@@ -58,6 +60,15 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
             )
         return torch.device("cuda", local)
     return device
+
+
+def _mac_gpu() -> torch.device:
+    if not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch sees no Mac's GPU here; try --device cpu")
+    if size() > 1:  # neither gloo nor nccl moves its tensors
+        raise UserError("--device mps is for one process; take --device cpu under torchrun")
+    say("--device mps: a Mac's GPU, on which this program was never run; float64 stays on the CPU")
+    return torch.device("mps")
 
 
 def start(device: torch.device) -> None:

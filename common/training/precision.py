@@ -81,8 +81,8 @@ class Example:
         with autocast(precision, self.device):
             logits = network(images)
         functional.cross_entropy(logits.float(), logits.new_zeros(len(images)).long()).backward()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         return time.perf_counter() - start
 
 
@@ -124,6 +124,11 @@ def make_deterministic(example: Example) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     ratio = example.seconds("fp32")["fp32"] / free
     say(f"--deterministic: a step takes {ratio:.2f} times as long as without")
+
+
+def for_float64(values: Tensor) -> Tensor:
+    """The values where float64 can be computed with: a Mac's GPU has none, its values are moved."""
+    return values.cpu() if values.device.type == "mps" else values
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

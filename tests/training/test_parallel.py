@@ -173,6 +173,18 @@ def test_more_gpus_than_there_are():
         parallel.pick_device("auto", 9)
 
 
+def test_a_macs_gpu_is_one_device_of_one_process(monkeypatch, place, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert parallel.pick_device("mps") == torch.device("mps")
+    assert "never run" in capsys.readouterr().out
+    place(0, 2)
+    with pytest.raises(UserError, match="--device mps is for one process"):
+        parallel.pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no Mac's GPU here; try --device cpu"):
+        parallel.pick_device("mps")
+
+
 def test_one_process_sees_the_network_itself():
     net = nn.Linear(1, 1)
     assert parallel.wrap(net, CPU, 0) is net

@@ -73,3 +73,15 @@ def test_a_run_leaves_the_modules_of_its_network_alone():
     recipe = replace(tiny.RECIPE, precision="bf16", image_size_px=9)
     loop.train_step(Run(network, recipe, CPU), tiny.packed(), torch.arange(4), 1)
     assert list(network.modules()) == before
+
+
+def test_what_a_macs_gpu_lacks_is_computed_on_the_cpu():
+    class OnMac:  # no tensor can be there without one
+        device = torch.device("mps")
+
+        def cpu(self):
+            return "on the CPU"
+
+    assert precision.for_float64(OnMac()) == "on the CPU"
+    here = torch.ones(1)
+    assert precision.for_float64(here) is here
