@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from common import job
+from common.job import printable
 
 FONT = "DejaVu Sans"  # which matplotlib carries
 STYLE = {
@@ -78,7 +78,6 @@ def new_figure(
 
 def drawable(text: str) -> str:
     """Text, lines and all, with what the font has no glyph for as <U+732B U+864E>."""
-    text = "\n".join(map(job.printable, text.split("\n")))
     runs = itertools.groupby(text, lambda char: char == "\n" or ord(char) in _glyphs())
     return "".join(
         "".join(run) if has_glyphs else f"<{' '.join(f'U+{ord(char):04X}' for char in run)}>"
@@ -86,16 +85,16 @@ def drawable(text: str) -> str:
     )
 
 
-def one_line(text: str) -> str:
-    """A drawable text of one line, which may hold names of the user's: newlines are escaped."""
-    return drawable(job.printable(text))
-
-
 @cache
 def _glyphs() -> frozenset[int]:
     """The code points that the font can draw."""
     fonts = load_matplotlib().font_manager
     return frozenset(fonts.get_font(fonts.findfont(FONT)).get_charmap())
+
+
+def one_line(text: str) -> str:
+    """A text that may hold names of the user's, drawable: newlines are escaped."""
+    return drawable(printable(text))
 
 
 def wrapped(text: str, characters: int) -> str:

@@ -70,7 +70,10 @@ def image_grid(
     """
     ratios = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
     heights = np.clip(ratios, 0.25, 4)  # a strip is drawn small in a place of its own
-    scales = [_highest(cells) for cells in zip(*rows.values(), strict=True)]
+    scales = [
+        max([1e-9, *(cell.values.max() for cell in cells if isinstance(cell, HeatMap))])
+        for cells in zip(*rows.values(), strict=True)
+    ]
     shape = (len(rows), len(headers))
     fitting = np.maximum(10, 24 * heights).astype(int)  # characters along a row
     names, headers = list(map(wrapped, rows, fitting)), [wrapped(text, 18) for text in headers]
@@ -83,21 +86,14 @@ def image_grid(
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if isinstance(cell, HeatMap):
-                    scale = load_matplotlib().colors.PowerNorm(
-                        0.5, 0, highest
-                    )  # most differences are small
-                    drawn = axis.imshow(cell.values, cmap="magma", norm=scale)
+                    root = load_matplotlib().colors.PowerNorm(0.5, 0, highest)  # most are small
+                    drawn = axis.imshow(cell.values, cmap="magma", norm=root)
                     beside = axis.inset_axes((1.03, 0, 0.05, 1))
                     figure.colorbar(drawn, cax=beside, label=f"{cell.label},\nroot scale")
                 else:
                     axis.imshow(cell)
         for axis, header in zip(axes[0], headers, strict=True):
             axis.set_title(header)
-
-
-def _highest(cells: Sequence[np.ndarray | HeatMap]) -> float:
-    """The largest value of a column's heat maps, above 0."""
-    return max([1e-9, *(cell.values.max() for cell in cells if isinstance(cell, HeatMap))])
 
 
 def dots(
@@ -207,22 +203,21 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
             # One odd picture can have a val loss of any size: beyond the top a triangle stands.
             top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
-            top = top if key == "loss" else np.inf
+            top, about = top if key == "loss" else np.inf, f"{label}: val solid, train dashed"
             for name, (train, val) in lines.items():
-                epochs = [row["epoch"] for row in histories[name][0]]
-                beyond = ~(val <= top).all(0) if key == "loss" else np.zeros(len(epochs), bool)
+                epochs = np.array([row["epoch"] for row in histories[name][0]])
+                beyond = ~(val <= top).all(0)
                 val = np.where(beyond, np.nan, val)
                 (line,) = axis.plot(epochs, val.mean(0), label=one_line(shown_name(name)))
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
-                for epoch in np.array(epochs)[beyond]:
-                    axis.plot(epoch, top, "^", color=colour, clip_on=False)
-            about = f"{label}: val solid, train dashed"
-            if key == "loss" and any((~(val <= top)).any() for _, val in lines.values()):
-                about += "; triangles: val beyond the top"
-                axis.set_ylim(0, top)
+                if beyond.any():
+                    tops = np.full(beyond.sum(), top)
+                    axis.plot(epochs[beyond], tops, "^", color=colour, clip_on=False)
+                    axis.set_ylim(0, top)
+                    about = f"{label}: val solid, train dashed; triangles: val beyond the top"
             axis.set(title=about, xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
         figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right center")
@@ -285,17 +280,16 @@ def functions(path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.
     """
     x = np.asarray(x)
     with new_figure(path, "", (1, 2), (9, 4)) as (_, axes):
-        for name, (values, slopes) in curves.items():
-            (line,) = axes[0, 0].plot(x, values, label=name)
-            colour, slopes = line.get_color(), np.asarray(slopes)
+        for number, (name, (values, slopes)) in enumerate(curves.items()):
+            colour, slopes = f"C{number}", np.asarray(slopes)
+            axes[0, 0].plot(x, values, color=colour, label=name)
             for side in (x < 0, x > 0):
                 axes[0, 1].plot(x[side], slopes[side], color=colour)
-            at_0 = slopes[x == 0]
-            axes[0, 1].plot(x[x == 0], at_0, "o", color=colour)
-            for slope in at_0:
-                where = (-8, 40 + 16 * axes[0, 0].lines.index(line))
-                axes[0, 1].annotate(f"{name}: {slope + 0.0:g} at 0", (0, slope), where,
-                    textcoords="offset points", color=colour, ha="right")  # fmt: skip
+            for slope in slopes[x == 0]:
+                axes[0, 1].plot(0, slope, "o", color=colour)
+                place = {"xytext": (-8, 40 + 16 * number), "textcoords": "offset points"}
+                text = f"{name}: {slope + 0.0:g} at 0"
+                axes[0, 1].annotate(text, (0, slope), **place, color=colour, ha="right")
         for axis, label in zip(axes[0], ("value", "derivative"), strict=True):
             axis.set(title=label, xlabel="x", ylabel=label)
         axes[0, 0].legend(loc="upper left")
