@@ -411,33 +411,13 @@ def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[s
 # ------------------------------------------------------------------------------------ 2.6 Grad-CAM
 def part_2_6(setup: Setup) -> Findings:
     """Grad-CAM of the narrow, wide and noise-block networks."""
-    args, specs, runs_of = setup.args, networks(setup), train_networks(setup, "2.6", seeds=1)
-    sample, tag = cams.draw_sample(setup), setup.tag_in(runs_of[NARROW][0]["precision"])
-    loaded = {
-        name: cams.load_trained(setup, specs[name], Path(run["weights"]))
-        for name, (run,) in runs_of.items()
-    }
-    seen = {name: cams.predict(setup, network, sample) for name, network in loaded.items()}
-    maps = {name: predictions.maps for name, predictions in seen.items()}
-    shown, figures = cams.map_figures(setup, loaded[NARROW], sample, seen, tag)
-    result = {
-        "layer": args.layer,
-        "pointing_game": None,
-        "images": shown,
-        "all_zero_maps": {name: int((of.amax((1, 2)) == 0).sum()) for name, of in maps.items()},
-        "maps": len(sample.rows),
-        **cams.delete_and_insert(setup, loaded[NARROW], sample, seen[NARROW]),
-    }
-    tables = {"2.6_faithfulness.txt": problem2.faithfulness_table(result, tag)}
-    figures["2.6_faithfulness.png"] = problem2.faithfulness_figure(result, tag)
-    if isinstance(setup.packed["test"].source, sets.DrawnSet):
-        # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
-        # nothing of what was learnt. With torchvision's head: zeros give no gradient.
-        untrained = seeded(lambda: efficientnet_v2_s(num_classes=setup.classes), args.seed)
-        maps["random_weights"] = cams.predict(setup, untrained, sample).maps
-        result |= cams.play_pointing_game(setup, sample, maps)
-        tables["2.6_pointing_game.txt"] = problem2.pointing_table(result, tag)
-    return Findings(result, tables, figures=figures)
+    trained = {name: run for name, (run,) in train_networks(setup, "2.6", seeds=1).items()}
+    specs, tag = networks(setup), setup.tag_in(trained[NARROW]["precision"])
+    loaded = {name: cams.load_trained(setup, specs[name], run) for name, run in trained.items()}
+    # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
+    # nothing of what was learnt. With torchvision's head: zeros give no gradient.
+    untrained = seeded(partial(bare_network, setup.args, setup.classes), setup.args.seed)
+    return cams.measure(setup, loaded, untrained, tag)
 
 
 # ------------------------------------------------------------------------------------ command line

@@ -1,6 +1,6 @@
 """What Grad-CAM's maps are worth: the pointing game on drawn flowers, deletion and insertion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from common.data import streams
 from common.data.augment import centre_square
 from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
+from common.data.sets import DrawnSet
 from common.job import say
 from common.networks import faithfulness, gradcam, statedict
 from common.networks.normalized import Normalized
 from common.reporting import problem2
+from common.reporting.results import Findings
 from common.reporting.statistics import bootstrap_interval
 from common.training.runs import NetworkSpec, Setup
 
@@ -41,11 +43,43 @@ def draw_sample(setup: Setup) -> Sample:
     return Sample(rows, centre_square(squares, args.image_size), labels)
 
 
-def load_trained(setup: Setup, spec: NetworkSpec, weights: Path) -> Normalized:
+def load_trained(setup: Setup, spec: NetworkSpec, run: Mapping) -> Normalized:
     """The network of a run with the weights that it wrote."""
     network, _ = spec.build(setup.args.seed)
-    network.load_state_dict(statedict.find(weights, network.state_dict(), spec.name)[0])
+    wanted = network.state_dict()
+    network.load_state_dict(statedict.find(Path(run["weights"]), wanted, spec.name)[0])
     return network
+
+
+def measure(
+    setup: Setup, networks: dict[str, Normalized], untrained: Normalized, tag: str
+) -> Findings:
+    """Predict --pointing-images test images with maps, show some, and measure the maps.
+
+    Shown are images that the first network gets right and wrong, and its maps are measured by
+    deletion and insertion. On drawn flowers all networks play the pointing game, and the untrained
+    one beside them. `tag` says what the tables and figures are of.
+    """
+    (name, network), *_ = networks.items()
+    sample = draw_sample(setup)
+    seen = {other: predict(setup, each, sample) for other, each in networks.items()}
+    maps = {other: predictions.maps for other, predictions in seen.items()}
+    shown, figures = map_figures(setup, network, sample, seen, tag)
+    result = {
+        "layer": setup.args.layer,
+        "pointing_game": None,
+        "images": shown,
+        "all_zero_maps": {other: int((of.amax((1, 2)) == 0).sum()) for other, of in maps.items()},
+        "maps": len(sample.rows),
+        **delete_and_insert(setup, network, sample, seen[name]),
+    }
+    tables = {"2.6_faithfulness.txt": problem2.faithfulness_table(result, tag)}
+    figures["2.6_faithfulness.png"] = problem2.faithfulness_figure(result, tag)
+    if isinstance(setup.packed["test"].source, DrawnSet):
+        maps["random_weights"] = predict(setup, untrained, sample).maps
+        result |= play_pointing_game(setup, sample, maps)
+        tables["2.6_pointing_game.txt"] = problem2.pointing_table(result, tag)
+    return Findings(result, tables, figures=figures)
 
 
 def predict(setup: Setup, network: Normalized, sample: Sample) -> gradcam.Predictions:
