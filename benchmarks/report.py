@@ -1,8 +1,14 @@
-"""What every benchmark leaves behind: its table, printed and kept, and its numbers as JSON."""
+"""What every benchmark leaves behind: its table, printed and kept, its numbers, and the figures."""
 
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 from common import files
+from common.reporting.canvas import new_figure
+from common.reporting.tables import table
+
+BUSY_LOAD = 0.5  # processes that run before a measurement: it is not for publication
 
 
 def keep(folder: Path, name: str, text: str, result: dict) -> None:
@@ -11,3 +17,106 @@ def keep(folder: Path, name: str, text: str, result: dict) -> None:
     with files.atomic(folder / f"{name}.txt") as temporary:
         temporary.write_text(text)
     files.save_json(folder / f"{name}.json", result)
+
+
+def comparisons(result: Mapping) -> list[dict]:
+    """A row of the table for each comparison of each benchmark."""
+    rows = []
+    for name, record in result["benchmarks"].items():
+        ours = record["numbers"].get("ours")
+        for row in record["rows"]:
+            shown = {"name": name, "title": record["title"], **row}
+            if ours and record["unit"] == "s":
+                shown["seconds"] = statistics.median(ours)
+            if row.get("wanted") and "ratio" in row:
+                shown["met"] = "yes" if row["ratio"] >= row["wanted"] else "NO"
+            shown["told"] = row.get("why_not", row.get("peak"))
+            rows.append(shown)
+    return rows
+
+
+def table_text(result: Mapping) -> str:
+    """The comparisons, and how the data's growth is answered."""
+    loads = [record["load"] for record in result["benchmarks"].values()]
+    busy = max(loads, default=0) > BUSY_LOAD
+    environment, peaks = result["environment"], result["peaks"]
+    rates = ", ".join(f"{name} {rate / 1e9:.1f} G/s" for name, rate in peaks.items())
+    caption = (
+        f"{environment['processor']}, {environment['threads']} threads,"
+        f" {result['device']}; {result['precision_why']}\nThe machine's peaks: {rates}.\n"
+        "Ratio: the peer's number over ours, the median of rounds in turn (lowest to highest)."
+        + (f"\nNOT FOR PUBLICATION: up to {max(loads):.1f} other processes ran." if busy else "")
+        + ("\nNOT FOR PUBLICATION: --quick, tiny sizes, one round." if result["quick"] else "")
+    )
+    columns = {
+        "benchmark": "{title}",
+        "against": "{against}",
+        "ratio": "{ratio:.2f}",
+        "rounds": "{low:.2f} - {high:.2f}",
+        "wanted": "{wanted:.2f}",
+        "met": "{met}",
+        "ours, s": "{seconds:.3g}",
+        "": "{told}",
+    }
+    text = table(caption, columns, comparisons(result))
+    if result["growth"]:
+        text += "\n" + growth_text(result["growth"])
+    return text
+
+
+def growth_text(growth: Mapping[str, Mapping]) -> str:
+    """Seconds and peak memory at each scale, with exponents."""
+    records = []
+    for name, curve in growth.items():
+        for key, form in (("seconds", ".2f"), ("peak_mib", ".0f")):
+            values = ", ".join(f"{value:{form}}" for value in curve[key])
+            scales = ", ".join(f"{scale}x" for scale in curve["scales"])
+            records.append({"name": name, "key": key, "values": values})
+            records[-1] |= {"scales": scales, "exponent": curve[f"{key}_exponent"]}
+    columns = {"what grows": "{name}", "": "{key}", "scales": "{scales}", "values": "{values}"}
+    columns["exponent"] = "{exponent:.2f}"
+    return table("Growth with the data; exponent 1 is linear, 0 is none.", columns, records)
+
+
+def draw_ratios(result: Mapping, path: Path) -> None:
+    """Every ratio beside what was wanted, on a logarithmic axis."""
+    rows = [
+        row
+        for row in comparisons(result)
+        if "ratio" in row and row["against"] != "the machine's peak"
+    ]
+    size, title = (8, 1 + 0.3 * len(rows)), "How many times as fast as its peers"
+    settings = (
+        f"Dots: medians, lines: all rounds, ticks: wanted. {result['environment']['processor']}"
+    )
+    with new_figure(path, title, (1, 1), size, settings) as (_, axes):
+        axis = axes[0, 0]
+        for place, row in enumerate(reversed(rows)):
+            missed = row.get("met") == "NO"
+            axis.plot([row["low"], row["high"]], [place, place], color="C3" if missed else "C0")
+            axis.plot(row["ratio"], place, "o", color="C3" if missed else "C0")
+            if row.get("wanted"):
+                axis.plot(row["wanted"], place, "|", color="black", markersize=12)
+        names = [f"{row['name']}: {row['against']}" for row in reversed(rows)]
+        axis.set_yticks(range(len(rows)), names, fontsize=7)
+        axis.axvline(1, color="0.6", linewidth=1)
+        axis.set_xscale("log")
+        axis.set_xlabel("peer's time over ours")
+
+
+def draw_growth(growth: Mapping[str, Mapping], path: Path) -> None:
+    """Seconds and peak memory by scale, with their exponents, both axes logarithmic."""
+    title = "Seconds and peak memory as the data grows"
+    with new_figure(path, title, (1, 2), (9, 4), "Each point is a process of its own.") as (
+        _,
+        axes,
+    ):
+        for axis, key in zip(axes[0], ("seconds", "peak_mib"), strict=True):
+            for name, curve in growth.items():
+                label = f"{name}: exponent {curve[f'{key}_exponent']:.2f}"
+                axis.plot(curve["scales"], curve[key], "o-", label=label)
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xlabel("times the data")
+            axis.set_ylabel("seconds" if key == "seconds" else "peak MiB")
+            axis.legend(fontsize=8)

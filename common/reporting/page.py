@@ -4,7 +4,7 @@
 
 The words are those of templates/*.md (Jinja2) beside this file; numbers alone are filled in:
 part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder.
-bench("perceptual"): a benchmark. claims: the records of claims.json, by part.
+bench("flowers"): a benchmark, None where it was not published. claims: claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
 Filters: number, interval, points (an interval with signs), duration.
 """
@@ -32,8 +32,9 @@ def part(name: str, folder: str = "") -> dict:
     return results.read(PUBLISHED / (folder or f"problem{name[0]}"))["parts"][name]
 
 
-def bench(name: str) -> dict:
-    return files.load_json(PUBLISHED / "benchmarks" / f"{name}.json")
+def bench(name: str) -> dict | None:
+    path = PUBLISHED / "benchmarks" / f"{name}.json"
+    return files.load_json(path) if path.exists() else None
 
 
 def find(rows: list[dict], **wanted) -> dict:

@@ -5,8 +5,8 @@
     from common.training.convolutions import with_fast_convolutions
     network = with_fast_convolutions(efficientnet_v2_s(), torch.device("cpu"))
 
-Names and parameters stay, results are equal to rounding. `python -m benchmarks.step` times a step
-with and without it.
+Names and parameters stay, results are equal to rounding. `python -m benchmarks step-64` times a
+step with and without it.
 """
 
 import torch

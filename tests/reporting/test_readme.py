@@ -20,7 +20,7 @@ TEXTS = {name: path.read_text("utf-8") for name, path in PAGES.items()}
 README, ALL = TEXTS["README"], "\n".join(TEXTS.values())
 RESULTS = sorted(page.PUBLISHED.rglob("results.json"))
 # Flags of other programs.
-OTHER_FLAGS = {"--no-deps"}
+OTHER_FLAGS = {"--no-deps", "--quick"}
 NUMBER = re.compile(r"(?<![\w.,-])\d[\d,.]*")  # not that of a name such as relu5_3 or VGG-16
 
 
