@@ -41,7 +41,7 @@ from common.errors import UserError, guard
 from common.job import say, size
 from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
-from common.reporting import problem2, results
+from common.reporting import html, problem2, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import baselines, cams, modes
@@ -532,6 +532,7 @@ def main() -> None:
         results.publish(folder, part, findings, provenance)
 
     cli.run_parts(PARTS, args.parts, setup, publish, forecast_seconds)
+    html.write(args.out)
     parallel.stop()
 
 

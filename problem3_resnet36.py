@@ -49,7 +49,7 @@ from common.networks.doctor import Followed
 from common.networks.normalized import Normalized, seeded
 from common.networks.resnet36 import RELU_STEM, RESIDUALS, STEMS, ResNet36
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
-from common.reporting import plotting, problem3, results
+from common.reporting import html, plotting, problem3, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import accuracy, divergence, places, reproduction
@@ -436,6 +436,7 @@ def main() -> None:
         results.publish(folder, number, findings, results.provenance(args.seed, seconds, **about))
 
     cli.run_parts(PARTS, args.parts, prepared, publish, forecast_seconds)
+    html.write(args.out)
     parallel.stop()
 
 

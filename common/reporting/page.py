@@ -1,6 +1,11 @@
-"""The README and the chapters, rendered from templates and from the published results.
+"""The README, the chapters and the report pages, rendered from templates and from results.
 
     python -m common.reporting.page
+    python -m common.reporting.page --compare RUN_A RUN_B      a rerun beside a run of before
+
+A report page, outputs/report.html and outputs/published/report.html, is that of `html`. A
+comparison, of two folders such as outputs and outputs/published, ends in exit code 1 where a
+number differs that no training decides.
 
 The words are those of templates/*.md (Jinja2) beside this file; numbers alone are filled in:
 part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder.
@@ -18,9 +23,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common import files, job
-from common.cli import Parser
+from common.cli import Parser, path
 from common.errors import guard
-from common.reporting import results
+from common.reporting import html, html_compare, results
 
 PUBLISHED = results.ROOT / "outputs" / "published"
 TEMPLATES, CLAIMS = (Path(__file__).with_name(name) for name in ("templates", "claims.json"))
@@ -69,12 +74,28 @@ def render(name: str) -> str:
     return pages.get_template(f"{name}.md").render() + "\n"
 
 
+def compare(a: Path, b: Path) -> None:
+    """Say how two folders of results differ, and exit with 1 where they should not."""
+    found = html_compare.compare(a, b)
+    job.say(*html_compare.words(found, a, b))
+    if found.differ:
+        sys.exit(1)
+
+
 def main() -> None:
-    Parser(__doc__).parse_args()
+    parser = Parser(__doc__)
+    how = {"nargs": 2, "type": path, "metavar": ("RUN_A", "RUN_B")}
+    parser.add("--compare", **how, help="compare two folders of results, render nothing")
+    args = parser.parse_args()
+    if args.compare:
+        compare(*args.compare)
+        return
     for name, folder in PAGES.items():
-        with files.atomic(path := results.ROOT / folder / "README.md") as temporary:
+        with files.atomic(page := results.ROOT / folder / "README.md") as temporary:
             temporary.write_text(render(name), "utf-8")
-        job.say(f"-> {path}")
+        job.say(f"-> {page}")
+    for folder in ("outputs", "outputs/published"):
+        html.write(results.ROOT / folder)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 A `tag` says which weights and photos a result is of, such as "ImageNet weights, 6 photo(s)".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from common.reporting import plotting
 from common.reporting.tables import table
 
 INTERVAL = "{low:.4f} - {high:.4f}"
+STRIP_PX = 176
 
 
 def shift_table(result: Mapping) -> str:
@@ -218,3 +220,14 @@ def _other_pictures(result: Mapping) -> str:
     ]
     scaled = ";\nthose with a size were scaled to the photo's" if resized else ""
     return f"Another picture: {printable(', '.join(names))}{scaled}."
+
+
+def dose_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    """The centres of pictures, uint8 (height, width, 3), side by side, as the page shows doses."""
+    from PIL import Image
+
+    row = []
+    for picture in pictures:
+        top, left = (max(0, side - STRIP_PX) // 2 for side in picture.shape[:2])
+        row.append(picture[top : top + STRIP_PX, left : left + STRIP_PX])
+    Image.fromarray(np.concatenate(row, axis=1)).save(path, "JPEG", quality=88)

@@ -65,13 +65,15 @@ def test_the_command_renders_every_page(run, fails, tmp_path, monkeypatch):
     assert run(page)[0] == 0
     for name, folder in page.PAGES.items():
         assert (tmp_path / folder / "README.md").read_text() == page.render(name)
+    for folder in ("outputs", "outputs/published"):
+        assert "Nothing has been run yet" in (tmp_path / folder / "report.html").read_text()
     assert "--wrong" in fails(page, "--wrong")
 
 
 def test_every_claim_has_a_verdict_and_the_result_that_shows_it():
     for claim in json.loads(page.CLAIMS.read_text()):
         assert claim.keys() == {
-            *("part", "title", "printed", "true", "verdict", "cause", "key"),
+            *("part", "question", "title", "printed", "true", "verdict", "cause", "key"),
         }
         names = claim["key"].split("/")
         depth = next(n for n, name in enumerate(names) if name[1:2] == ".")

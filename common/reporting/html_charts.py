@@ -1,0 +1,143 @@
+"""The interactive figures of the report page, as plain values that its script draws.
+
+A chart: {"title", "xlabel", "ylabel", "x", "series"}, a series: {"label", "values"} and, where it
+has them, "low" and "high" of its interval, "dash" and "hidden". Further keys of a chart: "names" of
+the places on x, "log" ("y" or "xy"), "top" of y, and "frames", [{"name", "values"}], the values of
+all series at each place of a slider.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from statistics import fmean
+
+from common.reporting.plotting import shown_name
+
+NOT_FINITE = 1e39  # where the doctor's chart draws it, beyond fp32
+KEYS = {"loss": "cross-entropy", "top1": "top-1 in %"}
+
+
+def is_runs(value) -> bool:
+    """Whether a value is the list of a training's seeds, each with its history."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(run, dict) and "history" in run for run in value)
+    )
+
+
+def trainings(value, name: str = "") -> Iterator[tuple[str, list[list[dict]]]]:
+    """The name and the epochs of each seed of every training in a result."""
+    if isinstance(value, Mapping):
+        if is_runs(runs := value.get("runs")):
+            yield name or "efficientnet_v2_s", [run["history"] for run in runs]
+        for key, inner in value.items():
+            yield from trainings(inner, key)
+
+
+def curves(result: Mapping) -> list[dict]:
+    """Loss and top-1 over the epochs, means over seeds; train dashed, val with its range."""
+    found = [(name, runs) for name, runs in trainings(result) if any(runs)]
+    return [_curve(key, label, found) for key, label in KEYS.items()] if found else []
+
+
+def _curve(key: str, label: str, found: list) -> dict:
+    series, train_most = [], []
+    for name, runs in found:
+        for split in ("val", "train"):
+            epochs = [[row[f"{split}_{key}"] for row in rows if row is not None]
+                      for rows in zip_longest(*runs)]  # fmt: skip
+            epochs = [[value for value in values if value is not None] for values in epochs]
+            line = {"label": f"{shown_name(name)}, {split}"}
+            line["values"] = [fmean(values) if values else None for values in epochs]
+            if split == "train":
+                line["dash"] = True
+                train_most += [value for value in line["values"] if value is not None]
+            elif len(runs) > 1:
+                line["low"] = [min(values, default=None) for values in epochs]
+                line["high"] = [max(values, default=None) for values in epochs]
+            series.append(line)
+    x = list(range(1, max(len(line["values"]) for line in series) + 1))
+    title = f"{label} over the epochs, train dashed"
+    chart = {"title": title, "xlabel": "epoch", "ylabel": label, "x": x, "series": series}
+    # One odd picture can have a val loss of any size.
+    return chart | ({"top": 1.3 * max(train_most)} if key == "loss" and train_most else {})
+
+
+def dose_response(result: Mapping) -> list[dict]:
+    """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
+    doses = result.get("curves") or {}
+    charts = []
+    labels = {"shift": "shift in px", "noise": "sigma of the noise, of 255"}
+    axes = {"shift": "shift_px", "noise": "sigma"}
+    for weights in (kind for kind in ("weights", "random_weights") if kind in doses):
+        of_random = "random_" * (weights == "random_weights" and "random_sigma" in doses)
+        for treatment, label in labels.items():
+            x = doses[of_random + axes[treatment]][1:]
+            series = [
+                {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}
+                | {end: curve[treatment][end][1:] for end in ("low", "high")}
+                | {"dash": loss in ("l1", "l2"), "hidden": loss.startswith("mae_")}
+                for loss, curve in doses[weights].items()
+            ]
+            told = (
+                "random weights, a control" if weights == "random_weights" else "VGG-16's weights"
+            )
+            title = f"Calibrated loss over the {treatment}: {told}"
+            chart = {"title": title, "xlabel": label, "ylabel": "1: another picture"}
+            charts.append(chart | {"x": x, "series": series, "log": "xy"})
+    return charts
+
+
+def shown_loss(loss: str) -> str:
+    """A loss as figures call it, and l1 and l2 apart."""
+    return {"l1": "pixels, l1", "l2": "pixels, l2"}.get(loss, shown_name(loss))
+
+
+def doctor(result: Mapping, folder: Path) -> list[dict]:
+    """Largest outputs by module: the forecast, and the doctor's steps, of networks alike.
+
+    The steps are those of the files 3.4_doctor_NETWORK.csv in the run's folder.
+    """
+    forecast = result.get("forecast") or {}
+    if not forecast:
+        return []
+    alike = max(forecast, key=lambda name: ("sum" in name, len(forecast[name]["blocks"])))
+    modules = list(forecast[alike]["blocks"])
+    peaks = {
+        name: {0: {module: _peak(row["peak"]) for module, row in network["blocks"].items()}}
+        for name, network in forecast.items()
+        if list(network["blocks"]) == modules
+    }
+    for path in sorted(folder.glob("3.4_doctor_*.csv")):
+        steps = peaks.setdefault(path.stem.removeprefix("3.4_doctor_"), {})
+        with path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["direction"] == "output" and row["module"] in modules:
+                    value = None if row["non_finite"] != "0" else float(row["peak"])
+                    steps.setdefault(int(row["step"]), {})[row["module"]] = _peak(value)
+    frames = [
+        {
+            "name": f"step {step}" if step else "forecast, before the first step",
+            "values": [[by_step.get(step, {}).get(module) for module in modules]
+                       for by_step in peaks.values()],
+        }
+        for step in sorted({step for steps in peaks.values() for step in steps})
+    ]  # fmt: skip
+    series = [
+        {"label": shown_name(name), "values": values}
+        for name, values in zip(peaks, frames[0]["values"], strict=True)
+    ]
+    title = "Largest output by module (topmost: not finite)"
+    axes = {"xlabel": "module", "ylabel": "largest |output|", "x": list(range(len(modules)))}
+    return [
+        {"title": title, **axes, "names": modules, "series": series, "frames": frames}
+        | {"log": "y", "top": NOT_FINITE}
+    ]
+
+
+def _peak(value: float | None) -> float:
+    """A peak on a logarithmic axis: what is not finite at the top, 0 at the bottom."""
+    return NOT_FINITE if value is None or not math.isfinite(value) else max(value, 1e-3)

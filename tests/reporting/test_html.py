@@ -1,0 +1,251 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from common.reporting import html, html_charts, results
+from common.reporting.html_tables import shown, tables
+from common.reporting.page import PUBLISHED
+from common.reporting.results import Findings
+
+PARTS = [claim["part"] for claim in json.loads((html.HERE / "claims.json").read_text("utf-8"))]
+ABOUT = {"call_seconds": 60, "command": "python x.py", "data": "D", "seed": 0, "git_commit": "a1"}
+NEST = {
+    "plain": 3,
+    "missing": None,
+    "small": 0.000123456,
+    "truth": False,
+    "sizes": [3, 4.5],
+    "one": {"inside": "word", "deep": {"deeper": 7.25}},
+    "rows": {
+        "a": {"x": 1, "more": {"y": 2}, "steps": [{"s": 10}, {"s": 11}]},
+        "b": {"x": 12345678, "only": "b's"},
+    },
+    "list": [{"k": 0.5, "of": [{"z": 6}, {"z": [8, 9]}]}, {"k": 123456.7}],
+    "mixed": [{"k": 31}, 32],
+    "empty": [],
+}
+
+
+class Page(HTMLParser):
+    """The texts, the exact values (data-v), the headings and the tags of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.exact, self.headings, self.tags = set(), set(), [], []
+        self.open = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.tags.append((tag, dict(attrs)))
+        self.exact |= {dict(attrs).get("data-v")}
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_data(self, data):
+        self.texts.add(data.strip())
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list) and "{" in json.dumps(value):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def publish(out, folder, part, result, **about):
+    results.publish(out / folder, part, Findings(result), {**ABOUT, **about})
+
+
+@pytest.fixture
+def out(tmp_path):
+    for name in ("problem1", "problem2", "problem3"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def holds(page, result):
+    missing = []
+    for value in leaves(result):
+        text = shown(value)
+        there = text in page.texts and (text == str(value) or str(value) in page.exact)
+        if not (there or (isinstance(value, (list, str, bool, type(None))) and text in page.texts)):
+            missing.append(value)
+    return missing == [] or missing
+
+
+def test_every_value_of_a_result_is_in_the_page(out):
+    publish(out, "problem3", "3.3", NEST)
+    page = Page(html.render(out))
+    assert holds(page, {key: NEST[key] for key in NEST if key != "plain"}) is True
+    assert holds(page, {"x": 987.25}) == [987.25]  # so that the check can fail
+
+
+def test_every_published_value_is_in_its_page(monkeypatch):
+    monkeypatch.setattr(html, "picture", lambda _: "data:,")
+    page = Page(html.render(PUBLISHED))
+    for path in PUBLISHED.glob("**/results.json"):
+        for part, result in results.read(path.parent)["parts"].items():
+            if part in PARTS:
+                result.pop("provenance")
+                assert holds(page, result) is True, (path, part)
+
+
+def test_a_nest_becomes_tables():
+    plain, found = tables(NEST)
+    assert plain["one.deep.deeper"] == 7.25
+    assert [table.path for table in found] == [
+        *(("rows",), ("rows", "a", "steps"), ("list",), ("list", "1", "of"), ("mixed",)),
+    ]
+    assert found[0].columns == ["rows", "x", "more.y", "only"]
+    assert found[0].rows == [["a", 1, 2, None], ["b", 12345678, None, "b's"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (20308150, "20,308,150"),
+        (0.02004857, "0.02005"),
+        (5.5e17, "5.5e+17"),
+        (123456.7, "123,457"),
+        (1e-5, "1e-05"),
+        (0.0, "0"),
+        (None, "\N{EN DASH}"),
+        ([1, None], "1, \N{EN DASH}"),
+        ([[667, 500], [1]], "667, 500; 1"),
+        (True, "yes"),
+        ("a\u202eb\0", "a\\u202eb\\x00"),
+    ],
+)
+def test_values_as_a_reader_sees_them(value, text):
+    assert shown(value) == text
+
+
+def test_a_strangers_names_stay_text(out):
+    bad = "</script><script>alert(1)</script>"
+    runs = {bad: {"test_top1": 1.0, "runs": [{"history": [epoch(1, 1.0)]}]}}
+    runs["other"] = {"test_top1": 2.0}
+    publish(out, "problem2", "2.5", {"runs": runs}, data=bad, command=bad)
+    text = html.render(out)
+    assert "alert(1)" in text
+    assert bad not in text
+
+
+def test_nothing_run_says_so_with_the_commands(tmp_path):
+    text = html.render(tmp_path)
+    assert text.count("Not run yet.") == len(PARTS) == 13
+    for part in PARTS:
+        assert f"python {html.SCRIPTS[part[0]]} {part}" in text
+
+
+def test_a_part_cut_short_says_so(out):
+    results.open_folder(out / "problem1")
+    results._store(out / "problem1", {"files": {"1.2": ["1.2_x.png"]}, "parts": {}})
+    text = html.render(out)
+    assert text.count("Begun, and not finished.") == 1
+    assert text.count("Not run yet.") == 12
+
+
+def test_a_damaged_result_is_named_and_the_others_are_shown(out):
+    publish(out, "problem1", "1.1", {"shift_px": 1})
+    (out / "problem2" / "results.json").write_text("{")
+    text = html.render(out)
+    assert "problem2/results.json" in text
+    assert text.count("Not run yet.") == 12
+
+
+def test_badges_name_what_a_reader_has_to_know(out):
+    recipe = {"image_size_px": 64}
+    about = {"data": "EMBEDDED DRAWN FLOWERS", "weights_source": "random (seed 0)"}
+    about |= {"git_commit": "a1+changes", "left_out": ["x"]}
+    publish(out, "problem3", "3.4", {"width": 0.5, "recipe": recipe}, **about)
+    (run,) = html.read_runs(out)[0]["3.4"]
+    assert run.badges == [
+        *("embedded data", "random weights", "width 0.5", "images of 64 px"),
+        *("some images left out", "uncommitted changes"),
+    ]
+    publish(out, "problem3", "3.4", {"width": 1.0, "recipe": {"image_size_px": 224}})
+    assert html.read_runs(out)[0]["3.4"][0].badges == []
+
+
+def test_the_run_that_shows_a_claim_comes_first(out):
+    (out / "embedded" / "problem2").mkdir(parents=True)
+    for folder in ("problem2", "embedded/problem2"):
+        publish(out, folder, "2.6", {"maps": 3})
+        publish(out, folder, "2.1", {})
+    told = {row["claim"]["part"]: row["runs"] for rows in
+            html.chapters(html.read_runs(out)[0]).values() for row in rows}  # fmt: skip
+    assert [run.name for run in told["2.6"]] == ["embedded/problem2", "problem2"]
+    assert [run.name for run in told["2.1"]] == ["problem2", "embedded/problem2"]
+
+
+def test_the_page_stands_alone_and_is_in_order(monkeypatch):
+    monkeypatch.setattr(html, "picture", lambda _: "data:,")
+    text = html.render(PUBLISHED)
+    assert not re.search(
+        r"""(src|href)=["']?(https?:)?//|url\(["']?http|@import|<link rel="style""", text
+    )
+    assert len(text) < 5e6
+    page = Page(text)
+    assert page.headings[0] == 1
+    assert all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:], strict=False))
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(pictures) > 10
+    assert all(len(attrs["alt"]) > 60 for attrs in pictures)
+
+
+def test_sizes_of_the_parts_of_the_page():
+    assert len((html.HERE / "templates" / "report.js").read_text().splitlines()) <= 200
+    assert len((html.HERE / "html.py").read_text().splitlines()) <= 250
+
+
+def epoch(number, loss):
+    both = {f"{split}_{key}": loss for split in ("train", "val") for key in ("loss", "top1")}
+    return {"epoch": number, **both}
+
+
+def test_curves_are_means_over_seeds_with_vals_range():
+    runs = [[epoch(1, 1.0), epoch(2, None)], [epoch(1, 3.0)]]
+    result = {"runs": {"wide_1.1": {"runs": [{"history": rows} for rows in runs]}}}
+    loss, _ = html_charts.curves(result)
+    val, train = loss["series"]
+    assert loss["x"] == [1, 2]
+    assert val == {
+        **{"label": "1.1 times as wide, val", "values": [2.0, None]},
+        **{"low": [1.0, None], "high": [3.0, None]},
+    }
+    assert train["dash"] is True
+    assert loss["top"] == pytest.approx(2.6)
+    assert html_charts.curves({"runs": {"x": {"runs": [{"history": []}]}}}) == []
+
+
+def test_the_doctors_chart_has_a_frame_a_step(tmp_path):
+    blocks = {"maxpool": {"peak": 2.0}, "fc": {"peak": None}}
+    other = {"maxpool": {"peak": 2.0}, "layer1.0": {"peak": 1.0}, "fc": {"peak": 0.0}}
+    result = {"forecast": {"resnet36_sum": {"blocks": blocks}, "resnet34": {"blocks": other}}}
+    (tmp_path / "3.4_doctor_resnet36_sum.csv").write_text(
+        "step,module,direction,peak,non_finite\n"
+        "1,maxpool,output,5,0\n1,maxpool,gradient,6,0\n1,fc,output,7,1\n1,bn1,output,8,0\n"
+    )
+    (chart,) = html_charts.doctor(result, tmp_path)
+    assert chart["names"] == ["maxpool", "fc"]
+    assert [line["label"] for line in chart["series"]] == ["f after the sums"]
+    top = html_charts.NOT_FINITE
+    assert [frame["values"] for frame in chart["frames"]] == [[[2.0, top]], [[5.0, top]]]
+    assert chart["frames"][1]["name"] == "step 1"
+
+
+def test_the_page_is_written_beside_the_results(out, capsys, place):
+    html.write(out)
+    assert (out / "report.html").read_text("utf-8") == html.render(out)
+    assert "report.html" in capsys.readouterr().out
+    (out / "report.html").unlink()
+    place(1, 2)
+    html.write(out)
+    assert not (out / "report.html").exists()
