@@ -16,18 +16,13 @@ from common.start import STOP_SIGNALS, end
 GO_ON = "the run is saved, the same command (without --fresh) goes on with it"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")  # torch's RuntimeErrors
-LOST_PROCESS = re.compile(r"[Cc]onnection (closed|reset)|Broken pipe|remote process exited")
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, and what to type next.
+    """Something the user can mend. The message is one line: what, where, and what to type next."""
 
-    The first process of a job tells it; `told_by_all` is for what may be wrong with one alone.
-    """
-
-    def __init__(self, message: str, told_by_all: bool = False):
+    def __init__(self, message: str):
         super().__init__(job.printable(message))
-        self.told_by_all = told_by_all
 
 
 class Stopped(KeyboardInterrupt):
@@ -41,9 +36,9 @@ class Stopped(KeyboardInterrupt):
 def guard(main: Callable[[], None]) -> int:
     """Run `main`, so that a mistake of the user's ends in a line on stderr. Returns the exit code.
 
-    0: all went well. 1: another process of the job was lost. 2: a mistake, a full disk, a place
-    that can't be read or written. 130: Ctrl-C. 138: SIGUSR1, Slurm's warning. 141: whoever read the
-    output has closed it. 143: SIGTERM. A second signal ends the process at once.
+    0: all went well. 2: a mistake, a full disk, a place that can't be read or written. 130: Ctrl-C.
+    138: SIGUSR1, Slurm's warning. 141: whoever read the output has closed it. 143: SIGTERM. A
+    second signal ends the process at once. What all processes of a job meet alike the first tells.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
@@ -52,37 +47,35 @@ def guard(main: Callable[[], None]) -> int:
         with _stopping():
             main()
     except KeyboardInterrupt as stop:
-        kept = str(stop) or "results of finished parts are kept"
         if job.is_first():
-            _print_line(f"stopped; {kept}")
+            _print_line(f"stopped; {str(stop) or 'results of finished parts are kept'}")
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except (UserError, OSError, RuntimeError, MemoryError) as error:
-        return _explain(error)
+    except UserError as error:
+        if job.is_first():
+            _print_line(f"error: {error}")
+        return 2
+    except BrokenPipeError:  # whoever read our output, such as `head`, saw enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, RuntimeError, MemoryError) as error:
+        remedy = _remedy(error)
+        if remedy is None:
+            raise
+        words = str(error).splitlines()[0] if str(error) else "out of memory"
+        _print_line(f"error: {words}; {remedy}")
+        return 2
     return 0
 
 
-def _explain(error: Exception) -> int:
-    """Say a mistake in a line and return the exit code; any other error is raised again."""
-    if isinstance(error, UserError):
-        if job.is_first() or error.told_by_all:
-            _print_line(f"error: {error}")
-        return 2
-    if isinstance(error, BrokenPipeError):  # whoever read our output, such as `head`, saw enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    disk_full = isinstance(error, OSError) and error.errno in DISK_FULL
-    if disk_full or (isinstance(error, OSError) and error.filename is not None):
-        remedy = "free space" if disk_full else "see to it and its permissions"
-        _print_line(f"error: {error}; {remedy}, or choose another place")
-        return 2
+def _remedy(error: Exception) -> str | None:
+    """What helps against an error of the system; None for one of this program."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-        words = str(error).splitlines()[0] if str(error) else "out of memory"
-        _print_line(f"error: {words}; take a smaller --batch-size, --image-size or data set")
-        return 2
-    if job.size() > 1 and LOST_PROCESS.search(str(error)):
-        _print_line(f"stopped; another process of the job has ended ({str(error).splitlines()[0]})")
-        return 1
-    raise error
+        return "take a smaller --batch-size, --image-size or data set"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return "free space, or choose another place"
+    if isinstance(error, OSError) and error.filename is not None:
+        return "see to it and its permissions, or choose another place"
+    return None
 
 
 def _print_line(message: str) -> None:

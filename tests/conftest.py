@@ -55,6 +55,22 @@ def place(monkeypatch):
     return set_place
 
 
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Small EfficientNets in the place of torchvision's, which take a test half a minute."""
+    use_small_networks(monkeypatch)
+
+
+def use_small_networks(monkeypatch):
+    import problem2_flowers
+    from common.networks import efficientnet, widening
+    from tests.faults import tiny
+
+    for module in (problem2_flowers, efficientnet):
+        monkeypatch.setattr(module, "efficientnet_v2_s", tiny.small_efficientnet)
+    monkeypatch.setattr(widening, "_efficientnet_conf", tiny.small_stages)
+
+
 @pytest.fixture(scope="session")
 def real_weights():
     if weights.package_file() is None:

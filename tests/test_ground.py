@@ -89,36 +89,15 @@ def test_a_closed_pipe_is_no_error(monkeypatch, capsys):
     assert guarded(BrokenPipeError(), capsys) == (141, "")
 
 
-def test_the_first_process_of_a_job_tells_a_mistake_or_each_its_own(place, capsys):
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("no"), 2), (errors.Stopped(signal.SIGTERM, "saved"), 143)]
+)
+def test_what_all_processes_of_a_job_meet_the_first_tells(place, capsys, error, code):
     place(1, 2)
-    assert guarded(UserError("no"), capsys) == (2, "")
-    assert "error: no" in guarded(UserError("no", told_by_all=True), capsys)[1]
+    assert guarded(error, capsys) == (code, "")
     place(0, 2)
-    assert "error: no" in guarded(UserError("no"), capsys)[1]
-
-
-def test_stopped_is_said_once_for_all_processes(place, capsys):
-    place(1, 2)
-    assert guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys) == (143, "")
-    place(0, 2)
-    code, said = guarded(errors.Stopped(signal.SIGTERM, "saved"), capsys)
-    assert (code, said.count("stopped; saved\n")) == (143, 1)
-
-
-def test_a_lost_process_is_one_line(place, capsys):
-    place(0, 2)
-    lost = RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer\nand more")
-    code, said = guarded(lost, capsys)
-    assert code == 1
-    assert said.count("\n") == 1
-    assert "stopped; another process of the job has ended" in said
-
-
-@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "2"}])
-def test_a_part_of_a_jobs_environment_is_no_job(monkeypatch, variables):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert (job.rank(), job.size()) == (0, 1)
+    told, said = guarded(error, capsys)
+    assert (told, said.count("\n")) == (code, 1)
 
 
 def test_what_is_shown_has_no_control_characters():

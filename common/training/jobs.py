@@ -1,4 +1,4 @@
-"""Several trainings at a time, each in a process of its own.
+"""Functions in new processes of this machine: trainings side by side, or one as several processes.
 
 Two processes of one thread each get more done on two cores than one of two threads, whose threads
 wait for each other after every small operation.
@@ -6,8 +6,11 @@ wait for each other after every small operation.
 
 import multiprocessing
 import os
+import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -18,25 +21,22 @@ from common.training.watch import NotFinite
 
 
 def side_by_side(
-    trainings: Mapping[str, Callable[[], dict]],
+    trainings: Mapping[str, Callable[[], object]],
     after: Mapping[str, str],
     jobs: int,
-    finished: Callable[[str, dict | NotFinite], None],
+    finished: Callable[[str, object], None],
 ) -> None:
     """Call functions that can be pickled in new processes, `jobs` at a time, in their order.
 
     Their lines begin with their names. `after` names for some of them another that has to end
     first. `finished(name, result)` is called here as each ends, with what it returned, or with the
-    NotFinite that it raised.
-
-    Raises:
-        UserError: that of a training, or one was ended by the system. The others are stopped.
+    NotFinite that it raised. Another UserError, or the end of a process, stops the others.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
     # A server that has loaded PyTorch once starts each process in no time; Windows has none.
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
-    context.set_forkserver_preload(["__main__", __name__])
+    context.set_forkserver_preload(["__main__", "common.training.runs"])
     try:
         while waiting or working:
             unfinished = {*waiting, *(name for name, _ in working.values())}
@@ -62,19 +62,20 @@ def side_by_side(
             process.join()
 
 
-def _result(pipe: Connection, name: str) -> dict | NotFinite:
+def _result(pipe: Connection, name: str) -> object:
     try:
         result = pipe.recv()
     except EOFError:
-        raise UserError(f"{name}: its process has ended; out of memory? take --jobs 1") from None
+        why = "what it said is above; if nothing, memory was short: start fewer at a time"
+        raise UserError(f"{name}: its process has ended; {why}") from None
     if isinstance(result, UserError) and not isinstance(result, NotFinite):
         raise result
     return result
 
 
-def _train(pipe: Connection, name: str, train: Callable[[], dict], threads: int) -> None:
+def _train(pipe: Connection, name: str, train: Callable[[], object], threads: int) -> None:
     os.setpgrp()  # Ctrl-C on a terminal reaches the parent, which passes it on, and not us twice
-    job.end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     job.prefix = f"{name}: "
     try:
@@ -83,3 +84,37 @@ def _train(pipe: Connection, name: str, train: Callable[[], dict], threads: int)
         pipe.send(error)
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()  # however that ended
+    os._exit(1)
+
+
+def launch(processes: int, function: Callable, *args) -> list:
+    """Call `function(*args)` in the processes of a job; their results by rank.
+
+    What `torchrun --standalone` does, for a function that can be pickled.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ranks = range(processes)
+    calls = {f"process {rank}": partial(_as_rank, rank, processes, port) for rank in ranks}
+    results = {}
+    side_by_side(
+        {name: partial(call, function, *args) for name, call in calls.items()},
+        {},
+        processes,
+        results.__setitem__,
+    )
+    for result in results.values():
+        if isinstance(result, NotFinite):
+            raise result
+    return [results[name] for name in calls]
+
+
+def _as_rank(rank: int, size: int, port: int, function: Callable, *args) -> object:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    return function(*args)

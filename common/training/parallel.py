@@ -5,7 +5,6 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 """
 
 import os
-import signal
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -13,12 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common import cli, job
-from common.errors import GO_ON, Stopped, UserError
+from common import cli
+from common.errors import UserError
 from common.job import rank, say, size
-from common.start import STOP_SIGNALS
 
-JOIN_SECONDS = 90  # that processes wait for each other
+WAIT = timedelta(minutes=10)  # that processes wait for each other
 
 
 def add_flag(parser: cli.Parser) -> None:
@@ -31,13 +29,9 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
     """The device of this process: of `--device` and `--gpus`, and of torchrun's local rank.
 
     A CPU is told to use the `--threads`.
-
-    Raises:
-        UserError: no GPU or fewer than asked for, or torchrun with `--gpus` or a Mac's GPU.
     """
     if threads:
         torch.set_num_threads(threads)
-    name = "cuda" if gpus and name == "auto" else name
     seen = torch.cuda.device_count()
     if gpus and size() > 1:
         raise UserError("--gpus is for one process; under torchrun --nproc-per-node says how many")
@@ -49,17 +43,16 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
         raise UserError("--device cuda: torch sees no CUDA device here; try --device cpu")
     if name == "mps":
         return _mac_gpu()
-    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and size() > 1:
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= seen:
-            raise UserError(
-                f"torchrun --nproc-per-node: torch sees {seen} GPU(s) here; start at most that many"
-                " processes a machine, or --device cpu",
-                told_by_all=True,
-            )
-        return torch.device("cuda", local)
-    return device
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if size() == 1:
+        return torch.device("cuda")
+    if int(os.environ["LOCAL_WORLD_SIZE"]) > seen:
+        raise UserError(
+            f"torchrun --nproc-per-node: torch sees {seen} GPU(s) here; start at most that many"
+            " processes a machine, or --device cpu"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def _mac_gpu() -> torch.device:
@@ -72,33 +65,12 @@ def _mac_gpu() -> torch.device:
 
 
 def start(device: torch.device) -> None:
-    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs.
-
-    Raises:
-        UserError: they do not come.
-    """
+    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs."""
     if size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # While C++ waits no handler of Python's would be called: a signal ends the process at once.
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
-    try:
-        meeting = dist.rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))
-        store, _, _ = next(meeting)
-        store.set_timeout(dist.default_pg_timeout)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank(), world_size=size())
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"not all {size()} processes of this job came within {JOIN_SECONDS} s"
-            f" ({str(error).splitlines()[0]}); start them with torchrun, or unset RANK and"
-            " WORLD_SIZE",
-            told_by_all=True,
-        ) from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
 
 
 def stop() -> None:
@@ -124,11 +96,7 @@ def process_share() -> slice:
 
 
 def check_images(images: int) -> None:
-    """Every process needs an image in every step.
-
-    Raises:
-        UserError: more processes than images.
-    """
+    """Refuse more processes than images: every process needs one in every step."""
     if images < size():
         raise UserError(f"torchrun: {size()} processes for {images} images; start fewer")
 
@@ -169,35 +137,3 @@ def wait() -> None:
     """Return once all processes are here."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def launch(processes: int, function, *args) -> dict[int, object]:
-    """Call `function(*args)` in so many new processes on this machine; their results by rank.
-
-    What `torchrun --standalone` does, for a function that can be pickled.
-
-    Raises:
-        ChildFailedError: a process failed; the others are stopped.
-        Stopped: after Ctrl-C or SIGTERM, once all have ended.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    # torch warns where it has to draw a run_id.
-    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "run"}
-    config = LaunchConfig(1, 1, processes, **meeting, start_method="spawn", max_restarts=0)
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    try:
-        return elastic_launch(config, _call_apart)(function, *args)
-    except SignalException as stop:
-        raise Stopped(stop.sigval, GO_ON) from None
-    finally:
-        for number, handler in handlers.items():  # it sets its own, and leaves them
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-
-
-def _call_apart(function, *args):
-    os.setpgrp()  # Ctrl-C on a terminal reaches the parent, which passes it on, and not us twice
-    job.end_with_parent()
-    return function(*args)

@@ -73,23 +73,6 @@ class Run:
         self.epoch, self.step = state["epoch"], state["step"]
         self.sums, self.history = state["sums"], state["history"]
 
-    def check(self) -> None:
-        """Raise ValueError where what was loaded is not what a run can be."""
-        places = (self.epoch, self.step, self.sums["images"])
-        if not all(isinstance(place, int) and place >= 0 for place in places):
-            raise ValueError(f"epoch {self.epoch}, step {self.step}")
-        if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
-            raise ValueError(f"{len(self.history)} epochs in its history, not {self.epoch}")
-        check_finite(self.network)
-        check_finite(self.evaluated)
-
-
-def check_finite(network: nn.Module) -> None:
-    """Raise ValueError where a weight is not finite."""
-    for name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ValueError(f"{name} is not finite")
-
 
 def no_sums() -> dict:
     """What an epoch's steps add up, before the first."""

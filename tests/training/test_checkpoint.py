@@ -2,64 +2,56 @@
 
 import errno
 import json
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from common import files
 from common.data.augment import Augmentation
 from common.errors import UserError
-from common.reporting import results
 from common.training import checkpoint, loop
-from common.training.checkpoint import save_checkpoint
+from tests.training.test_jobs import wait_for
 from tests.training.test_loop import RECIPE, assert_same, state, train, train_an_epoch
 
-SLOW = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.training import test_loop as t
-from common.training import checkpoint, loop
-step = loop.train_step
-def slow_step(*args):
-    step(*args)
-    time.sleep(0.05)
-    print("step", flush=True)
-loop.train_step = slow_step
-t.train(Path({folder!r}), t.replace(t.RECIPE, epochs=8), checkpoint_seconds=0)
-"""
+
+def train_slowly(folder):
+    """Train in a process of its own, which leaves a file a step."""
+    step = loop.train_step
+
+    def slow_step(*args):
+        step(*args)
+        (folder / f"step{len(list(folder.glob('step*')))}").touch()
+        time.sleep(0.05)
+
+    loop.train_step = slow_step
+    train(folder / "killed", replace(RECIPE, epochs=8), checkpoint_seconds=0)
 
 
-@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by, monkeypatch):
-    recipe = replace(RECIPE, epochs=8)
-    code = SLOW.format(root=str(results.ROOT), folder=str(tmp_path / "killed"))
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    steps = 0
-    for line in child.stdout:
-        steps += line == "step\n"
-        if steps == 8:  # the third epoch has three, the first of these is saved
-            break
-    time.sleep(0.01)
-    child.send_signal(killed_by)
-    child.wait(timeout=60)
-    assert child.returncode != 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["common.training.runs"])
+    child = context.Process(target=train_slowly, args=(tmp_path,))
+    child.start()
+    wait_for(tmp_path / "step7")  # the third epoch has three, the first of these is saved
+    os.kill(child.pid, killed_by)
+    child.join(60)
+    assert child.exitcode
     stopped = state(tmp_path / "killed")
     assert 0 < stopped["epoch"] < 8
     assert stopped["step"] > 0
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", lambda *_, **__: None)  # keep last.pt
         patched.setattr(checkpoint.Saver, "epoch", save_all(checkpoint.Saver.epoch))
-        histories = [train(tmp_path / name, recipe)[1] for name in ("killed", "whole")]
+        histories = [
+            train(tmp_path / name, replace(RECIPE, epochs=8))[1] for name in ("killed", "whole")
+        ]
     for name in ("last.pt", "best.pt"):
         assert_same(*(state(tmp_path / run, name)["network"] for run in ("killed", "whole")))
     timeless = [
@@ -117,27 +109,9 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path):
     train(tmp_path / "a")
     train(tmp_path / "b", replace(RECIPE, learning_rate=0.5))
     shutil.copy(tmp_path / "b" / "best.pt", tmp_path / "a" / "best.pt")
-    with pytest.raises(UserError, match=r"best.pt: damaged or changed: .* --fresh trains anew"):
-        train(tmp_path / "a")
     files.record(tmp_path / "a" / "best.pt")
     with pytest.raises(UserError, match=r"best.pt is of another run: learning_rate 0.5"):
         train(tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("0.weight", torch.zeros(1), "size mismatch for 0.weight"),
-        ("6.bias", torch.full((3,), torch.inf), "6.bias is not finite"),
-    ],
-)
-def test_best_weights_that_cannot_be_are_refused(tmp_path, name, value, words):
-    train(tmp_path)
-    best = state(tmp_path, "best.pt")
-    best["network"][name] = value
-    save_checkpoint(tmp_path / "best.pt", best)
-    with pytest.raises(UserError, match=rf"best.pt: .*{words}.*; --fresh trains anew"):
-        train(tmp_path)
 
 
 def test_equal_trainings_make_equal_files_of_weights(tmp_path):
@@ -153,45 +127,20 @@ def test_other_flags_are_refused_with_the_difference_named(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    path = train_an_epoch(tmp_path)
+@pytest.mark.parametrize("name", ["last.pt", "best.pt", "metrics.jsonl"])
+def test_a_damaged_file_of_a_run_is_named_with_the_way_to_do_without(tmp_path, name):
+    train_an_epoch(tmp_path) if name == "last.pt" else train(tmp_path)
+    path = tmp_path / name
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     for damaged in (whole[:100], b"", bytes(flipped)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"last.pt: damaged or changed: .* --fresh"):
+        with pytest.raises(UserError, match=rf"{name}: damaged .*; --fresh trains anew"):
             train(tmp_path)
     path.write_bytes(whole)
     (tmp_path / files.SUMS).unlink()
-    with pytest.raises(
-        UserError, match=r"last.pt: not listed in SHA256SUMS .*; --fresh trains anew"
-    ):
-        train(tmp_path)
-
-
-def set_nan(state):
-    state["network"]["0.weight"][0] = torch.nan
-    return state
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda _: {}, "KeyError: 'about'"),
-        (lambda _: [1, 2], "can't be|cannot|not a checkpoint"),
-        (lambda state: {**state, "about": None}, "TypeError: about"),
-        (lambda state: {k: v for k, v in state.items() if k != "optimizer"}, "'optimizer'"),
-        (lambda state: {**state, "optimizer": {}}, "not a checkpoint of such a run"),
-        (lambda state: {**state, "epoch": -5}, "epoch -5"),
-        (lambda state: {**state, "epoch": 2, "history": []}, "0 epochs in its history, not 2"),
-        (lambda state: {**state, "network": {}}, "Missing key"),
-        (set_nan, "0.weight is not finite"),
-    ],
-)
-def test_a_checkpoint_with_other_contents_is_refused(tmp_path, change, words):
-    save_checkpoint(train_an_epoch(tmp_path), change(state(tmp_path)))
-    with pytest.raises(UserError, match=rf"last.pt: .*({words}).*; --fresh trains anew"):
+    with pytest.raises(UserError, match=r"not listed .*; --fresh trains anew"):
         train(tmp_path)
 
 
@@ -201,12 +150,6 @@ def test_a_complete_run_keeps_its_weights_and_its_log(tmp_path):
     assert names == {"best.pt", "metrics.jsonl", "SHA256SUMS"}
     path = tmp_path / "metrics.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == history
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"metrics.jsonl: damaged .* --fresh trains anew"):
-        train(tmp_path)
-    path.unlink()
-    with pytest.raises(UserError, match=r"metrics.jsonl: missing; --fresh trains anew"):
-        train(tmp_path)
 
 
 def test_best_weights_alone_are_no_complete_run(tmp_path, monkeypatch):

@@ -1,15 +1,14 @@
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from functools import partial
 
 import pytest
 import torch
 
+from common import errors
 from common.errors import UserError
-from common.reporting.results import ROOT
 from common.training.jobs import side_by_side
 from common.training.watch import NotFinite
 
@@ -69,21 +68,6 @@ def test_a_failure_stops_all_and_is_one_line(tmp_path, failing, words):
     assert not (tmp_path / "slow ended").exists()
 
 
-SCRIPT = """
-import sys
-from functools import partial
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from common.errors import guard
-from common.training.jobs import side_by_side
-from tests.training import test_jobs as t
-def main():
-    side_by_side({{n: partial(t.train, n, Path({folder!r})) for n in "ab"}}, {{}}, 2, print)
-if __name__ == "__main__":
-    sys.exit(guard(main))
-"""
-
-
 def train(name, folder):
     from tests.training import test_loop as tiny
 
@@ -99,20 +83,15 @@ def train(name, folder):
     return {}
 
 
-def test_ctrl_c_saves_all_and_is_one_line(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT), folder=str(tmp_path)))
-    parent = subprocess.Popen(
-        [sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
+def test_ctrl_c_saves_all_and_is_one_line(tmp_path, capsys):
+    def press_ctrl_c():
         for name in "ab":
             wait_for(tmp_path / f"{name} began")
-        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
-        _, said = parent.communicate(timeout=60)
-    finally:
-        parent.kill()
-    assert parent.returncode == 130
-    assert said.count("\n") == 1, said
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainings = {name: partial(train, name, tmp_path) for name in "ab"}
+    threading.Thread(target=press_ctrl_c, daemon=True).start()
+    assert errors.guard(lambda: side_by_side(trainings, {}, 2, print)) == 130
+    assert capsys.readouterr().err.count("\n") == 1
     for name in "ab":
         assert (tmp_path / name / "last.pt").exists()
