@@ -4,7 +4,6 @@ import argparse
 import difflib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +17,8 @@ class Parser(argparse.ArgumentParser):
     """A parser with errors on one line, the nearest flag suggested, and defaults in the help."""
 
     def __init__(self, doc: str | None):
-        super().__init__(
-            description=doc,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, formatter_class=as_written, allow_abbrev=False)
 
     def add(self, *names: str, **options) -> None:
         """Add an argument as argparse does, its default told at the end of the help line."""
@@ -35,9 +31,6 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse the command line; a wrong flag exits 2."""
-        for text in sys.argv[1:] if argv is None else argv:
-            if text.startswith("--") and text.endswith("=--"):  # argparse takes it for no value
-                self.error(f"argument {text[:-3]}: -- is not a value")
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -56,21 +49,14 @@ class ProblemParser(Parser):
     def __init__(self, doc: str | None, parts: Mapping[str, Callable]):
         super().__init__(doc)
         self.parts = parts
-        self.add_argument(
-            "parts",
-            nargs="*",
-            metavar="PART",
-            help=f"parts to run: {', '.join(parts)} (default: all)",
-        )
+        meaning = f"parts to run: {', '.join(parts)} (default: all)"
+        self.add_argument("parts", nargs="*", metavar="PART", help=meaning)
         self.add_argument("--list", action="store_true", help="name the parts and stop")
         self.add("--out", type=path, default=Path("outputs"), help="folder for the results")
         self.add("--seed", type=seed, default=0, help="seed of all randomness, below 2^63")
-        self.add(
-            "--device",
-            choices=("auto", "cpu", "cuda", "mps"),
-            default="auto",
-            help="auto: cuda where there is one; mps: a Mac's GPU, on which this was never run",
-        )
+        devices = ("auto", "cpu", "cuda", "mps")
+        meaning = "auto: cuda where there is one; mps: a Mac's GPU, on which this was never run"
+        self.add("--device", choices=devices, default="auto", help=meaning)
         self.add("--threads", type=positive, help="of a CPU (default: as many as cores)")
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]

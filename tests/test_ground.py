@@ -50,12 +50,17 @@ def test_a_main_that_ends_well_has_exit_code_0(capsys):
     assert capsys.readouterr().err == ""
 
 
+# What torch.compile raises, of a module that takes seconds to load.
+NO_COMPILER = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
         (UserError("--seed: no; try 1"), 2, "error: --seed: no; try 1"),
         (MemoryError(), 2, "error: out of memory; take a smaller --batch-size"),
         (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "CUDA out of memory. Tried; take a"),
+        (NO_COMPILER("backend='inductor' raised:\nmore"), 2, "leave out --compile"),
         (OSError(28, "No space left on device"), 2, "No space left on device; free space, or"),
         (
             PermissionError(13, "Permission denied", "a.txt"),
@@ -157,10 +162,8 @@ def test_a_signal_ends_a_script_in_a_line(number, wait_for, loading, cleaning, s
     assert said == words
 
 
-@pytest.mark.parametrize(("flags", "code"), [("--data synthetic", 0), ("--data nowhere", 2)])
-def test_a_process_without_stderr_does_not_fail_of_it(tmp_path, flags, code):
+def test_a_process_without_stderr_does_not_fail_of_it(tmp_path):
     few = f"--classes 2 --per-class 4 --image-size 32 --out {tmp_path} --cache {tmp_path}/cache"
-    command = f"{sys.executable} problem3_resnet36.py 3.1 {flags} {few} 2>&-"
-    done = subprocess.run(["sh", "-c", command], cwd=results.ROOT, capture_output=True, check=False)
-    assert done.returncode == code
-    assert (tmp_path / "problem3" / "results.json").exists() == (code == 0)
+    command = f"{sys.executable} problem3_resnet36.py 3.1 --data synthetic {few} 2>&-"
+    subprocess.run(["sh", "-c", command], cwd=results.ROOT, capture_output=True, check=True)
+    assert (tmp_path / "problem3" / "results.json").exists()

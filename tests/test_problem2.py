@@ -94,26 +94,6 @@ def test_a_narrow_file_of_other_classes_is_refused(state, tmp_path):
         efficientnet.trained(tmp_path / "narrow.pt", classes=9)
 
 
-def test_imagenet_weights_that_cannot_be_had(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(UserError, match=r"no file .*efficientnet_v2_s-dd5fe13b.pth, and the down"):
-        started("--init", "imagenet")
-
-
-def test_imagenet_weights_with_another_hash_are_refused(monkeypatch, tmp_path):
-    cached = tmp_path / "checkpoints" / "efficientnet_v2_s-dd5fe13b.pth"
-    cached.parent.mkdir()
-    cached.write_bytes(b"another file")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match=r"its SHA-256 is .*, not dd5fe13b: refused"):
-        started("--init", "imagenet")
-    assert cached.read_bytes() == b"another file"
-
-
 def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeypatch):
     monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: ([], ""))
     monkeypatch.setattr(p2.widening, "widen_from", lambda *_: None)

@@ -106,17 +106,6 @@ def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_another_networks_checkpoint_is_refused_and_kept(trained, fails):
-    folder, flags = trained[0], ("--lr", 0.5, "--label-smoothing", 0)
-    best = folder / "out" / "problem2" / "runs" / "efficientnet_v2_s-1epochs-seed0" / "best.pt"
-    before = best.stat()
-    folders = ("--out", folder / "out", "--cache", folder / "cache")
-    message = fails(p2, "2.2", *TINY, *folders, *flags)
-    assert re.search(r"label_smoothing 0.1 \(now 0.0\), learning_rate 0.0015 \(now 0.5\)", message)
-    assert best.stat().st_mtime_ns == before.st_mtime_ns
-
-
-@pytest.mark.usefixtures("small_networks")
 def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
     looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2, "--curve-images", 4)
     looked_at += ("--noise", "gaussian")

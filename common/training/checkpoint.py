@@ -134,3 +134,6 @@ def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) ->
     done = run.epoch >= run.recipe.epochs
     at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
     say(f"{path}: {at}; --fresh trains anew")
+    threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
+    if not done and run.device.type == "cpu" and threads not in (None, now):
+        say(f"{path}: begun with {threads} threads, now {now}: sums of another order, other bits")

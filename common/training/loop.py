@@ -69,7 +69,8 @@ def fit(
 
     Returns:
         One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
-        image's is not finite), val_top1, val_top5, images_per_second, seconds, peak_memory_mib.
+        image's is not finite), val_top1, val_top5, images_per_second, seconds, peak_memory_mib,
+        threads.
 
     Raises:
         UserError: another run's checkpoint or a damaged one, a loss or gradient that is not
@@ -304,6 +305,7 @@ def _finish_epoch(run: Run, val: Packed) -> None:
         "images_per_second": sums["images"] / sums["seconds"],
         "seconds": sums["seconds"],
         "peak_memory_mib": peak_memory_mib(run.device),
+        "threads": torch.get_num_threads(),  # of a CPU: with another number bits differ
     }
     if not run.history:
         job.say("epoch  train loss  train top-1  val loss  val top-1  val top-5  images/s  seconds")

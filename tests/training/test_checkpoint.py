@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from common import files
 from common.data.augment import Augmentation
@@ -150,6 +151,15 @@ def test_a_complete_run_keeps_its_weights_and_its_log(tmp_path):
     assert names == {"best.pt", "metrics.jsonl", "SHA256SUMS"}
     path = tmp_path / "metrics.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == history
+
+
+def test_another_number_of_threads_is_said_where_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    train_an_epoch(tmp_path)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: before + 2)
+    _, history = train(tmp_path)
+    assert f"begun with {before} threads, now {before + 2}" in capsys.readouterr().out
+    assert [row["threads"] for row in history] == [before, before + 2, before + 2]
 
 
 def test_best_weights_alone_are_no_complete_run(tmp_path, monkeypatch):
