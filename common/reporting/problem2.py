@@ -137,14 +137,14 @@ def _interval(per_cent: float, maps: int) -> tuple[float, float]:
 
 def faithfulness_table(result: Mapping, tag: str) -> str:
     """2.6's table of areas under the curves of deletion and insertion, and their differences."""
-    kinds = [result[kind] for kind in ("deletion", "insertion")]
+    deletion, insertion = result["deletion"], result["insertion"]
     rows = [
-        {"name": MAP_NAMES[name], "deletion": kinds[0][name], "insertion": kinds[1][name]}
-        for name in MAP_NAMES
+        {"name": shown, "deletion": deletion[name], "insertion": insertion[name]}
+        for name, shown in MAP_NAMES.items()
     ]
-    for deletion, insertion in zip(*(kind["differences"] for kind in kinds), strict=True):
-        name = f"{MAP_NAMES[deletion['a']]} less {MAP_NAMES[deletion['b']]}"
-        rows.append({"name": name, "deletion": deletion, "insertion": insertion})
+    for one, other in zip(deletion["differences"], insertion["differences"], strict=True):
+        name = f"{MAP_NAMES[one['a']]} less {MAP_NAMES[one['b']]}"
+        rows.append({"name": name, "deletion": one, "insertion": other})
     columns = {"pixels by": "{name}"}
     for kind in ("deletion", "insertion"):
         columns[kind] = f"{{{kind}[mean]:.3f}}"
@@ -159,18 +159,13 @@ def faithfulness_table(result: Mapping, tag: str) -> str:
 
 def faithfulness_figure(result: Mapping, tag: str) -> Callable[[Path], None]:
     """2.6's figure of the curves of deletion and insertion."""
-    kinds = {kind: result[kind] for kind in ("deletion", "insertion")}
     curves = {
-        kind: {MAP_NAMES[name]: rows[name]["curve"] for name in MAP_NAMES}
-        for kind, rows in kinds.items()
+        kind: {shown: result[kind][name]["curve"] for name, shown in MAP_NAMES.items()}
+        for kind in ("deletion", "insertion")
     }
+    title = "The predicted class's probability while pixels go or come"
     settings = f"{tag}; mean of {result['curve_images']} test images"
-    return partial(
-        plotting.pixel_curves,
-        title="The predicted class's probability while pixels go or come",
-        settings=settings,
-        curves=curves,
-    )
+    return partial(plotting.pixel_curves, title=title, settings=settings, curves=curves)
 
 
 def noise_figure(
