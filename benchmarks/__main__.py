@@ -12,8 +12,10 @@ five rounds or more. Results, tables and figures go to OUT/benchmarks after ever
 import argparse
 import os
 import shlex
+import statistics
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -41,15 +43,23 @@ def main() -> None:
     machine = bench.Machine(device, choose_precision("auto", step), args.quick)
     folder = files.make_folder(args.out / "benchmarks" / ("quick" if args.quick else ""))
     result = opened(folder, machine)
+    failed = []
     for name in args.names or names:
         start = time.perf_counter()
-        if name == GROWTH:
-            result["growth"] = growth.measure_growth(args.quick)
-        else:
-            result["benchmarks"][name] = bench.measure(bench.BENCHES[name], machine)
+        try:
+            if name == GROWTH:
+                result["growth"] = growth.measure_growth(args.quick)
+            else:
+                record = bench.measure(bench.BENCHES[name], machine)
+                result["benchmarks"][name] = record | {"git_commit": result["git_commit"]}
+        except Exception:  # the others are worth their time
+            failed.append(name)
+            traceback.print_exc()
         say(f"{name}: {time.perf_counter() - start:.0f} s")
         files.save_json(folder / "bench.json", result)
     publish(folder, result)
+    if failed:
+        raise UserError(f"failed, see above: {', '.join(failed)}")
 
 
 def opened(folder: Path, machine: bench.Machine) -> dict:
@@ -77,8 +87,8 @@ def publish(folder: Path, result: dict) -> None:
     """The table, the estimate and the figures, made from the numbers alone."""
     if "packing" in result["benchmarks"]:
         packing = result["benchmarks"]["packing"]
-        ours = sorted(packing["numbers"][bench.OURS])[len(packing["numbers"][bench.OURS]) // 2]
-        decoded = packing["about"]["images"] / ours / (os.cpu_count() or 1)
+        seconds = statistics.median(packing["numbers"][bench.OURS])
+        decoded = packing["about"]["images"] / seconds / (os.cpu_count() or 1)
         result["estimate"] = estimate.estimate(decoded)
         report.keep(folder, "estimate", estimate.text(result["estimate"]), result["estimate"])
     order = [name for name in bench.BENCHES if name in result["benchmarks"]]

@@ -119,6 +119,13 @@ def in_turn(ways: Mapping[str, Way], repeats: int, warm_ups: int = 1) -> dict[st
     return numbers
 
 
+def busy_cores() -> float:
+    """How many cores others keep busy, in a second for which this process sleeps."""
+    import psutil  # of benchmarks/requirements.txt
+
+    return psutil.cpu_percent(interval=1) / 100 * os.cpu_count()
+
+
 def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
     """A function that is called so many times, where one call is too quick to be timed."""
 
@@ -132,12 +139,12 @@ def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
 def measure(benchmark: Bench, machine: Machine) -> dict:
     """Make, time and compare: the record of a benchmark.
 
-    Keys: title, unit, load (average number of busy processes before), took_seconds, numbers (of
-    each way, a number a round), about, and rows, a dict a comparison: against, wanted (None:
-    nothing), and ratio with its low and high over rounds, or why_not.
+    Keys: title, unit, busy (`busy_cores` before it), took_seconds, numbers (of each way, a number a
+    round), about, and rows, a dict a comparison: against, wanted (None: nothing), and ratio with
+    its low and high over rounds, or why_not.
     """
-    start, load = time.perf_counter(), os.getloadavg()[0]
-    record = {"title": benchmark.title, "unit": "s", "load": load, "numbers": {}, "about": {}}
+    start, busy = time.perf_counter(), busy_cores()
+    record = {"title": benchmark.title, "unit": "s", "busy": busy, "numbers": {}, "about": {}}
     with benchmark.make(machine) as ways:
         if isinstance(ways, str):
             rows = [{"against": peer, "why_not": ways} for peer in benchmark.wanted]

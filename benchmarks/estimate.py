@@ -5,7 +5,7 @@ operations and the parameters, measured is the decoding of a core; the rest is d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.machine import training_flops
 from common.networks.resnet36 import ResNet36
@@ -20,9 +20,9 @@ COUNTED_IMAGES = 4  # of the step whose operations are counted
 class Job:
     """What is trained, and on what; rates are a second's, sizes bytes.
 
-    `share_of_peak` is what such convolutions reach on a GPU in bf16. Links: NVLink inside a node of
-    eight, 200 Gbit/s between nodes, PCIe 4.0 from the host. A process reads its images from a
-    disk of its node through the packed cache, whose squares have sides of 256 px.
+    `share_of_peak` is what such convolutions reach on a GPU in bf16. Links are NVLink in a node and
+    200 Gbit/s between nodes; each node reads its images from a disk of its own, through the packed
+    cache, whose squares have sides of 256 px.
     """
 
     images: int = 583_000
@@ -33,77 +33,48 @@ class Job:
     share_of_peak: float = 0.4
     nvlink: float = 300e9
     network: float = 25e9
-    pcie: float = 25e9
     disk: float = 3e9
     gpus_a_node: int = 8
     cores_a_gpu: int = 8
     decoded_a_core: float = 0
     image_bytes: int = 256 * 256 * 3
 
-    @property
-    def cache_bytes(self) -> int:
-        """The packed cache's size."""
-        return self.images * self.image_bytes
-
-    def compute_seconds(self) -> float:
-        """A step's on one GPU."""
-        return self.batch_a_gpu * self.flops_an_image / (self.gpu_peak * self.share_of_peak)
-
-    def all_reduce_seconds(self, gpus: int) -> float:
-        """DistributedDataParallel's sum of fp32 gradients around a ring (Patarasuk & Yuan 2009)."""
-        link = self.nvlink if gpus <= self.gpus_a_node else self.network
-        return 2 * (gpus - 1) / gpus * 4 * self.parameters / link
-
-    def data_parallel_seconds(self, gpus: int) -> float:
-        """DataParallel's: the first GPU sends each other one all weights, takes all gradients."""
-        return 2 * (gpus - 1) * 4 * self.parameters / self.nvlink
-
-    def reading_seconds(self, gpus: int) -> float:
-        """Reading a step's images from the cache: the slower of a node's disk and its PCIe."""
-        in_node = min(gpus, self.gpus_a_node) * self.batch_a_gpu * self.image_bytes
-        return max(in_node / self.disk, self.batch_a_gpu * self.image_bytes / self.pcie)
-
-    def decoding_seconds(self, gpus: int) -> float:
-        """Packing, once before the first epoch."""
-        return self.images / (self.decoded_a_core * self.cores_a_gpu * gpus)
-
     def row(self, gpus: int) -> dict:
         """Seconds of a step's parts, which overlap: the longest is the bottleneck.
 
-        Keys: gpus, compute, all_reduce, data_parallel (None over several nodes), reading,
-        bottleneck, epoch_minutes and packing_minutes.
+        Keys: gpus; compute; all_reduce (DistributedDataParallel's sum of fp32 gradients around a
+        ring: Patarasuk & Yuan 2009); reading (of packed images); bottleneck; data_parallel (the
+        first GPU sends each other one the weights and takes the gradients; None over several
+        nodes); epoch_minutes; packing_minutes, once.
         """
+        in_node, gradients = gpus <= self.gpus_a_node, 4 * self.parameters
+        link = self.nvlink if in_node else self.network
+        batch_bytes = min(gpus, self.gpus_a_node) * self.batch_a_gpu * self.image_bytes
+        flops = self.batch_a_gpu * self.flops_an_image
         parts = {
-            "compute": self.compute_seconds(),
-            "all_reduce": self.all_reduce_seconds(gpus),
-            "reading": self.reading_seconds(gpus),
+            "compute": flops / (self.gpu_peak * self.share_of_peak),
+            "all_reduce": 2 * (gpus - 1) / gpus * gradients / link,
+            "reading": batch_bytes / self.disk,
         }
         bottleneck = max(parts, key=parts.__getitem__)
         steps = self.images / (self.batch_a_gpu * gpus)
-        in_node = gpus <= self.gpus_a_node
         return {
             "gpus": gpus,
             **parts,
-            "data_parallel": self.data_parallel_seconds(gpus) if in_node else None,
             "bottleneck": bottleneck.replace("_", "-"),
+            "data_parallel": 2 * (gpus - 1) * gradients / self.nvlink if in_node else None,
             "epoch_minutes": steps * parts[bottleneck] / 60,
-            "packing_minutes": self.decoding_seconds(gpus) / 60,
+            "packing_minutes": self.images / (self.decoded_a_core * self.cores_a_gpu * gpus) / 60,
         }
-
-
-def counted_job(decoded_a_core: float) -> Job:
-    """The report's job, with what is counted here and the images that a core decodes a second."""
-    return replace(
-        Job(),
-        flops_an_image=training_flops(lambda: ResNet36(650), COUNTED_IMAGES, 224) / COUNTED_IMAGES,
-        parameters=count_parameters(without_weights(lambda: ResNet36(650))),
-        decoded_a_core=decoded_a_core,
-    )
 
 
 def estimate(decoded_a_core: float) -> dict:
     """{"job": the numbers it is made from, "rows": a `Job.row` for each number of GPUs}."""
-    job = counted_job(decoded_a_core)
+    job = Job(
+        flops_an_image=training_flops(lambda: ResNet36(650), COUNTED_IMAGES, 224) / COUNTED_IMAGES,
+        parameters=count_parameters(without_weights(lambda: ResNet36(650))),
+        decoded_a_core=decoded_a_core,
+    )
     return {"job": vars(job), "rows": [job.row(gpus) for gpus in GPUS]}
 
 
@@ -118,13 +89,13 @@ def text(found: Mapping) -> str:
         f" {job.gpu_peak / 1e12:.0f} TFLOP/s; links of {job.nvlink / 1e9:.0f} GB/s in a node of"
         f" {job.gpus_a_node}, {job.network / 1e9:.0f} between nodes; disks of"
         f" {job.disk / 1e9:.0f} GB/s; {job.cores_a_gpu} cores a GPU.\n"
-        f"The packed cache takes {job.cache_bytes / 1e9:.0f} GB. Milliseconds of a step's parts:"
+        f"The packed cache takes {job.images * job.image_bytes / 1e9:.0f} GB. A step's parts in ms:"
     )
+    in_ms = ("compute", "all_reduce", "reading", "data_parallel")
     rows = [
-        {key: 1000 * value if isinstance(value, float) and "minutes" not in key else value
-         for key, value in row.items()}
+        row | {key: 1000 * row[key] for key in in_ms if row[key] is not None}
         for row in found["rows"]
-    ]  # fmt: skip
+    ]
     columns = {
         "GPUs": "{gpus}",
         "compute": "{compute:.0f}",

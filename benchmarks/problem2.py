@@ -1,5 +1,6 @@
 """Problem 2: training, its pieces and Grad-CAM beside the usual ways."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from torchvision.models import efficientnet_v2_s
 from torchvision.transforms import v2
 
 from benchmarks import photos
-from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench, repeated
+from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench, in_turn, repeated
 from benchmarks.machine import training_flops
 from common import job
 from common.data import streams
@@ -35,7 +36,6 @@ from common.training.precision import autocast
 from problem2_flowers import NoiseBlock
 
 CLASSES = 102
-WORKERS = (0, 1, 2)  # of a usual loader, of which the fastest counts
 TWO, REOPENED_SECONDS = 2, 0.05
 
 # ----------------------------------------------------------------------------------- whole training
@@ -45,7 +45,10 @@ USUAL_BF16, ACCELERATE = f"{USUAL.replace('fp32', 'bf16')}", "Accelerate, channe
 
 
 def cold_training(machine: Machine, side_px: int, images: int, batch_size: int) -> Iterator[Ways]:
-    """Whole processes, ours and the usual ways, on JPEG files of 667 x 500 px."""
+    """Whole processes, ours and the usual ways, on JPEG files of 667 x 500 px.
+
+    Of usual loaders with 0, 1 and 2 workers the fastest counts.
+    """
     count = machine.size(images, 16)
     sizes = ["--image-size", str(side_px), "--batch-size", str(batch_size)]
     precision = machine.precision.name
@@ -53,29 +56,29 @@ def cold_training(machine: Machine, side_px: int, images: int, batch_size: int) 
         photos.write_folders(Path(folder, "train"), 2, count // 2, *photos.ORIGINAL)
         photos.write_folders(Path(folder, "val"), 2, count // 8, *photos.ORIGINAL)
 
-        def train(way: str, precision: str, workers: int = 0) -> Callable[[], None]:
+        def train(way: str, precision: str, workers: int) -> Callable[[], object]:
             words = [way, folder, *sizes, "--precision", precision, "--workers", str(workers)]
-            words += ["--device", machine.device.type]
-            command = [sys.executable, "-m", "benchmarks.cold", *words]
-            return partial(subprocess.run, command, cwd=ROOT, check=True, capture_output=True)
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.cold",
+                *words,
+                "--device",
+                machine.device.type,
+            ]
+            threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+            options = {"cwd": ROOT, "check": True, "stdout": subprocess.DEVNULL}
+            return partial(subprocess.run, command, env=os.environ | threads, **options)
 
-        seconds = {}
-        for workers in WORKERS[: machine.size(3, 1)]:
-            start = time.perf_counter()
-            train("usual", "fp32", workers)()
-            seconds[workers] = time.perf_counter() - start
-        best = min(seconds, key=seconds.__getitem__)
-        peers = {
-            USUAL: train("usual", "fp32", best),
-            ACCELERATE: train("accelerate", precision, best),
-        }
-        not_measured = {}
+        tried = {str(n): train("usual", "fp32", n) for n in range(machine.size(3, 1))}
+        seconds = in_turn(tried, repeats=1, warm_ups=0)
+        best = int(min(seconds, key=seconds.__getitem__))
+        peers = {USUAL: tried[str(best)], ACCELERATE: train("accelerate", precision, best)}
+        not_measured = {USUAL_BF16: NO_BF16}
         if precision == "bf16":
             peers[USUAL_BF16] = train("usual", "bf16", best)
-        else:
-            not_measured[USUAL_BF16] = NO_BF16
         about = {"images": count, "seconds_by_workers": seconds, "precision": precision}
-        yield Ways(train("ours", "auto"), peers, not_measured, warm_ups=0, about=about)
+        yield Ways(train("ours", "auto", 0), peers, not_measured, warm_ups=0, about=about)
 
 
 @bench(

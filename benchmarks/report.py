@@ -4,11 +4,12 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.bench import OURS, PEAK
 from common import files
 from common.reporting.canvas import new_figure
 from common.reporting.tables import table
 
-BUSY_LOAD = 0.5  # processes that run before a measurement: it is not for publication
+BUSY_CORES = 0.2  # that others may keep busy for a measurement to be published
 
 
 def keep(folder: Path, name: str, text: str, result: dict) -> None:
@@ -23,7 +24,7 @@ def comparisons(result: Mapping) -> list[dict]:
     """A row of the table for each comparison of each benchmark."""
     rows = []
     for name, record in result["benchmarks"].items():
-        ours = record["numbers"].get("ours")
+        ours = record["numbers"].get(OURS)
         for row in record["rows"]:
             shown = {"name": name, "title": record["title"], **row}
             if ours and record["unit"] == "s":
@@ -37,17 +38,18 @@ def comparisons(result: Mapping) -> list[dict]:
 
 def table_text(result: Mapping) -> str:
     """The comparisons, and how the data's growth is answered."""
-    loads = [record["load"] for record in result["benchmarks"].values()]
-    busy = max(loads, default=0) > BUSY_LOAD
+    busy = max((record["busy"] for record in result["benchmarks"].values()), default=0)
     environment, peaks = result["environment"], result["peaks"]
     rates = ", ".join(f"{name} {rate / 1e9:.1f} G/s" for name, rate in peaks.items())
     caption = (
         f"{environment['processor']}, {environment['threads']} threads,"
         f" {result['device']}; {result['precision_why']}\nThe machine's peaks: {rates}.\n"
         "Ratio: the peer's number over ours, the median of rounds in turn (lowest to highest)."
-        + (f"\nNOT FOR PUBLICATION: up to {max(loads):.1f} other processes ran." if busy else "")
-        + ("\nNOT FOR PUBLICATION: --quick, tiny sizes, one round." if result["quick"] else "")
     )
+    if busy > BUSY_CORES:
+        caption += f"\nNOT FOR PUBLICATION: others kept {busy:.1f} cores busy."
+    if result["quick"]:
+        caption += "\nNOT FOR PUBLICATION: --quick, tiny sizes, one round."
     columns = {
         "benchmark": "{title}",
         "against": "{against}",
@@ -80,15 +82,10 @@ def growth_text(growth: Mapping[str, Mapping]) -> str:
 
 def draw_ratios(result: Mapping, path: Path) -> None:
     """Every ratio beside what was wanted, on a logarithmic axis."""
-    rows = [
-        row
-        for row in comparisons(result)
-        if "ratio" in row and row["against"] != "the machine's peak"
-    ]
+    rows = [row for row in comparisons(result) if "ratio" in row and row["against"] != PEAK]
     size, title = (8, 1 + 0.3 * len(rows)), "How many times as fast as its peers"
-    settings = (
-        f"Dots: medians, lines: all rounds, ticks: wanted. {result['environment']['processor']}"
-    )
+    settings = "Dots: medians, lines: all rounds, ticks: wanted. "
+    settings += result["environment"]["processor"]
     with new_figure(path, title, (1, 1), size, settings) as (_, axes):
         axis = axes[0, 0]
         for place, row in enumerate(reversed(rows)):
@@ -106,11 +103,8 @@ def draw_ratios(result: Mapping, path: Path) -> None:
 
 def draw_growth(growth: Mapping[str, Mapping], path: Path) -> None:
     """Seconds and peak memory by scale, with their exponents, both axes logarithmic."""
-    title = "Seconds and peak memory as the data grows"
-    with new_figure(path, title, (1, 2), (9, 4), "Each point is a process of its own.") as (
-        _,
-        axes,
-    ):
+    title, settings = "Seconds and peak memory as the data grows", "Each point is a process."
+    with new_figure(path, title, (1, 2), (9, 4), settings) as (_, axes):
         for axis, key in zip(axes[0], ("seconds", "peak_mib"), strict=True):
             for name, curve in growth.items():
                 label = f"{name}: exponent {curve[f'{key}_exponent']:.2f}"
