@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # unmixed images.
 QUICK := --data synthetic --classes 10 --images-per-class 45 --image-size 32 --epochs 3 \
 	--batch-size 16 --lr 1e-3 --warmup-epochs 0.5 --clip-norm 1 --ema 0.8 --crop-area 0.9 \
-	--jitter 0.1 --cutmix 0 --zero-head --zero-init-residual --layer features.3 \
+	--jitter 0.1 --cutmix 0 --stages 1 --layer features.3 \
 	--pointing-images 200 --jobs 2
 QUICK3 := --data synthetic --per-class 30 --image-size 48 --width 0.25 --epochs 4 \
 	--batch-size 16 --ema 0.9 --crop-area 0.6 --steps 8 --jobs 2

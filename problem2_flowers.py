@@ -22,29 +22,31 @@ import common.start  # noqa: F401 it handles Ctrl-C while the others load
 
 # isort: split
 import argparse
+import itertools
 import math
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchvision.models import EfficientNet, efficientnet_v2_s
+from torch import Tensor
+from torchvision.models import EfficientNet
 
 from common import cli, files
 from common.data import flowers, sets, streams
 from common.data.augment import Draws, centre_square
 from common.data.images import to_uint8
 from common.errors import UserError, guard
-from common.job import say, size
+from common.job import say
 from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
+from common.networks.timing import median_seconds
 from common.reporting import html, problem2, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import baselines, cams, modes
+from common.studies import teacher as teaching
 from common.studies.accuracy import differences
 from common.training import parallel, recipe, runs
 from common.training.forecast import training_seconds
@@ -52,8 +54,10 @@ from common.training.runs import NetworkSpec, Setup, train_seeds
 
 # The wide networks are named by their width.
 NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continued", "noise_block"
-MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
-TIMED_BATCHES, WARM_UP_BATCHES = 30, 3  # of the noise block's timing
+# Tan & Le 2021, section 5.2, fine-tune at a rate of 0.001 with 512 images a step, without weight
+# decay or mixing: less with 32, by the square root (Malladi et al. 2022).
+FINE_TUNING = {"lr": 2.5e-4, "epochs": 30, "weight_decay": 0.0, "cutmix": 0.0, "stages": 1}
+TIMED_BATCHES = 30  # of the noise block's timing
 
 
 # --------------------------------------------------------------------------- the networks compared
@@ -104,43 +108,28 @@ def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
     args = setup.args
     network, init, new = efficientnet.build(setup.classes, args.init, seed)
-    if args.zero_head and new:
-        zero_head(network)
-    if args.zero_init_residual and args.init == "scratch":
-        efficientnet.zero_residuals(network)
-    return strided(setup, Normalized(network), {"init": init, **start_flags(args)})
+    zeroed = bool(new), init == "scratch"
+    return shaped(setup, Normalized(network), {"init": init, **start_flags(args)}, *zeroed)
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """EfficientNetV2-S with every stage --width times as wide, from scratch, and its identity."""
     args = setup.args
     network = seeded(lambda: widening.wide_efficientnet(setup.classes, args.width), seed)
-    if args.zero_head:
-        zero_head(network.network)
-    if args.zero_init_residual:
+    return shaped(setup, network, {"width": args.width, **start_flags(args)}, True, True)
+
+
+def shaped(
+    setup: Setup, network: Normalized, identity: dict, head: bool = False, blocks: bool = False
+) -> tuple[Normalized, dict]:
+    """A network as --last-stride, --zero-head (of a new head) and --zero-init-residual have it."""
+    args = setup.args
+    if head and args.zero_head:
+        efficientnet.zero_head(network.network)
+    if blocks and args.zero_init_residual:
         efficientnet.zero_residuals(network.network)
-    return strided(setup, network, {"width": args.width, **start_flags(args)})
-
-
-def strided(setup: Setup, network: Normalized, identity: dict) -> tuple[Normalized, dict]:
-    """A network with its last stage at --last-stride, and its identity with that, where not 2."""
-    stride = setup.args.last_stride
-    efficientnet.with_last_stride(network.network, stride)
-    return network, identity | ({} if stride == 2 else {"last_stride": stride})
-
-
-def bare_network(args: argparse.Namespace, classes: int, width: float = 1) -> EfficientNet:
-    """A new network of the flags' shape, narrow or `width` times as wide, to count or time."""
-    if width == 1:
-        network = efficientnet_v2_s(num_classes=classes)
-    else:
-        network = widening.wide_efficientnet(classes, width)
-    return efficientnet.with_last_stride(network, args.last_stride)
-
-
-def init_words(args: argparse.Namespace) -> str:
-    """What tables say of the first weights."""
-    return problem2.init_words(args.init, **start_flags(args))
+    efficientnet.with_last_stride(network.network, args.last_stride)
+    return network, identity | ({} if args.last_stride == 2 else {"last_stride": 1})
 
 
 def start_flags(args: argparse.Namespace) -> dict[str, bool]:
@@ -155,7 +144,7 @@ def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     widening.break_symmetry(wide, args.symmetry_noise, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
     identity = {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
-    return strided(setup, wide, identity)
+    return shaped(setup, wide, identity)
 
 
 def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
@@ -163,7 +152,7 @@ def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     path = narrow_file(setup, seed)
     network, _ = efficientnet.trained(path, setup.classes)
     identity = {"narrow": f"SHA-256 {files.sha256_of(path)}"}
-    return strided(setup, Normalized(network), identity)
+    return shaped(setup, Normalized(network), identity)
 
 
 def narrow_file(setup: Setup, seed: int) -> Path:
@@ -175,15 +164,6 @@ def narrow_file(setup: Setup, seed: int) -> Path:
     if setup.args.from_narrow:
         return setup.args.from_narrow
     return Path(setup.finished[runs.run_folder(setup, NARROW, seed, setup.args.gpus)]["weights"])
-
-
-def zero_head(network: EfficientNet) -> None:
-    """Let training start from equal logits, as big_vision's `head_zeroinit` does.
-
-    torchvision draws the head's weights from +-1 / sqrt(classes), whatever its 1,280 inputs: with
-    few classes the first loss is far above that of equal logits, and epochs go to undoing it.
-    """
-    nn.init.zeros_(network.classifier[1].weight)
 
 
 # ------------------------------------------------------------------------------------ 2.1 summary
@@ -209,8 +189,8 @@ def part_2_1(setup: Setup) -> Findings:
 # -------------------------------------------------------------------------------------- 2.2 train
 def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
-    args, init = setup.args, init_words(setup.args)
-    bare = summary.without_weights(partial(bare_network, args, setup.classes))
+    args, init = setup.args, problem2.init_words(setup.args)
+    bare = summary.without_weights(partial(efficientnet.bare, setup.classes, args.last_stride))
     beside = baselines.baselines(setup)
     rows = [{"network": name, **row} for name, row in beside.items()]
     trained = train_networks(setup, "2.2")[NARROW]
@@ -222,6 +202,7 @@ def part_2_2(setup: Setup) -> Findings:
         **runs.over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
         "baselines": beside,
+        "teacher": teaching.told(setup, trained),
         "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }
@@ -243,10 +224,9 @@ def part_2_3(setup: Setup) -> Findings:
     The trained narrow network is continued too, for as many epochs as the one widened from it.
     """
     args, classes, wide_one = setup.args, setup.classes, wide_name(setup)
-    narrow, wide = (
-        summary.without_weights(partial(bare_network, args, classes, width))
-        for width in (1, args.width)
-    )
+    narrow = summary.without_weights(partial(efficientnet.bare, classes, args.last_stride))
+    wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))
+    efficientnet.with_last_stride(wide, args.last_stride)
     trained, from_narrow = train_networks(setup, "2.3"), f"{wide_one}_from_narrow"
     pairs = [(wide_one, NARROW), (from_narrow, CONTINUED), (CONTINUED, NARROW)]
     result = {
@@ -259,7 +239,9 @@ def part_2_3(setup: Setup) -> Findings:
         "runs": runs.with_means(setup, trained),
         "differences": differences(trained, pairs),
     }
-    tables, figures = runs.training_report(setup, "2.3", trained, f"init {init_words(args)}")
+    tables, figures = runs.training_report(
+        setup, "2.3", trained, f"init {problem2.init_words(args)}"
+    )
     tables["2.3_differences.txt"] = differences_table(result["differences"], setup.tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
@@ -289,26 +271,7 @@ def logit_difference(setup: Setup) -> float:
 def part_2_4(setup: Setup) -> Findings:
     """One process, DataParallel and DistributedDataParallel on the wide network."""
     args, spec, many = setup.args, networks(setup)[wide_name(setup)], max(2, setup.args.gpus)
-    enough, train = torch.cuda.device_count() >= many, partial(train_seeds, setup, spec, seeds=1)
-    trained, why_not = {}, "not run: no second GPU"
-    if size() > 1:
-        why_not = "not run: this is a job of torchrun"
-        trained["DistributedDataParallel"] = (size(), train()[0])
-    else:
-        single = train(gpus=0)[0]
-        trained["1 process"] = (1, single)
-        if enough:
-            trained["DataParallel"] = (1, train(gpus=many)[0])
-        if enough or setup.device.type == "cpu":
-            run = modes.launch_ddp(setup, spec, many, single["precision"])
-            trained["DistributedDataParallel"] = (many, run)
-    rows = []
-    for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
-        row = {"not_run": why_not}
-        if mode in trained:
-            processes, run = trained[mode]
-            row = {"processes": processes, **{key: run[key] for key in MODE_KEYS}}
-        rows.append({"mode": mode, **row})
+    rows = modes.in_each_mode(setup, spec, many)
     tag = f"{spec.name}, {setup.data}, {args.image_size} px, {args.epochs} epochs, seed {args.seed}"
     text = problem2.modes_table(tag, args.batch_size, setup.device.type, rows)
     return Findings({"runs": rows}, {"2.4_parallel.txt": text})
@@ -375,7 +338,8 @@ def part_2_5(setup: Setup) -> Findings:
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
     }
-    tables, figures = runs.training_report(setup, "2.5", trained, f"init {init_words(setup.args)}")
+    words = problem2.init_words(setup.args)
+    tables, figures = runs.training_report(setup, "2.5", trained, f"init {words}")
     tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
@@ -386,14 +350,9 @@ def block_seconds(setup: Setup, block: NoiseBlock) -> float:
     """Median seconds that the block takes for a batch, after a warm-up."""
     count, size_px, device = setup.args.batch_size, setup.args.image_size, setup.device
     images = torch.rand(count, 3, size_px, size_px, device=device)
-    images, seconds = images.contiguous(memory_format=torch.channels_last), []
-    for repeat in range(WARM_UP_BATCHES + TIMED_BATCHES):
-        start = time.perf_counter()
-        block(images, Draws(0, streams.AUGMENT, 0, repeat, count, device))
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[WARM_UP_BATCHES:]))
+    images = images.contiguous(memory_format=torch.channels_last)
+    draws = (Draws(0, streams.AUGMENT, 0, step, count, device) for step in itertools.count())
+    return median_seconds(lambda: block(images, next(draws)), device, TIMED_BATCHES)
 
 
 def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[str, list]]:
@@ -416,7 +375,8 @@ def part_2_6(setup: Setup) -> Findings:
     loaded = {name: cams.load_trained(setup, specs[name], run) for name, run in trained.items()}
     # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
     # nothing of what was learnt. With torchvision's head: zeros give no gradient.
-    untrained = seeded(partial(bare_network, setup.args, setup.classes), setup.args.seed)
+    bare = partial(efficientnet.bare, setup.classes, setup.args.last_stride)
+    untrained = seeded(bare, setup.args.seed)
     return cams.measure(setup, loaded, untrained, tag)
 
 
@@ -444,11 +404,17 @@ def make_parser() -> cli.ProblemParser:
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
     add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a path")
-    add("--zero-head", action="store_true", help="a new head starts at zero (default: random)")
-    gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: 1)"
-    add("--zero-init-residual", action="store_true", help=gammas)
+    zero = {"action": argparse.BooleanOptionalAction}
+    add("--zero-head", **zero, help="a new head starts at zero (default: yes; no: random)")
+    gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: yes; no: 1)"
+    add("--zero-init-residual", **zero, help=gammas)
+    parser.set_defaults(zero_head=True, zero_init_residual=True)
     stride = "of the last stage: 2 as published; 1 for maps of twice the side at the end"
     add("--last-stride", type=int, choices=(1, 2), default=2, help=stride)
+    taught = "vgg16, whose features the networks guess too, or the file kept of it (default: none)"
+    add("--teacher", type=cli.word_or_path, help=taught)
+    views = "of each image that the teacher sees; 0: never the same, VGG-16 in every step"
+    add("--views", type=cli.whole, default=20, help=views)
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
@@ -464,8 +430,19 @@ def make_parser() -> cli.ProblemParser:
     add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
     add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
     add("--curve-images", type=cli.positive, default=32, help="of these in deletion and insertion")
-    recipe.add_flags(parser, epochs=60, batch_size=32, learning_rate=1.5e-3)
+    varied = {"crop_area": 0.25, "jitter": 0.1, "cutmix": 0.8, "clip_norm": 1.0, "stages": 3}
+    recipe.add_flags(parser, epochs=150, batch_size=32, learning_rate=1e-3, **varied)
     return parser
+
+
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    """The flags; with another --init than scratch the defaults are those of fine-tuning."""
+    parser = make_parser()
+    args = parser.parse_args(words)
+    if args.init != "scratch":
+        parser.set_defaults(**FINE_TUNING)
+        args = parser.parse_args(words)
+    return args
 
 
 def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | sets.DrawnSet]]:
@@ -498,7 +475,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
-    bare = summary.without_weights(partial(bare_network, args, classes))
+    bare = summary.without_weights(partial(efficientnet.bare, classes, args.last_stride))
     if args.init not in ("scratch", "imagenet") and set(args.parts) - {"2.1", "2.4"}:
         efficientnet.load_but_head(bare, Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
@@ -506,8 +483,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     if "2.6" in args.parts:
         gradcam.feature_layer(bare, args.layer, args.image_size)
     trains = any(part != "2.1" for part in args.parts)
-    example = partial(bare_network, args, classes) if trains else None
-    return runs.set_up(args, data, sources, folder, example)
+    example = partial(efficientnet.bare, classes, args.last_stride) if trains else None
+    return replace(runs.set_up(args, data, sources, folder, example), teach=teaching.teacher)
 
 
 def forecast_seconds(part: str, setup: Setup) -> float:
@@ -523,7 +500,7 @@ def forecast_seconds(part: str, setup: Setup) -> float:
 
 def main() -> None:
     """Run the parts that the command line asks for."""
-    args = make_parser().parse_args()
+    args = parse_args()
     folder = results.open_folder(args.out / "problem2", args.parts)
     setup = prepare(args, folder)
 

@@ -157,6 +157,12 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def digest_of(value) -> str:
+    """16 hexadecimal digits that name a nest of plain values, for a file's name."""
+    written = json.dumps(finite(value), sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
+
+
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

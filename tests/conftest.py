@@ -62,12 +62,10 @@ def small_networks(monkeypatch):
 
 
 def use_small_networks(monkeypatch):
-    import problem2_flowers
     from common.networks import efficientnet, widening
     from tests.faults import tiny
 
-    for module in (problem2_flowers, efficientnet):
-        monkeypatch.setattr(module, "efficientnet_v2_s", tiny.small_efficientnet)
+    monkeypatch.setattr(efficientnet, "efficientnet_v2_s", tiny.small_efficientnet)
     monkeypatch.setattr(widening, "_efficientnet_conf", tiny.small_stages)
 
 

@@ -23,7 +23,7 @@ WAYS = ("nearest neighbour", "ridge")
 @pytest.fixture
 def state():
     torch.manual_seed(7)
-    return p2.efficientnet_v2_s(num_classes=4).state_dict()
+    return efficientnet.efficientnet_v2_s(num_classes=4).state_dict()
 
 
 def setup_of(*argv, classes=4):
@@ -47,17 +47,18 @@ def test_parameters_with_102_and_with_1000_classes():
 
 
 def test_scratch_is_torchvisions_initialisation_by_seed(state):
-    narrow = started()
+    as_published = ("--no-zero-head", "--no-zero-init-residual")
+    narrow = started(*as_published)
     assert all(torch.equal(narrow[name], tensor) for name, tensor in state.items())
-    other = started(seed=8)
+    other = started(*as_published, seed=8)
     assert not torch.equal(other["features.0.0.weight"], state["features.0.0.weight"])
 
 
 def test_a_head_at_zero_gives_equal_logits_and_changes_nothing_else(state):
-    narrow = started("--zero-head")
+    narrow = started("--no-zero-init-residual")
     assert not narrow.pop("classifier.1.weight").any()
     assert all(torch.equal(tensor, state[name]) for name, tensor in narrow.items())
-    wide, _ = p2.start_wide(setup_of("--zero-head"), 7)
+    wide, _ = p2.start_wide(setup_of(), 7)
     assert wide.eval()(torch.rand(2, 3, 32, 32)).unique().numel() == 1
 
 
@@ -65,7 +66,7 @@ def test_a_head_at_zero_gives_equal_logits_and_changes_nothing_else(state):
 def test_a_file_of_the_same_classes_is_loaded_whole(state, tmp_path, capsys, prefix):
     path = tmp_path / "weights.pt"
     torch.save({prefix + name: tensor for name, tensor in state.items()}, path)
-    narrow = started("--init", path, "--zero-head", seed=0)  # which is for new heads
+    narrow = started("--init", path, seed=0)  # which is for new heads
     assert all(torch.equal(narrow[name], tensor) for name, tensor in state.items())
     assert f"{len(state)} tensors loaded; new: none" in capsys.readouterr().out
 
@@ -78,6 +79,7 @@ def test_of_other_classes_the_head_is_new_and_named(state, tmp_path, capsys):
     for name, tensor in state.items():
         assert torch.equal(narrow[name], tensor) or name.startswith("classifier.1.")
     assert narrow["classifier.1.weight"].shape == (5, 32)
+    assert not narrow["classifier.1.weight"].any()
 
 
 @pytest.mark.parametrize("spoil", ["features.3.0.block.0.0.weight", "features.0.1.running_mean"])
@@ -110,7 +112,7 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
     usual, sha256 = identities(), files.sha256_of(tmp_path / "b.pt")
     for changed, argv in (
         ([], ["--noise-prob", 0]),  # which is the recipe's
-        ([0, 1], ["--zero-head"]),
+        ([0, 1], ["--no-zero-head"]),
         ([0], ["--init", tmp_path / "b.pt"]),
         ([1, 2], ["--width", 1.2]),
         ([0, 1, 2], ["--last-stride", 1]),
@@ -152,7 +154,7 @@ def test_top_resolutions_are_ordered_by_count_then_size():
     assert sets.top_resolutions(sizes) == wanted
 
 
-def small_setup():
+def small_setup(cache):
     """A test set of unbalanced classes, all four from train, the last with another label."""
     images = np.random.default_rng(0).integers(0, 256, (6, 36, 36, 3), dtype=np.uint8)
     source, labels = DrawnSet("train", 6, 3, seed=0), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -161,16 +163,16 @@ def small_setup():
         "val": Packed(images[::-1].copy(), labels.flip(0), np.arange(6), source),
         "test": Packed(images[:4], torch.tensor([0, 1, 2, 1]), np.arange(4), source),
     }
-    setup = setup_of("--image-size", 32, classes=3)
+    setup = setup_of("--image-size", 32, "--cache", cache, classes=3)
     return SimpleNamespace(packed=packed, device=torch.device("cpu"), **vars(setup))
 
 
-def test_baselines_by_hand_and_a_row_left_out_without_weights(monkeypatch, capsys):
+def test_baselines_by_hand_and_a_row_left_out_without_weights(tmp_path, monkeypatch, capsys):
     def missing(*_, **__):
         raise UserError("no weights; type: pip install them")
 
     monkeypatch.setattr(baselines, "load_vgg16", missing)
-    rows = baselines.baselines(small_setup())
+    rows = baselines.baselines(small_setup(tmp_path))
     told = capsys.readouterr().err
     assert told == "VGG-16, ridge: left out: no weights; type: pip install them\n"
     kinds = [f"{name}, {way}" for name in ("colour", "HOG") for way in WAYS]
@@ -189,7 +191,7 @@ def test_baselines_by_hand_and_a_row_left_out_without_weights(monkeypatch, capsy
     }
 
 
-def test_vgg_16_sees_test_once_as_val_has_chosen(monkeypatch):
+def test_vgg_16_sees_test_once_as_val_has_chosen(tmp_path, monkeypatch):
     seen, pooled = [], baselines._vgg_pooled
 
     def note(setup, network, side_px, split):
@@ -199,9 +201,11 @@ def test_vgg_16_sees_test_once_as_val_has_chosen(monkeypatch):
     monkeypatch.setattr(baselines, "_vgg_pooled", note)
     monkeypatch.setattr(baselines, "LAYERS", (("relu3_3", "relu4_3"),))
     monkeypatch.setattr(baselines, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
-    row = baselines.baselines(small_setup())["VGG-16, ridge"]
+    row = baselines.baselines(small_setup(tmp_path))["VGG-16, ridge"]
     assert set(row["chosen"]) == {"layers", "pooling", "size_px", "strength"}
     looks = {("train", 32), ("val", 32), ("train", 48), ("val", 48)}
     assert set(seen[:-1]) <= looks  # fewer where val is all right
     assert len(set(seen)) == len(seen)
     assert seen[-1] == ("test", row["chosen"]["size_px"])
+    monkeypatch.setattr(baselines, "_baselines", None)
+    assert baselines.baselines(small_setup(tmp_path))["VGG-16, ridge"] == row  # it was kept

@@ -21,9 +21,18 @@ class Draws:
     """
 
     def __init__(
-        self, seed: int, purpose: int, epoch: int, step: int, images: int, device: torch.device
+        self,
+        seed: int,
+        purpose: int,
+        epoch: int,
+        step: int,
+        images: int,
+        device: torch.device,
+        rows: Tensor | slice = slice(None),
     ):
+        """`rows` are those of the images whose draws are wanted."""
         self.key, self.images, self.device = (seed, purpose, epoch, step), images, device
+        self.rows = rows
         self.generator = streams.generator(*self.key)
 
     def another(self, purpose: int) -> "Draws":
@@ -33,7 +42,7 @@ class Draws:
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Numbers uniform in [low, high), float32 (images, *shape), on the images' device."""
-        drawn = torch.rand(self.images, *shape, generator=self.generator)
+        drawn = torch.rand(self.images, *shape, generator=self.generator)[self.rows]
         return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
     def on_device(self) -> torch.Generator:
@@ -72,9 +81,16 @@ class Augmentation:
             Images, float32 (N, 3, size_px, size_px) in [0, 1], channels_last, and targets, float32
             (N, classes), each row a distribution.
         """
-        varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
-        varied = colour_jitter(varied, self.jitter, draws)
         targets = functional.one_hot(labels, classes).float()
+        return self.mix(self.vary(images, size_px, draws), targets, draws)
+
+    def vary(self, images: Tensor, size_px: int, draws: Draws) -> Tensor:
+        """Crop, mirror and jitter packed images, each by itself: float (N, 3, size_px, size_px)."""
+        varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
+        return colour_jitter(varied, self.jitter, draws)
+
+    def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Mix varied images with each other, and their targets (N, any) alike; put the block on."""
         varied, targets = cutmix(varied, targets, self.cutmix_prob, draws)
         if self.block:
             varied = self.block(varied, draws)

@@ -7,8 +7,9 @@ what an uninterrupted one does, and two processes draw what a single one would.
 import numpy as np
 import torch
 
-ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY = range(7)  # purposes of a training
-RANDOM_MAPS = 100  # a control of 2.6
+# Purposes of a training; VIEWS are those of a taught one.
+ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY, VIEWS = range(8)
+RANDOM_MAPS = 8  # a control of 2.6
 
 
 def mixed_seed(*key: int) -> int:

@@ -10,7 +10,7 @@ Networks are bare ones on the CPU.
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import EfficientNet, EfficientNet_V2_S_Weights, efficientnet_v2_s
 from torchvision.models.efficientnet import FusedMBConv, MBConv
 
@@ -18,10 +18,16 @@ from common.errors import UserError
 from common.files import sha256_of
 from common.job import say
 from common.networks import statedict
+from common.networks.normalized import Normalized
 from common.networks.summary import count_macs, count_parameters
 from common.networks.weights import published_file
 
 HEAD = ("classifier.1.weight", "classifier.1.bias")
+
+
+def bare(classes: int, last_stride: int = 2) -> EfficientNet:
+    """A new bare network."""
+    return with_last_stride(efficientnet_v2_s(num_classes=classes), last_stride)
 
 
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
@@ -78,6 +84,15 @@ def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
     return network, story
 
 
+def zero_head(network: EfficientNet) -> None:
+    """Let training start from equal logits, as big_vision's `head_zeroinit` does.
+
+    torchvision draws the head's weights from +-1 / sqrt(classes), whatever its 1,280 inputs: with
+    few classes the first loss is far above that of equal logits, and epochs go to undoing it.
+    """
+    nn.init.zeros_(network.classifier[1].weight)
+
+
 def zero_residuals(network: EfficientNet) -> None:
     """Let every block with a skip path start as that path alone (Goyal et al. 2017, section 5.1).
 
@@ -99,6 +114,26 @@ def with_last_stride(network: EfficientNet, stride: int) -> EfficientNet:
     channelwise = next(m for m in block.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
     channelwise.stride = (stride, stride)
     return network
+
+
+class Taught(nn.Module):
+    """A network that also guesses a teacher's features, linearly from its own pooled ones.
+
+    The guess starts at zero. `network` stays the one that is evaluated and saved.
+    """
+
+    def __init__(self, network: Normalized, features: int):
+        super().__init__()
+        self.network = network
+        self.guess = nn.Linear(network.network.classifier[1].in_features, features)
+        nn.init.zeros_(self.guess.weight)
+        nn.init.zeros_(self.guess.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) and guessed features (N, F) of images as `Normalized` takes them."""
+        bare = self.network.network
+        pooled = bare.avgpool(bare.features(self.network.normalise(images))).flatten(1)
+        return bare.classifier(pooled), self.guess(pooled)
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:

@@ -29,7 +29,11 @@ class Normalized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of float images (N, 3, H, W) in [0, 1]."""
-        return self.network((images - self.mean) / self.std)
+        return self.network(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the bare network is given for images in [0, 1]."""
+        return (images - self.mean) / self.std
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:

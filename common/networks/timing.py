@@ -50,6 +50,18 @@ def compare_costs(
     return {"seconds": medians, "bytes": peaks}
 
 
+def median_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The median seconds of a call on a device, after a warm-up."""
+    seconds = []
+    for _ in range(WARM_UPS + repeats):
+        start = time.perf_counter()
+        call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UPS:])
+
+
 def _pass_seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
     start = time.perf_counter()
     torch.autograd.grad(form(x), x, gradient)

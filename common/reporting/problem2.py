@@ -4,6 +4,7 @@ Tables are made of what results.json holds, so that they can be made again witho
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,15 @@ MAP_NAMES = {"grad_cam": "Grad-CAM", "random": "random map", "centred": "centred
 Figures = dict[str, Callable[[Path], None]]
 
 
-def init_words(init: str, zero_head: bool, zero_init_residual: bool) -> str:
-    """The words for a training's first weights, from the flags of these names."""
-    head = ["head at zero"] if zero_head else []
-    return ", ".join([init, *head, *(["last gammas at zero"] if zero_init_residual else [])])
+def init_words(args: Namespace) -> str:
+    """The words for a training's first weights, shape and teacher, from its flags."""
+    words = {
+        "head at zero": args.zero_head,
+        "last gammas at zero": args.zero_init_residual,
+        "last stage at stride 1": args.last_stride == 1,
+        "taught by VGG-16": args.teacher,
+    }
+    return ", ".join([args.init, *(word for word, holds in words.items() if holds)])
 
 
 def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:

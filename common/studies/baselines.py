@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common import job
+from common import files, job
 from common.data.augment import centre_square
 from common.errors import UserError
 from common.networks import baselines as instrument
@@ -21,12 +21,13 @@ from common.training import parallel
 from common.training.evaluation import per_class
 from common.training.runs import Setup
 
-COLOUR_NEIGHBOUR = "colour, nearest neighbour"
+COLOUR_NEIGHBOUR, VGG_RIDGE = "colour, nearest neighbour", "VGG-16, ridge"
 STRENGTHS = (30, 100, 300, 1000, 3000, 10_000, 30_000)  # of ridge regression
 TAPS = ("relu2_2", "relu3_3", "relu4_3", "relu5_3")
 LAYERS = (*((tap,) for tap in TAPS[1:]), TAPS[1:3], TAPS[:3])  # one, or several side by side
 POOLINGS = {"mean": slice(0, 1), "mean and maximum": slice(0, 2)}
 SIDE_PX_MAX, BATCH_SIZE = 128, 64  # of what VGG-16 sees
+VERSION = 1  # of how all this is computed, for what is kept
 
 Features = tuple[dict, Callable[[str], Tensor]]  # what is chosen with them; those of a split
 
@@ -43,7 +44,27 @@ def baselines(setup: Setup) -> dict[str, dict]:
         seconds, and chosen (the settings, by name).
     """
     _ = setup.packed  # on all processes, since they wait for each other there
-    return parallel.broadcast(partial(_baselines, setup))
+    rows = parallel.broadcast(partial(kept_baselines, setup))
+    for name, row in rows.items():
+        chosen = "".join(f", {key} {value}" for key, value in row["chosen"].items())
+        job.say(f"{name}: {row['val_top1']:.2f} % of val, {row['test_top1']:.2f} % of test{chosen}")
+    return rows
+
+
+def kept_baselines(setup: Setup) -> dict[str, dict]:
+    """`baselines` from a file in the cache, which the first call writes: they take minutes."""
+    packed = setup.packed.items()
+    about = {split: [part.source.fingerprint(), len(part)] for split, part in packed}
+    about |= {"image_size_px": setup.args.image_size, "version": VERSION}
+    path = setup.args.cache / f"baselines-{files.digest_of(about)}.json"
+    if path.exists():
+        rows = files.load_json(path)
+        job.say(f"baselines read from {path}")
+    else:
+        rows = _baselines(setup)
+        if VGG_RIDGE in rows:
+            files.save_json(files.make_folder(path.parent) / path.name, rows)
+    return rows
 
 
 def _baselines(setup: Setup) -> dict[str, dict]:
@@ -59,13 +80,10 @@ def _baselines(setup: Setup) -> dict[str, dict]:
     try:
         weights = load_vgg16("auto", seed=0, want_lpips=False)
     except UserError as error:
-        job.say(f"VGG-16, ridge: left out: {error}", file=sys.stderr)
+        job.say(f"{VGG_RIDGE}: left out: {error}", file=sys.stderr)
     else:
         network = VGG16Features(weights, list(TAPS)).to(setup.device)
-        rows["VGG-16, ridge"] = _row(setup, _vgg_candidates(setup, network), "ridge")
-    for name, row in rows.items():
-        chosen = "".join(f", {key} {value}" for key, value in row["chosen"].items())
-        job.say(f"{name}: {row['val_top1']:.2f} % of val, {row['test_top1']:.2f} % of test{chosen}")
+        rows[VGG_RIDGE] = _row(setup, _vgg_candidates(setup, network), "ridge")
     return rows
 
 
@@ -147,9 +165,15 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
     batches = list(product(mirrored, torch.arange(len(packed)).split(BATCH_SIZE)))
     for mirror, rows in job.progress(batches, f"VGG-16 of {split}, {side_px} px", leave=False):
         images = centre_square(packed.batch(rows, setup.device)[0], setup.args.image_size)
-        if images.shape[-1] != side_px:
-            options = {"mode": "bicubic", "antialias": True}
-            images = functional.interpolate(images, (side_px, side_px), **options).clamp(0, 1)
-        features = instrument.vgg_features(network, images.flip(3) if mirror else images)
+        images = enlarged(images.flip(3) if mirror else images, side_px)
+        features = instrument.vgg_features(network, images)
         parts.append({tap: pooled.cpu() for tap, pooled in features.items()})
     return {tap: torch.cat([part[tap] for part in parts]) for tap in TAPS}
+
+
+def enlarged(images: Tensor, side_px: int) -> Tensor:
+    """Float images as VGG-16 sees them, bicubic where their size is another."""
+    if images.shape[-1] == side_px:
+        return images
+    options = {"mode": "bicubic", "antialias": True}
+    return functional.interpolate(images, (side_px, side_px), **options).clamp(0, 1)

@@ -2,9 +2,46 @@
 
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 
+import torch
+
+from common import job
 from common.training import jobs, parallel
 from common.training.runs import NetworkSpec, Setup, train_seeds
+
+MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
+
+
+def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> list[dict]:
+    """Train a network's first run in one process and, where they are there, by two GPUs or more.
+
+    On a CPU `many` processes stand for the GPUs.
+
+    Returns:
+        A dict a mode: mode; processes and MODE_KEYS of its run, or not_run (why).
+    """
+    enough, train = torch.cuda.device_count() >= many, partial(train_seeds, setup, spec, seeds=1)
+    trained, why_not = {}, "not run: no second GPU"
+    if job.size() > 1:
+        why_not = "not run: this is a job of torchrun"
+        trained["DistributedDataParallel"] = (job.size(), train()[0])
+    else:
+        single = train(gpus=0)[0]
+        trained["1 process"] = (1, single)
+        if enough:
+            trained["DataParallel"] = (1, train(gpus=many)[0])
+        if enough or setup.device.type == "cpu":
+            run = launch_ddp(setup, spec, many, single["precision"])
+            trained["DistributedDataParallel"] = (many, run)
+    rows = []
+    for mode in ("1 process", "DataParallel", "DistributedDataParallel"):
+        row = {"not_run": why_not}
+        if mode in trained:
+            processes, run = trained[mode]
+            row = {"processes": processes, **{key: run[key] for key in MODE_KEYS}}
+        rows.append({"mode": mode, **row})
+    return rows
 
 
 def launch_ddp(setup: Setup, spec: NetworkSpec, processes: int, precision: str) -> dict:

@@ -31,7 +31,7 @@ from common.training.checkpoint import Saver, load_best, resume
 from common.training.evaluation import evaluate
 from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
-from common.training.run import Run, no_sums, peak_memory_mib
+from common.training.run import Run, Teacher, no_sums, peak_memory_mib
 from common.training.watch import (
     WHOLE_NETWORK,
     NotFinite,
@@ -59,6 +59,7 @@ def fit(
     checkpoint_seconds: float = 300,
     gpus: int = 0,
     stopped: dict | None = None,
+    teacher: Teacher | None = None,
 ) -> list[dict]:
     """Train `network`, or go on where a run in `folder` stopped, and leave the best weights in it.
 
@@ -79,7 +80,7 @@ def fit(
     """
     files.make_folder(folder)
     check_steps(train, recipe)
-    run = Run(network, recipe, device, gpus)
+    run = Run(network, recipe, device, gpus, teacher)
     identity = {**recipe.as_dict(), **about}
     save = Saver(run, folder, identity, checkpoint_seconds)
     if fresh:
@@ -206,11 +207,11 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     # DistributedDataParallel takes the mean over processes of what is each one's share of a sum.
     run.scaler.scale(loss * job.size()).backward()
     run.scaler.unscale_(run.optimizer)
-    trained = [parameter for parameter in run.network.parameters() if parameter.grad is not None]
+    trained = [parameter for parameter in run.trained.parameters() if parameter.grad is not None]
     norm = gradient_norm([parameter.grad for parameter in trained])
     if recipe.clip_norm:
         nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
-    hits = int((logits.argmax(1) == targets.argmax(1)).sum())
+    hits = int((logits.argmax(1) == targets[:, : logits.shape[1]].argmax(1)).sum())
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
     if not _may_step(run, mean_loss, norm):
         torch.manual_seed(dropout_seed)
@@ -230,6 +231,8 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
 def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
     """This process's images and targets of a step on the images `indexes`, as `Augmentation`'s.
 
+    Of a taught run the teacher's features are behind the targets, and mixed as they are.
+
     The whole batch is varied and mixed in every process, and shared out afterwards: an image may be
     mixed with another process's, and augmentation is cheap beside the network.
     """
@@ -242,7 +245,12 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[T
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
-    return recipe.augmentation(images, labels, len(train.class_names), recipe.image_size_px, draws)
+    classes, size_px = len(train.class_names), recipe.image_size_px
+    if run.teacher is None:
+        return recipe.augmentation(images, labels, classes, size_px, draws)
+    varied, features = run.teacher.views(images, indexes, run.epoch, size_px)
+    targets = torch.cat([functional.one_hot(labels, classes).float(), features], dim=1)
+    return recipe.augmentation.mix(varied, targets, draws)
 
 
 def recompute_batch_norms(run: Run, train: Packed) -> None:
@@ -277,10 +285,15 @@ def _loss(
 ) -> tuple[Tensor, Tensor]:
     """Logits, and these images' share of the mean loss over a batch of `batch_size`."""
     with autocast(run.recipe.precision, run.device):
-        logits = forward(images)
+        outputs = forward(images)
+    logits, guessed = outputs if run.teacher else (outputs, None)
+    classes, smoothing = logits.shape[1], run.recipe.label_smoothing
     loss = functional.cross_entropy(
-        logits.float(), targets, label_smoothing=run.recipe.label_smoothing, reduction="sum"
+        logits.float(), targets[:, :classes], label_smoothing=smoothing, reduction="sum"
     )
+    if run.teacher:
+        errors = (guessed.float() - targets[:, classes:]).square().mean(dim=1)
+        loss = loss + run.teacher.loss_weight * errors.sum()
     return logits, loss / batch_size
 
 
@@ -349,7 +362,7 @@ def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: fl
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     module, direction = _first_of_all(
         first_non_finite(
-            run.network, lambda: _loss(run.network, images, targets, len(images), run)[1]
+            run.trained, lambda: _loss(run.trained, images, targets, len(images), run)[1]
         )
     )
     rate = run.optimizer.param_groups[0]["lr"]

@@ -53,9 +53,10 @@ class Recipe:
         return self.first_strength + (1 - self.first_strength) * self._progress(epoch)
 
     def _progress(self, epoch: int) -> float:
-        if self.stages == 1:
+        stages = min(self.stages, self.epochs)  # so that the last epoch is always whole
+        if stages == 1:
             return 1
-        return min(epoch * self.stages // self.epochs, self.stages - 1) / (self.stages - 1)
+        return min(epoch * stages // self.epochs, stages - 1) / (stages - 1)
 
     def at(self, epoch: int) -> "Recipe":
         """The recipe of an epoch: images grow, and are varied more (Tan & Le 2021, section 4)."""
@@ -93,6 +94,8 @@ def add_flags(
     crop_area: float = 0.25,
     jitter: float = 0.3,
     cutmix: float = 0.5,
+    clip_norm: float = 0.0,
+    stages: int = 1,
 ) -> None:
     """The loop's flags, with a problem's own defaults."""
     add = parser.add
@@ -105,16 +108,21 @@ def add_flags(
     add("--warmup-epochs", type=cli.non_negative, default=warmup_epochs, help="of linear warm-up")
     add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
     add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
-    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
+    add(
+        "--clip-norm",
+        type=cli.non_negative,
+        default=clip_norm,
+        help="largest gradient norm, 0: any",
+    )
     add("--crop-area", type=cli.fraction, default=crop_area, help="least share a random crop keeps")
     add("--jitter", type=cli.fraction, default=jitter, help="of brightness, contrast, saturation")
     add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
-    stages = "steps in which regularisation and image size grow over the epochs; 1: from the start"
-    add("--stages", type=cli.at_least(1, 100), default=1, help=stages)
+    steps = "steps in which regularisation and image size grow over the epochs; 1: from the start"
+    add("--stages", type=cli.at_least(1, 100), default=stages, help=steps)
     strength = "of --stages: share of crops, jitter, cutmix and dropout that the first stage has"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
-    first = "of --stages: image size of the first stage in px; 0: --image-size"
-    add("--first-size", type=cli.whole, default=0, help=first)
+    first = "of --stages: image size of the first stage in px (default: half, 32 at least)"
+    add("--first-size", type=cli.whole, help=first)
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
@@ -152,5 +160,5 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
         stages=args.stages,
         first_strength=args.first_strength,
-        first_size_px=args.first_size,
+        first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
     )

@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +14,40 @@ from common.training import parallel
 from common.training.recipe import Recipe
 
 
+class Teacher(Protocol):
+    """What a taught run asks for (`common.studies.teacher` has one)."""
+
+    loss_weight: float
+
+    def taught(self, network: nn.Module) -> nn.Module:
+        """A module that gives logits and guessed features, with `network` and a `guess` in it."""
+
+    def views(self, images: Tensor, indexes: Tensor, epoch: int, size_px: int) -> tuple:
+        """Images varied, float (N, 3, size_px, size_px), and their features (N, F)."""
+
+
 class Run:
     """A network in training: everything that a step changes, and that a checkpoint holds."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, gpus: int = 0):
-        self.recipe, self.device = recipe, device
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        gpus: int = 0,
+        teacher: Teacher | None = None,
+    ):
+        self.recipe, self.device, self.teacher = recipe, device, teacher
         self.network = network.to(device, memory_format=torch.channels_last)
-        compiled = torch.compile(self.network) if recipe.compile else self.network
+        # What is trained: the network, or what guesses a teacher's features with it.
+        self.trained = teacher.taught(self.network).to(device) if teacher else self.network
+        compiled = torch.compile(self.trained) if recipe.compile else self.trained
         self.forward = parallel.wrap(compiled, device, gpus)
         self.average = None
         if recipe.ema_decay:
             average = _warm_average(recipe.ema_decay)
             self.average = AveragedModel(self.network, multi_avg_fn=average)
-        self.optimizer = _make_optimizer(self.network, recipe)
+        self.optimizer = _make_optimizer(self.trained, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         kinds = (nn.Dropout, StochasticDepth)
         modules = [*self.network.modules(), *(self.average.modules() if self.average else ())]
@@ -52,7 +74,9 @@ class Run:
 
     def state_dict(self) -> dict:
         """Tensors and plain values alone."""
+        guess = {"guess": self.trained.guess.state_dict()} if self.teacher else {}
         return {
+            **guess,
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
@@ -66,6 +90,8 @@ class Run:
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict` of the same recipe and network."""
         self.network.load_state_dict(state["network"])
+        if self.teacher:
+            self.trained.guess.load_state_dict(state["guess"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -53,8 +53,8 @@ class Setup:
 
     data: what tables and figures say of the data. sources: splits train, val and test, not yet
     decoded. folder: the problem's results folder, where runs are kept. step: one like those of the
-    trainings, None where there are none. finished: the runs that this call has trained or read, by
-    their folders, or how they failed.
+    trainings, None where there are none. finished: the runs of this call by their folders, or how
+    they failed. teach: finds the `run.Teacher` of all of them, or None.
     """
 
     args: argparse.Namespace
@@ -66,6 +66,7 @@ class Setup:
     folder: Path
     step: Example | None
     finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
+    teach: Callable[["Setup"], object] | None = None
 
     def __getstate__(self) -> dict:
         """What another process gets, which opens the packed cache itself."""
@@ -166,7 +167,7 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
             trainings[name] = partial(train_and_test, setup, spec, seed, 0)
             after[name] = f"{spec.after}, seed {seed}"
     if len(trainings) > 1:
-        _ = setup.packed  # decoded once, and not by each
+        _ = setup.packed, setup.teach and setup.teach(setup)  # made once, and not by each
 
         def finished(name: str, result: dict | NotFinite) -> None:
             setup.finished[folders[name]] = result
@@ -245,9 +246,10 @@ def _train_and_test(
     network, identity = spec.build(seed)
     network = with_fast_convolutions(network, device)
     data = {split: part.source.fingerprint() for split, part in packed.items()}
-    about = {"data": data, **identity}
+    teacher = setup.teach(setup) if setup.teach else None
+    about = {"data": data, **identity, **({"teacher": teacher.about} if teacher else {})}
     options = {"fresh": args.fresh, "checkpoint_seconds": args.checkpoint_seconds, "gpus": gpus}
-    options["stopped"] = stopped
+    options |= {"stopped": stopped, "teacher": teacher}
     train, val = packed["train"], packed["val"]
     history = loop.fit(network, train, val, recipe, folder, device, about, **options)
     tested = _test_once(network, packed["test"], recipe, folder, device)

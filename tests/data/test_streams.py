@@ -9,13 +9,15 @@ from common.data.streams import (
     BLOCK_NOISE,
     DROPOUT,
     ORDER,
+    RANDOM_MAPS,
     SYMMETRY,
+    VIEWS,
     WIDEN,
     generator,
     mixed_seed,
 )
 
-PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY)
+PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY, VIEWS, RANDOM_MAPS)
 
 
 def test_each_purpose_has_a_number_of_its_own():

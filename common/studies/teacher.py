@@ -1,0 +1,220 @@
+"""A teacher: VGG-16's features of the very views that a network is trained on, for it to guess.
+
+The baselines' classifier of VGG-16's features knows more of a picture than its label tells. A
+network that is taught guesses these features from its own pooled ones, beside the label, and sees
+the same crop in the same colours (Beyer et al. 2022, "consistent teaching"). An image has as many
+views as --views says, whose features are computed once; with 0 no view is repeated, and VGG-16 is
+run in every step.
+"""
+
+import io
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common import files, job
+from common.data import streams
+from common.data.augment import Augmentation, Draws
+from common.errors import UserError
+from common.networks import baselines as instrument
+from common.networks.efficientnet import Taught
+from common.networks.vgg import VGG16Features
+from common.networks.weights import load_vgg16
+from common.studies.baselines import POOLINGS, VGG_RIDGE, enlarged, kept_baselines
+from common.training import parallel
+from common.training.runs import Setup
+
+LOSS_WEIGHT = 8  # of the features' mean square error, beside the label's cross-entropy
+BATCH_SIZE = 64  # of a pass
+
+
+@dataclass(eq=False)
+class Teacher:
+    """What a run is taught by.
+
+    about: what the features depend on, part of a run's identity: seed, views, data, images,
+    image_size_px, crop_area_min, jitter, layers, pooling, size_px (what VGG-16 sees) and weights
+    (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and the seconds of
+    the passes. features: of every view, or the first alone where VGG-16 (`network`) is run in every
+    step: square roots, fp16 (views, images, F).
+    """
+
+    about: dict
+    classifier: dict
+    augmentation: Augmentation
+    features: Tensor
+    network: VGG16Features | None = None
+    loss_weight: float = LOSS_WEIGHT
+
+    def __post_init__(self):
+        first = self.features[0].float()
+        # The least deviation is for channels that are dead on these pictures.
+        self.mean, self.deviation = first.mean(0), first.std(0).clamp(min=1e-3)
+
+    def views(
+        self, images: Tensor, indexes: Tensor, epoch: int, size_px: int
+    ) -> tuple[Tensor, Tensor]:
+        """An epoch's views of packed images, and what the teacher sees in them.
+
+        Args:
+            images: uint8 (N, 3, S, S).
+            indexes: int64 (N,), which of the training images they are.
+            epoch: from 0; where there are fewer views they come again in their order.
+            size_px: side of the views. The teacher's have the run's full image size, so that in a
+                run whose images grow it sees the same crops more sharply at first.
+
+        Returns:
+            Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
+        """
+        view = epoch % self.about["views"] if self.about["views"] else epoch
+        if self.network:
+            features = seen(self.network, self.about, self._view(images, indexes, view)).cpu()
+        else:
+            features = self.features[view, indexes]
+        standard = (features.float() - self.mean) / self.deviation
+        return self._view(images, indexes, view, size_px), standard.to(images.device)
+
+    def _view(self, images: Tensor, indexes: Tensor, view: int, size_px: int = 0) -> Tensor:
+        return view_of(self.about, self.augmentation, images, indexes, view, size_px)
+
+    def taught(self, network: nn.Module) -> Taught:
+        """A network that also guesses the features."""
+        return Taught(network, len(self.mean))
+
+
+def view_of(
+    about: dict,
+    augmentation: Augmentation,
+    images: Tensor,
+    indexes: Tensor,
+    view: int,
+    size_px: int = 0,
+) -> Tensor:
+    """One view of packed images, the same whatever other images are in the batch.
+
+    Arguments as those of `Teacher`; 0 stands for the size that the teacher sees.
+    """
+    key = (about["seed"], streams.VIEWS, view, 0, about["images"])
+    draws = Draws(*key, images.device, rows=indexes)
+    return augmentation.vary(images, size_px or about["image_size_px"], draws)
+
+
+def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
+    """VGG-16's features of views, as the baselines chose them: square roots, fp16 (N, F)."""
+    pooled = instrument.vgg_features(network, enlarged(views, about["size_px"]))
+    kept = POOLINGS[about["pooling"]]
+    layers = [pooled[layer][:, kept].flatten(1) for layer in about["layers"]]
+    return torch.cat(layers, dim=1).sqrt().half()
+
+
+def told(setup: Setup, trained: list[dict]) -> dict | None:
+    """What results say of the teacher, None where there is none.
+
+    Returns:
+        `Teacher`'s about and classifier in one, loss_weight, and kept_share: the students' mean
+        test top-1 as a share of the teacher's.
+    """
+    found = teacher(setup)
+    if found is None:
+        return None
+    top1 = sum(run["test_top1"] for run in trained) / len(trained)
+    about = {**found.about, **found.classifier, "loss_weight": found.loss_weight}
+    return {**about, "kept_share": top1 / found.classifier["test_top1"]}
+
+
+# ------------------------------------------------------------------------------- made and read
+@cache
+def teacher(setup: Setup) -> Teacher | None:
+    """What --teacher asks for, from its file; `vgg16` has one in --cache, made where it is missing.
+
+    The first process of a job makes it for all.
+
+    Raises:
+        UserError: VGG-16's weights are not there, or the file is missing or was made for others.
+    """
+    args, _ = setup.args, setup.packed
+    if args.teacher is None:
+        return None
+    path = Path(args.teacher)
+    if args.teacher == "vgg16":
+        path = args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
+        if args.views == 0:
+            return _made(setup)
+        parallel.broadcast(lambda: None if path.exists() else _write(path, _made(setup)))
+    return _read(path, setup)
+
+
+def _asked(setup: Setup) -> dict:
+    """What the flags and the data say of a teacher."""
+    varied, train = setup.recipe.augmentation, setup.packed["train"]
+    return {
+        "seed": setup.args.seed,
+        "views": setup.args.views,
+        "data": train.source.fingerprint(),
+        "images": len(train),
+        "image_size_px": setup.args.image_size,
+        "crop_area_min": varied.crop_area_min,
+        "jitter": varied.jitter,
+    }
+
+
+def _made(setup: Setup) -> Teacher:
+    """The teacher that the baselines' choice and VGG-16's weights make."""
+    weights = load_vgg16("auto", seed=0, want_lpips=False)
+    row = kept_baselines(setup)[VGG_RIDGE]
+    chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
+    about = {**_asked(setup), **chosen, "weights": weights.sha256}
+    network = VGG16Features(weights, chosen["layers"]).to(setup.device)
+    start, augmentation, train = (
+        time.perf_counter(),
+        setup.recipe.augmentation,
+        setup.packed["train"],
+    )
+    views, steps = range(max(1, setup.args.views)), torch.arange(len(train)).split(BATCH_SIZE)
+    features = []
+    for view in job.progress(views, "VGG-16 of the views", leave=False):
+        for rows in steps:
+            images = train.batch(rows, setup.device)[0]
+            features.append(seen(network, about, view_of(about, augmentation, images, rows, view)))
+    stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
+    seconds = time.perf_counter() - start
+    classifier = {"val_top1": row["val_top1"], "test_top1": row["test_top1"], "seconds": seconds}
+    job.say(f"teacher: {len(views)} views of {len(train):,} images in {seconds:.0f} s")
+    kept = None if setup.args.views else network
+    return Teacher(about, classifier, augmentation, stacked, kept)
+
+
+def _write(path: Path, made: Teacher) -> None:
+    content = io.BytesIO()
+    kept = ("about", "classifier", "features")
+    torch.save({key: getattr(made, key) for key in kept}, content)
+    files.save(files.make_folder(path.parent, "--cache") / path.name, content.getbuffer())
+    job.say(f"teacher kept in {path}; --teacher with this file needs no weights of VGG-16")
+
+
+def _read(path: Path, setup: Setup) -> Teacher:
+    """The teacher of a file.
+
+    Raises:
+        UserError: it can't be read, or was made for other data or flags.
+    """
+    if not path.is_file():
+        raise UserError(f"--teacher {path}: no such file; give vgg16 or a file that it has made")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        made = Teacher(augmentation=setup.recipe.augmentation, **kept)
+        about = dict(made.about)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = type(error).__name__
+        raise UserError(
+            f"--teacher {path}: not a teacher's file that can be read safely ({reason})"
+        ) from None
+    for name, value in _asked(setup).items():
+        if about.get(name) != value:
+            differs = f"its {name} is {about.get(name)}, this training's {value}"
+            raise UserError(f"--teacher {path}: {differs}; give the flags it was made with")
+    return made

@@ -1,0 +1,161 @@
+"""The teacher: the same views for both, features that a file keeps, runs that are the same."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from common import files
+from common.data.augment import Augmentation
+from common.data.packed import Packed
+from common.data.sets import DrawnSet
+from common.errors import UserError
+from common.networks.normalized import Normalized
+from common.networks.weights import random_vgg16
+from common.studies import teacher as teaching
+from common.training import loop
+from common.training.recipe import Recipe
+from common.training.run import Run
+from tests.faults.tiny import small_efficientnet
+from tests.training import test_loop as tiny
+
+CPU = torch.device("cpu")
+CHOSEN = {"layers": ["relu1_2", "relu2_2"], "pooling": "mean and maximum", "size_px": 16}
+ROW = {"val_top1": 72.0, "test_top1": 60.0, "chosen": {**CHOSEN, "strength": 30}}
+VARIED = Augmentation(crop_area_min=0.3, jitter=0.2, cutmix_prob=0.5)
+RECIPE = Recipe(3, 4, 16, 0.01, warmup_epochs=1, ema_decay=0.5, augmentation=VARIED)
+
+
+@pytest.fixture(autouse=True)
+def with_weights(monkeypatch):
+    monkeypatch.setattr(teaching, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
+    monkeypatch.setattr(teaching, "kept_baselines", lambda _: {teaching.VGG_RIDGE: ROW})
+
+
+def train_set():
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 20, 20, 3), dtype=np.uint8)
+    return Packed(pixels, torch.arange(11) % 3, np.arange(11), DrawnSet("train", 11, 3, seed=0))
+
+
+class Setup:
+    """What a teacher needs of a Setup."""
+
+    def __init__(self, folder, teacher="vgg16", views=2, recipe=RECIPE, seed=5):
+        self.args = SimpleNamespace(
+            teacher=str(teacher), views=views, seed=seed, image_size=16, cache=folder
+        )
+        self.packed, self.device, self.recipe = {"train": train_set()}, CPU, recipe
+
+
+def kept_in(folder):
+    return next(folder.glob("teacher-*.pt"))
+
+
+def batch_of(made, indexes, epoch=0, size_px=16):
+    images = train_set().batch(torch.tensor(indexes), CPU)[0]
+    return made.views(images, torch.tensor(indexes), epoch, size_px)
+
+
+def test_what_the_teacher_saw_is_what_the_student_sees(tmp_path, monkeypatch):
+    shown, see = [], teaching.seen
+
+    def note(network, about, views):
+        shown.append(views)
+        return see(network, about, views)
+
+    monkeypatch.setattr(teaching, "seen", note)
+    made = teaching.teacher(Setup(tmp_path))
+    assert made.network is None
+    for view in range(2):
+        whole, rows = shown[view], [7, 2, 10]
+        for epoch in (view, view + 2):  # views come again
+            views, features = batch_of(made, rows, epoch)
+            assert torch.equal(views, whole[rows])
+            wanted = (made.features[view, rows].float() - made.mean) / made.deviation
+            assert torch.equal(features, wanted)
+    assert not torch.equal(shown[0], shown[1])
+
+
+def test_without_repeated_views_vgg_16_sees_what_a_file_would_hold(tmp_path):
+    kept, never = (teaching.teacher(Setup(tmp_path, views=views)) for views in (2, 0))
+    for epoch in range(2):
+        for a, b in zip(batch_of(kept, [3, 8], epoch), batch_of(never, [3, 8], epoch), strict=True):
+            torch.testing.assert_close(a, b, atol=0.02, rtol=0)  # of fp16
+    third = [batch_of(made, [3, 8], 2)[0] for made in (kept, never)]
+    assert not torch.equal(*third)
+
+
+def test_a_file_teaches_where_weights_are_missing(tmp_path, monkeypatch):
+    made = teaching.teacher(Setup(tmp_path))
+    monkeypatch.setattr(teaching, "load_vgg16", None)
+    monkeypatch.setattr(teaching, "kept_baselines", None)
+    for name in ("vgg16", kept_in(tmp_path)):
+        again = teaching.teacher(Setup(tmp_path, name))
+        assert again.about == made.about
+        assert again.classifier == made.classifier
+        assert torch.equal(again.features, made.features)
+    assert made.about["weights"] is None  # of random ones
+    copied = tmp_path / "copied.pt"
+    copied.write_bytes(kept_in(tmp_path).read_bytes())
+    assert torch.equal(teaching.teacher(Setup(tmp_path, copied)).features, made.features)
+
+
+def test_a_file_of_another_training_is_refused(tmp_path):
+    teaching.teacher(Setup(tmp_path))
+    path, cropped = kept_in(tmp_path), replace(VARIED, crop_area_min=0.5)
+    for setup, differs in (
+        (Setup(tmp_path, path, seed=6), "its seed is 5, this training's 6"),
+        (Setup(tmp_path, path, views=3), "its views is 2, this training's 3"),
+        (
+            Setup(tmp_path, path, recipe=replace(RECIPE, augmentation=cropped)),
+            "its crop_area_min is 0.3, this training's 0.5",
+        ),
+    ):
+        with pytest.raises(UserError, match=differs):
+            teaching.teacher(setup)
+    with pytest.raises(UserError, match=r"nowhere.pt: no such file; give vgg16 or a file"):
+        teaching.teacher(Setup(tmp_path, tmp_path / "nowhere.pt"))
+    files.save(tmp_path / "odd.pt", "no tensors")
+    with pytest.raises(UserError, match=r"odd.pt: not a teacher's file"):
+        teaching.teacher(Setup(tmp_path, tmp_path / "odd.pt"))
+
+
+def taught_network():
+    torch.manual_seed(0)
+    return Normalized(small_efficientnet(num_classes=3))
+
+
+def fit(folder, made, recipe=RECIPE):
+    about = {"network": "tiny", "teacher": made.about}
+    network = taught_network()
+    return loop.fit(network, train_set(), train_set(), recipe, folder, CPU, about, teacher=made)
+
+
+def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):
+    made = teaching.teacher(Setup(tmp_path))
+    grows = replace(RECIPE, stages=3, first_size_px=8, first_strength=0)
+    with tiny.stopped_after_an_epoch():
+        fit(tmp_path / "stopped", made, grows)
+    histories = [fit(tmp_path / name, made, grows) for name in ("stopped", "whole")]
+    best = [tiny.state(tmp_path / name, "best.pt")["network"] for name in ("stopped", "whole")]
+    tiny.assert_same(*best)
+    assert set(best[0]) == set(taught_network().state_dict())  # the guess is not of the network
+    assert histories[0][-1]["train_loss"] == histories[1][-1]["train_loss"]
+
+
+def test_the_loss_is_the_labels_and_the_features_errors(tmp_path):
+    made = teaching.teacher(Setup(tmp_path))
+    plain = replace(RECIPE, augmentation=replace(VARIED, cutmix_prob=0), label_smoothing=0)
+    run = Run(taught_network(), plain, CPU, teacher=made)
+    torch.nn.init.normal_(run.trained.guess.weight)
+    run.trained.eval()
+    indexes = torch.tensor([1, 4, 6])
+    images, targets = loop.process_batch(run, train_set(), indexes)
+    logits, loss = loop._loss(run.forward, images, targets, 3, run)
+    guessed = run.trained(images)[1]
+    wanted = torch.nn.functional.cross_entropy(logits, train_set().labels[indexes])
+    wanted += 8 * torch.nn.functional.mse_loss(guessed, batch_of(made, [1, 4, 6])[1])
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(logits, run.network(images))
