@@ -39,7 +39,7 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
     files.save(tmp_path / "other", "content")
     whole, sums = path.read_bytes(), (tmp_path / files.SUMS).read_bytes()
     rng = random.Random(0)
-    for _ in range(50):
+    for _ in range(10):
         for target, content in ((path, whole), (tmp_path / files.SUMS, sums)):
             flipped = bytearray(content)
             place = rng.randrange(min(len(content), 64))  # of the sums, its digest
@@ -71,51 +71,12 @@ def test_a_process_killed_while_it_writes_leaves_a_file_that_can_be_loaded(tmp_p
         assert files.load(path) == b"old"
 
 
-def test_names_that_are_no_unicode_are_saved_escaped(tmp_path):
-    files.save(tmp_path / "a", "caf\udce9")
-    assert files.load(tmp_path / "a") == b"caf\\udce9"
-
-
 def test_a_full_disk_names_the_file(tmp_path):
     with (
         pytest.raises(UserError, match=r"b\.png: cannot be written \(No space left.*; free space"),
         files.atomic(tmp_path / "b.png"),
     ):
         raise OSError(28, "No space left on device")
-
-
-def test_who_waits_for_a_lock_says_so_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(files, "WAIT_SECONDS", 0.05)
-    fork = multiprocessing.get_context("fork")
-    held = fork.Event()
-    process = fork.Process(target=hold, args=(tmp_path, held))
-    process.start()
-    held.wait(10)
-    with files.locked(tmp_path, "trains"):
-        pass
-    process.join()
-    said = capsys.readouterr().err
-    assert said == f"waiting for another process that trains in {tmp_path}\n"
-
-
-def hold(folder, held):
-    with files.locked(folder, "trains"):
-        held.set()
-        time.sleep(0.5)
-
-
-def test_loading_what_is_not_there_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        files.load(tmp_path / "none")
-
-
-def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path):
-    path = tmp_path / "figure.png"
-    path.write_text("old")
-    with pytest.raises(TypeError), files.atomic(path) as temporary:
-        temporary.write_bytes("a text")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["figure.png"]
 
 
 def test_atomic_shows_the_new_file_only_when_it_is_whole(tmp_path):
@@ -165,12 +126,12 @@ def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
     path = tmp_path / "text"
     path.write_text("")
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=append, args=(path, tmp_path)) for _ in range(4)]
+    processes = [fork.Process(target=append, args=(path, tmp_path)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert path.read_text() == "xxxx"
+    assert path.read_text() == "xxx"
 
 
 def test_a_cached_folder_is_filled_once(tmp_path):

@@ -1,12 +1,9 @@
 """Files by a seed that are damaged or strange: decoded right, or refused in one line."""
 
 import io
-import os
 import random
 import re
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -19,7 +16,6 @@ from common.data.decoding import load_image, load_square
 from common.data.images import load_folder
 from common.data.sets import FileSet
 from common.errors import UserError
-from common.reporting.results import ROOT
 from tests.conftest import picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # which pytest else shows again
@@ -67,7 +63,7 @@ def is_red(image):
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 def test_no_exif_block_costs_the_pixels(tmp_path, ending):
     rng, path = random.Random(0), tmp_path / f"a.{ending}"
-    for _ in range(400):
+    for _ in range(100):
         RED.save(path, exif=random_exif(rng), **({} if ending == "jpg" else {"lossless": True}))
         assert is_red(load_image(path))
         assert load_square(path, 32).shape == (32, 32, 3)
@@ -79,7 +75,7 @@ def test_no_damaged_tag_of_a_tiff_costs_the_pixels(tmp_path):
     (start,) = struct.unpack_from("<L", plain, 4)
     (count,) = struct.unpack_from("<H", plain, start)
     tags = plain[start + 2 : start + 2 + 12 * count]
-    for _ in range(400):
+    for _ in range(100):
         value = rng.choice([0, 1, 6, 54, rng.randrange(2**32)])
         tag = rng.choice([0x112, 0x8769, 0x8825, 0x2BC, 0x14A])
         odd = struct.pack("<HHLL", tag, rng.randrange(20), rng.choice([0, 1, 2, 2**31]), value)
@@ -89,36 +85,18 @@ def test_no_damaged_tag_of_a_tiff_costs_the_pixels(tmp_path):
         assert is_red(load_image(tmp_path / "a.tif")), odd
 
 
-def test_thirty_files_with_broken_metadata_are_read_without_a_line(tmp_path):
-    tag = struct.pack("<HHLL", 0x10F, 2, 2555904, 65535)
-    for number in range(30):
-        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
-        RED.save(tmp_path / f"{number}.jpg", exif=exif)
-    code = """
-import sys
-from pathlib import Path
-from common.data.decoding import load_image
-from common.data.packed import in_parallel
-paths = sorted(Path(sys.argv[1]).iterdir())
-assert len(list(in_parallel(load_image, paths, "reading"))) == 30
-"""
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 # ----------------------------------------------------------------------------------- damaged files
 
 
 def test_damaged_files_end_in_one_line_or_in_pixels(tmp_path):
-    """500 files cut short or with flipped bits: a UserError that names the file, or an image."""
+    """200 files cut short or with flipped bits: a UserError that names the file, or an image."""
     rng, source = random.Random(0), Image.fromarray(picture(3, 64, 48))
     kinds = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"]
     whole = [saved(source, kind) for kind in kinds]
     whole += [saved(source, "TIFF", compression=name) for name in ("jpeg", "tiff_lzw")]
     whole += [saved(source.convert(mode), "TIFF") for mode in ("CMYK", "P", "1", "LAB")]
     refusals = 0
-    for number in range(500):
+    for number in range(200):
         content = bytearray(rng.choice(whole))
         for _ in range(rng.randrange(4)):
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -138,30 +116,16 @@ def test_damaged_files_end_in_one_line_or_in_pixels(tmp_path):
         else:
             assert image.dtype == np.uint8
             assert image.ndim == image.shape[2] == 3
-    assert refusals > 200
+    assert refusals > 80
 
 
-@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (9400, 9600)])
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (9400, 9600)])
 def test_a_header_of_huge_size_is_refused(tmp_path, size):
     content = bytearray(saved(RED, "PNG"))
     content[16:24] = struct.pack(">LL", *size)
     content[29:33] = struct.pack(">L", zlib.crc32(content[12:29]))
     (tmp_path / "a.png").write_bytes(content)
     refused(tmp_path / "a.png", "more than 89,478,485 pixels")
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_regular_file_is_never_opened(tmp_path, kind):
-    path = tmp_path / "a.png"
-    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero")}
-    make.get(kind, os.mkdir)(path)
-    refused(path, "a folder, not an image" if kind == "folder" else "not a regular file")
-
-
-def test_postscript_is_not_run(tmp_path):
-    head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments"
-    (tmp_path / "a.eps").write_text(head)
-    refused(tmp_path / "a.eps", "not an image that Pillow can read")
 
 
 def test_any_file_name_is_read(tmp_path):
@@ -253,20 +217,9 @@ def test_what_pillow_would_read_wrongly_is_refused(tmp_path, write, why, fails):
     assert re.search(why, fails(p1, "1.1", "--image", path, "--out", tmp_path))
 
 
-def pages(path):
-    first, *others = (Image.fromarray(pixels) for pixels in (LARGE, SMALL, LARGE))
-    first.save(path, save_all=True, append_images=others)
-
-
-def pyramid(path):
-    with TiffWriter(path) as tiff:
-        tiff.write(LARGE, photometric="rgb", subifds=1)
-        tiff.write(LARGE[::2, ::2], subfiletype=1, photometric="rgb")
-
-
-@pytest.mark.parametrize("write", [pages, pyramid])
-def test_a_first_page_that_is_the_picture_is_read(tmp_path, write):
-    write(tmp_path / "picture.tif")
+def test_of_pages_the_first_is_read(tmp_path):
+    first, *others = (Image.fromarray(pixels) for pixels in (LARGE, SMALL))
+    first.save(tmp_path / "picture.tif", save_all=True, append_images=others)
     np.testing.assert_array_equal(load_image(tmp_path / "picture.tif"), LARGE)
 
 

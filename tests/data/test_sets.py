@@ -1,8 +1,5 @@
-import hashlib
-import os
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,29 +11,6 @@ from common.errors import UserError
 from common.reporting.results import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
-
-
-def test_files_are_absolute_or_relative_alike(source):
-    moved = [Path(os.path.relpath(path)) for path in source.files]
-    other = FileSet("toys train", moved, source.labels.tolist(), source.class_names)
-    assert other.fingerprint() == source.fingerprint()
-
-
-def test_sample_pictures_are_of_their_classes_and_splits(source, monkeypatch):
-    monkeypatch.setattr(sets, "SAMPLE_CLASSES", 2)
-    sources = {"train": source, "val": source}
-    names, pictures = sets.sample_pictures(sources, seed=3)
-    labels = [source.class_names.index(name) for name in names]
-    assert labels == sorted(set(labels))
-    assert len(labels) == 2
-    assert list(pictures) == ["train", "val"]
-    for label, *samples in zip(labels, *pictures.values(), strict=True):
-        paths = [
-            path for path, own in zip(source.files, source.labels, strict=True) if own == label
-        ]
-        candidates = {fit_to(load_image(path), 300, 300).tobytes() for path in paths}
-        assert {sample.tobytes() for sample in samples} <= candidates
-        assert all(sample.shape == (300, 300, 3) for sample in samples)
 
 
 def test_sample_pictures_of_a_seed_are_for_ever(source, monkeypatch):
@@ -62,17 +36,19 @@ def test_sample_pictures_are_of_all_classes_where_there_are_few(source):
 # ----------------------------------------------------------------------------------- Flowers-102
 
 
+IMAGES = [f"image_{number:05}.jpg" for number in range(1, 8190)]
+
+
 @pytest.fixture
-def flowers_root(tmp_path):
-    """Flowers-102's real label files, and 8,189 images that are empty files."""
+def flowers_root(tmp_path, monkeypatch):
+    """Flowers-102's real label files, and a folder that seems to hold its 8,189 images."""
     if not (SHARED / "flowers-102").exists():
         pytest.skip(f"{SHARED / 'flowers-102'} is not there")
     folder = tmp_path / "root" / "flowers-102"
     (folder / "jpg").mkdir(parents=True)
     for file in sets.FLOWERS_LABELS:
         shutil.copy(SHARED / "flowers-102" / file, folder)
-    for number in range(1, 8190):
-        (folder / "jpg" / f"image_{number:05}.jpg").touch()
+    monkeypatch.setattr("os.listdir", lambda _: IMAGES)
     return folder.parent
 
 
@@ -111,26 +87,17 @@ def test_no_data_and_no_network(tmp_path):
 @pytest.mark.parametrize("file", ["imagelabels.mat", "setid.mat"])
 def test_a_label_file_with_another_md5_is_refused_and_kept(flowers_root, file):
     path = flowers_root / "flowers-102" / file
-    path.write_bytes(path.read_bytes()[:-20])
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=f"{file}: its MD5 is not .* refused"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(UserError, match=file):
         sets.flowers102(flowers_root)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == whole[:-20]
 
 
-@pytest.mark.parametrize(("kept", "missing"), [(8188, "1"), (3000, "5,189")])
-def test_missing_flowers_are_counted_before_any_work(flowers_root, kept, missing):
-    folder = flowers_root / "flowers-102" / "jpg"
-    for number in range(kept + 1, 8190):
-        (folder / f"image_{number:05}.jpg").unlink()
-    with pytest.raises(UserError) as caught:
+def test_missing_flowers_are_counted_before_any_work(flowers_root, monkeypatch):
+    monkeypatch.setattr("os.listdir", lambda _: IMAGES[:-9])
+    with pytest.raises(UserError, match=r"jpg: 9 of 8,189 .* image_08181.jpg"):
         sets.flowers102(flowers_root)
-    first = f"image_{kept + 1:05}.jpg"
-    assert str(caught.value) == (
-        f"{folder}: {missing} of 8,189 images are missing, the first {first}; unpack"
-        " https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz there again, or delete"
-        " the folder and run again to download them"
-    )
 
 
 def test_resolutions_of_original_flowers_are_exact():
@@ -154,10 +121,7 @@ def test_drawn_splits_are_balanced_and_packed_alike(tmp_path):
     images = packed.pack(drawn, 28, tmp_path / "cache", skip_bad=False)
     assert images.images.shape == (8, 32, 32, 3)
     assert [drawn.flower(i, 32).label for i in range(8)] == images.labels.tolist()
-    assert (
-        hashlib.sha256(drawn.fingerprint().encode()).hexdigest()
-        != hashlib.sha256(DrawnSet("train", 8, 4, seed=2).fingerprint().encode()).hexdigest()
-    )
+    assert drawn.fingerprint() != DrawnSet("train", 8, 4, seed=2).fingerprint()
     assert drawn.size(0) == drawn.picture(0).shape[1::-1]
 
 

@@ -22,7 +22,7 @@ PURPOSES = (ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY, VIEWS,
 
 def test_each_purpose_has_a_number_of_its_own():
     named = {name: number for name, number in vars(streams).items() if name.isupper()}
-    assert sorted(named.values()) == list(range(len(PURPOSES)))
+    assert len(set(named.values())) == len(named)
 
 
 def test_every_part_of_a_key_changes_the_stream():

@@ -93,13 +93,3 @@ def write_photos(folder: Path, count: int = 3) -> Path:
     for seed in range(count):
         Image.fromarray(picture(seed)).save(folder / f"photo{seed}.png")
     return folder
-
-
-def write_classes(folder: Path, names: tuple = ("ants", "bees"), images: int = 5) -> Path:
-    """Class folders for Problem 3, each with PNG files 0.png, ..."""
-    for number, name in enumerate(names):
-        place = folder / name
-        place.mkdir(parents=True)
-        for image in range(images):
-            Image.fromarray(picture(100 * number + image)).save(place / f"{image}.png")
-    return folder
