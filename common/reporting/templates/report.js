@@ -182,7 +182,7 @@ document.addEventListener("input", ({ target }) => {
   if (target.matches(".frames")) step(target);
   if (target.closest(".doses")) dose(target.closest(".doses"));
   const filter = target.closest(".filter");
-  for (const figure of filter ? all("figure[data-kind]", filter.parentNode) : []) figure.hidden = !["all", figure.dataset.kind].includes(target.value);
+  for (const figure of filter ? all("figure[data-kind=right], figure[data-kind=wrong]", filter.parentNode) : []) figure.hidden = !["all", figure.dataset.kind].includes(target.value);
 });
 document.addEventListener("toggle", ({ target }) => { if (target.open) all("figure.chart:not([data-drawn])", target).forEach((figure) => draw(figure)); }, true);
 let waiting, before;
