@@ -13,13 +13,10 @@ from common.reporting.results import Findings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="no chromium and chromedriver: apt-get install chromium chromium-driver",
-    ),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no chromium and chromedriver: apt-get install chromium chromium-driver",
+)
 FLAGS = (
     "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
     " disable-component-update disable-sync"
