@@ -31,9 +31,6 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     What a killed process leaves there, the next one that writes `path` replaces.
-
-    Raises:
-        UserError: the disk is full, of which the system does not say the file.
     """
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
@@ -54,9 +51,6 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
 
     A killed process or a full disk leaves the file as it was before. Of processes that save into
     one folder at once, each has to hold the folder's lock.
-
-    Raises:
-        UserError: as `atomic`.
     """
     written = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     digest = hashlib.sha256(written).hexdigest()
@@ -190,9 +184,6 @@ def locked(folder: Path, doing: str, wait: bool = True) -> Iterator[None]:
     """Hold a folder's lock: of several processes one goes on, the others say so and wait.
 
     `doing` ends the line that they say, such as "packs images".
-
-    Raises:
-        UserError: without `wait`, another process holds it.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -213,18 +204,15 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` in a cache, which `fill(folder)` writes where it is not there yet.
 
     It appears in one step, so one that a killed run left unfinished is never opened; such are
-    removed, by their names `.unfinished-folder-*`.
-
-    Raises:
-        UserError: the cache can't be written to.
+    removed. Who may read the cache may read the folder.
     """
     folder = make_folder(cache, flag="--cache") / name
     with locked(cache, "fills the cache"):
         if folder.exists():
             return folder
-        for leftover in cache.glob(".unfinished-folder-*"):
-            shutil.rmtree(leftover)  # we hold the lock: nobody writes there any more
-        partial = Path(tempfile.mkdtemp(prefix=".unfinished-folder-", dir=cache))
+        partial = cache / ".unfinished-folder"
+        shutil.rmtree(partial, ignore_errors=True)  # we hold the lock: nobody writes there any more
+        partial.mkdir()
         try:
             fill(partial)
             partial.rename(folder)

@@ -147,6 +147,7 @@ def test_a_cached_folder_is_filled_once(tmp_path):
         assert (folder / "a").read_text() == "content"
     assert len(filled) == 1
     assert filled[0] != folder
+    assert folder.stat().st_mode == folder.parent.stat().st_mode  # of a group, others may read it
 
 
 def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):
@@ -157,7 +158,7 @@ def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):
     with pytest.raises(ValueError, match="no more"):
         files.cached_folder(tmp_path, "flowers", fail)
     assert names(tmp_path) == [".lock"]
-    (tmp_path / ".unfinished-folder-of-a-killed-run").mkdir()
+    (tmp_path / ".unfinished-folder").mkdir()
     (tmp_path / "mine").mkdir()
     files.cached_folder(tmp_path, "flowers", lambda folder: (folder / "a").touch())
     assert names(tmp_path) == [".lock", "flowers", "mine"]

@@ -1,7 +1,6 @@
 """Image files decoded: pixels, upright and in RGB, or one line that says why there are none."""
 
 import contextlib
-import stat
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -25,9 +24,8 @@ def load_image(path: Path) -> np.ndarray:
 
     EXIF orientation is applied; grey, palette and CMYK become RGB; alpha is laid over white;
     16-bit grey is scaled to 8 bits. Of an animation the first frame is taken, of pages the first.
-
-    Raises:
-        UserError: missing, no image, damaged, too large, or of a kind that Pillow reads wrongly.
+    A file that is missing, damaged, too large, or of a kind that Pillow reads wrongly is a
+    UserError that names it.
     """
     with open_image(path) as image:
         return np.array(_upright_rgb(image))
@@ -37,9 +35,6 @@ def load_square(path: Path, side_px: int) -> np.ndarray:
     """The central square of an image file, scaled to `side_px`, uint8 (side_px, side_px, 3).
 
     Equal to scaling the short side and cropping, but only the square is scaled.
-
-    Raises:
-        UserError: as `load_image`.
     """
     with open_image(path) as image:
         image.draft(None, (side_px, side_px))  # a JPEG is decoded at 1/2, 1/4 or 1/8
@@ -59,24 +54,14 @@ def _central_square(image: Image.Image, side_px: int) -> Image.Image:
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file whose picture Pillow reads rightly; its pixels are not yet read.
-
-    Raises:
-        UserError: as `load_image`, also for what happens in the block.
-    """
-    with one_line_errors(path):
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: a folder, not an image; a folder is given by --images")
-        if not stat.S_ISREG(mode):  # to open a pipe would wait for whoever writes to it
-            raise UserError(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError  # as Pillow does at twice as many
-            if reason := _misread(image):
-                raise UserError(f"{path}: {reason}; save it as a PNG of 8 bits")
-            yield image
+    """Open an image file whose picture Pillow reads rightly; its pixels are not yet read."""
+    with one_line_errors(path), path.open("rb") as file:
+        image = Image.open(file, formats=FORMATS)
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError  # as Pillow does at twice as many
+        if reason := _misread(image):
+            raise UserError(f"{path}: {reason}; save it as a PNG of 8 bits")
+        yield image
 
 
 @contextlib.contextmanager

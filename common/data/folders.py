@@ -35,9 +35,6 @@ def list_classes(
     Returns:
         {class id: file names}, where a class id is the name of its folder; and what was left out,
         as "NAME: why" or "CLASS/NAME: why".
-
-    Raises:
-        UserError: fewer than two class folders, or a folder inside one.
     """
     own = [path.resolve() for path in written]
     classes, left_out = {}, []

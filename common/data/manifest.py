@@ -134,9 +134,6 @@ def draw(
     runs out is replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes`
     None means 500, or all where there are fewer. `split` is one that `splits.check_split` lets
     pass, `written` as in `folders.list_classes`.
-
-    Raises:
-        UserError: a folder that can't be used, or more asked for than there is.
     """
     drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
     least = len(SPLITS) if allow_fewer else per_class
@@ -174,9 +171,6 @@ def choose(
     The third are the files and classes left out: "PATH: why". Nothing is opened. The order of
     classes depends on the seed and the sorted ids, that of a class's files on the seed, its id and
     its sorted file names: fewer images are the first of more.
-
-    Raises:
-        UserError: a folder that can't be used, or more asked for than there is.
     """
     check_class_size(per_class)
     listing, left_out = list_classes(root, written)
@@ -268,12 +262,7 @@ def _rows(
 
 
 def read(path: Path, root: Path) -> Manifest:
-    """The data set of a file of `Manifest.csv_bytes`, every image file of it checked.
-
-    Raises:
-        UserError: not such a manifest, or not as it was written; a file in `root` that is missing
-            or has changed.
-    """
+    """The data set of a file of `Manifest.csv_bytes`, every image file of it checked."""
     rows = _parse(path)
     faults = in_parallel(partial(_fault, root), rows, "checking")
     bad = [f"{root / row.path}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault]

@@ -47,9 +47,6 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
     """Refuse flags that can't be drawn by, or that a manifest answers.
 
     `parts` are those that need the data, of the parts that are to be run.
-
-    Raises:
-        UserError: with what to type instead.
     """
     check_split(args.split)
     if parts and not args.data:
@@ -69,9 +66,6 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
     """Draw the data set, or read it by --manifest, and verify every image of it.
 
     What is left out is said. Each process of a job draws the same.
-
-    Raises:
-        UserError: as `manifest.draw`, `manifest.read` and `embedded_folders`.
     """
     root = Path(args.data)
     if args.data == "synthetic":

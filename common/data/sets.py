@@ -45,36 +45,20 @@ class FileSet:
         self.labels = np.array(labels, dtype=np.int64)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(width, height) in px, from the file's header alone.
-
-        Raises:
-            UserError: the file is missing or its header can't be read.
-        """
+        """(width, height) in px, from the file's header alone."""
         with open_image(self.files[index]) as image:
             return image.size
 
     def picture(self, index: int) -> np.ndarray:
-        """The image of a file, as `load_image` gives it: uint8 (height, width, 3).
-
-        Raises:
-            UserError: the file is missing, or no image that can be decoded.
-        """
+        """The image of a file, as `load_image` gives it: uint8 (height, width, 3)."""
         return load_image(self.files[index])
 
     def square(self, index: int, side_px: int) -> np.ndarray:
-        """The central square of an image, scaled: uint8 (side_px, side_px, 3).
-
-        Raises:
-            UserError: as `picture`.
-        """
+        """The central square of an image, scaled: uint8 (side_px, side_px, 3)."""
         return load_square(self.files[index], side_px)
 
     def fingerprint(self) -> str:
-        """A SHA-256 that changes with the file list, and with any file's size, or SHA-256 if known.
-
-        Raises:
-            UserError: a file is missing.
-        """
+        """A SHA-256 that changes with the file list, and any file's size, or SHA-256 if known."""
         digest = hashlib.sha256()
         for path in self.files:
             with readable():
@@ -135,9 +119,6 @@ def sample_pictures(
     Returns:
         The names of five classes, or of all where there are fewer, in the order of their labels;
         and by split their pictures in that order, uint8 (300, 300, 3).
-
-    Raises:
-        UserError: a picture that can't be read.
     """
     rng = np.random.default_rng(seed)
     names = sources["train"].class_names
@@ -155,9 +136,6 @@ def embedded_folders(cache: Path, classes: int, per_class: int, side_px: int, se
     """The folder of class folders of drawn flowers, which the first use writes into the cache.
 
     Each class has `per_class` PNG files with a short side of `side_px`.
-
-    Raises:
-        UserError: a cache that can't be written to, or more classes than there are.
     """
     code = files.sha256_of(Path(flowers.__file__))[:16]
     name = f"flowers-{classes}x{per_class}-{side_px}px-seed{seed}-{code}"
@@ -171,12 +149,11 @@ def embedded_folders(cache: Path, classes: int, per_class: int, side_px: int, se
 def flowers102(root: Path) -> dict[str, FileSet]:
     """Oxford Flowers-102 (Nilsback & Zisserman 2008) by its official splits train, val and test.
 
-    It is used where it is on disk under `root`/flowers-102, else downloaded there by torchvision.
-
-    Raises:
-        UserError: not there and not to be downloaded, images of it missing, or a label file with
-            another MD5.
+    It is used where it is on disk under `root`/flowers-102, or in `root` of that name itself, else
+    downloaded there by torchvision. Label files with another MD5 are refused.
     """
+    if root.name == "flowers-102":
+        root = root.parent
     folder = root / "flowers-102"
     for file in FLOWERS_LABELS:
         _check_md5(folder / file)
@@ -186,10 +163,8 @@ def flowers102(root: Path) -> dict[str, FileSet]:
         _download_flowers(root, missing[0])
     _check_flowers(folder / "jpg")
     splits = {}
-    for split, images in FLOWERS_SIZES.items():
+    for split in FLOWERS_SIZES:
         official = Flowers102(root, split)
-        if len(official) != images:
-            raise UserError(f"{folder}: {len(official)} {split} images, not {images}: delete it")
         # Private, but the alternatives decode every image or parse the label files once more.
         splits[split] = FileSet(
             f"flowers102 {split}", official._image_files, official._labels, Flowers102.classes

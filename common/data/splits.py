@@ -5,11 +5,7 @@ from common.errors import UserError
 
 
 def check_split(split: tuple[float, float, float]) -> None:
-    """Refuse fractions of train, val and test that are not all above 0 or do not sum to 1.
-
-    Raises:
-        UserError: with the fractions and their sum.
-    """
+    """Refuse fractions of train, val and test that are not all above 0 or do not sum to 1."""
     if not all(fraction > 0 for fraction in split) or not abs(sum(split) - 1) <= 1e-6:
         raise UserError(
             f"--split {' '.join(f'{fraction:g}' for fraction in split)}: shares of train, val and"
@@ -18,11 +14,7 @@ def check_split(split: tuple[float, float, float]) -> None:
 
 
 def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
-    """How many of `images` go to train, val and test: by largest remainder, each at least 1.
-
-    Raises:
-        UserError: fewer images than splits.
-    """
+    """How many of `images` go to train, val and test: by largest remainder, each at least 1."""
     check_class_size(images)
     sizes = [1] * len(SPLITS)
     for _ in range(images - len(SPLITS)):
@@ -33,11 +25,7 @@ def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
 
 
 def check_class_size(images: int) -> None:
-    """Refuse classes of fewer images than there are splits.
-
-    Raises:
-        UserError: with what a class needs.
-    """
+    """Refuse classes of fewer images than there are splits."""
     if images < len(SPLITS):
         raise UserError(
             f"{images} images a class: a class needs at least {len(SPLITS)}, one for each of"

@@ -69,6 +69,7 @@ def test_official_splits(flowers_root):
     assert all(
         np.bincount(splits[split].labels).tolist() == [10] * 102 for split in ("train", "val")
     )
+    assert sets.flowers102(flowers_root / "flowers-102")["val"].files == splits["val"].files
     assert splits["train"].class_names[:2] == ["pink primrose", "hard-leaved pocket orchid"]
 
 
