@@ -105,12 +105,12 @@ def test_resolutions_of_original_flowers_are_exact():
     folder = SHARED / "flowers-originals"
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
-    files = sorted(folder.rglob("*.jpg"))
+    files = sorted(folder.rglob("*.jpg"))[::5]
     originals = FileSet("originals", files, [0] * len(files), ["flower"])
     sizes = Counter(originals.size(index) for index in range(len(files)))
     wanted = Counter(load_image(path).shape[1::-1] for path in files)
     assert sizes == wanted
-    assert sizes.total() == 190
+    assert sizes.total() == 38
 
 
 # -------------------------------------------------------------------------------- embedded flowers
