@@ -66,6 +66,7 @@ class Augmentation:
     jitter: float = 0.3
     cutmix_prob: float = 0.5
     block: Callable[[Tensor, Draws], Tensor] | None = None
+    randaugment: float = 0.0  # magnitude, 0 to 10; 0: none
 
     def __call__(
         self, images: Tensor, labels: Tensor, classes: int, size_px: int, draws: Draws
@@ -87,7 +88,8 @@ class Augmentation:
     def vary(self, images: Tensor, size_px: int, draws: Draws) -> Tensor:
         """Crop, mirror and jitter packed images, each by itself: float (N, 3, size_px, size_px)."""
         varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
-        return colour_jitter(varied, self.jitter, draws)
+        varied = colour_jitter(varied, self.jitter, draws)
+        return rand_augment(varied, self.randaugment, draws) if self.randaugment else varied
 
     def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Mix varied images with each other, and their targets (N, any) alike; put the block on."""
@@ -144,6 +146,63 @@ def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
     images = torch.lerp(grey_mean.expand_as(images), images, contrast)
     grey = (images * luma).sum(dim=1, keepdim=True)
     return torch.lerp(grey.expand_as(images), images, saturation).clamp_(0, 1)
+
+
+SHIFTS = ("rotate", "shear x", "shear y", "translate x", "translate y")
+TINTS = ("brightness", "contrast", "saturation", "sharpness")
+OPERATIONS = ("identity", *SHIFTS, *TINTS, "posterize", "solarize")
+
+
+def rand_augment(images: Tensor, magnitude: float, draws: Draws) -> Tensor:
+    """Two random operations on each float image, of a magnitude up to 10 (Cubuk et al. 2020).
+
+    Their ranges are torchvision's: 30 degrees, shear 0.3, shift 0.45, colours 0.9, 4 bits. Its
+    autocontrast and equalize are left out. All images go through every kind of operation at once.
+    """
+    for _ in range(2):
+        chosen = draws.uniform(0, len(OPERATIONS)).long()
+        signs = torch.where(draws.uniform(0, 1) < 0.5, -1.0, 1.0)
+        amounts = {
+            name: signs * (chosen == k) * magnitude / 10 for k, name in enumerate(OPERATIONS)
+        }
+        images = _tinted(_shifted(images, amounts), amounts)
+    return images
+
+
+def _shifted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
+    """Rotated, sheared or moved, each image by its amounts; grey where nothing is."""
+    angle = amounts["rotate"] * math.pi / 6
+    theta = images.new_zeros(len(images), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+    theta[:, 0, 1] = 0.3 * amounts["shear x"] - angle.sin()
+    theta[:, 1, 0] = 0.3 * amounts["shear y"] + angle.sin()
+    for row, axis in enumerate("xy"):
+        theta[:, row, 2] = 2 * 0.45 * amounts[f"translate {axis}"]
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images.contiguous() - 0.5, grid, align_corners=False) + 0.5
+    is_shifted = sum(amounts[name] for name in SHIFTS) != 0
+    return torch.where(is_shifted[:, None, None, None], moved, images)
+
+
+def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
+    """Away from black, a mean grey, grey or a blur of itself, or with fewer or inverted values."""
+    amounts = {name: amount[:, None, None, None] for name, amount in amounts.items()}
+    grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    away_from = (0, grey.mean(dim=(2, 3), keepdim=True), grey, _blurred(images))
+    tinted = images
+    for name, origin in zip(TINTS, away_from, strict=True):
+        tinted = tinted + 0.9 * amounts[name] * (images - origin)
+    levels = 2 ** (8 - 4 * amounts["posterize"].abs()).round()
+    posterized = (tinted * 255 * levels / 256).floor() * 256 / levels / 255
+    tinted = torch.where(amounts["posterize"] != 0, posterized, tinted)
+    limit = 1 - amounts["solarize"].abs()
+    tinted = torch.where((amounts["solarize"] != 0) & (tinted >= limit), 1 - tinted, tinted)
+    return tinted.clamp(0, 1)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    return functional.avg_pool2d(padded, kernel_size=3, stride=1)
 
 
 def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -37,10 +37,10 @@ class Teacher:
     """What a run is taught by.
 
     about: what the features depend on, part of a run's identity: seed, views, data, images,
-    image_size_px, crop_area_min, jitter, layers, pooling, size_px (what VGG-16 sees) and weights
-    (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and the seconds of
-    the passes. features: of every view, or the first alone where VGG-16 (`network`) is run in every
-    step: square roots, fp16 (views, images, F).
+    image_size_px, crop_area_min, jitter, randaugment, layers, pooling, size_px (what VGG-16 sees)
+    and weights (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and the
+    seconds of the passes. features: of every view, or the first alone where VGG-16 (`network`) is
+    run in every step: square roots, fp16 (views, images, F).
     """
 
     about: dict
@@ -159,6 +159,7 @@ def _asked(setup: Setup) -> dict:
         "image_size_px": setup.args.image_size,
         "crop_area_min": varied.crop_area_min,
         "jitter": varied.jitter,
+        "randaugment": varied.randaugment,
     }
 
 

@@ -18,12 +18,15 @@ from common.training.watch import NotFinite, first_bad_output, what_helps
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.device) -> dict:
+def evaluate(
+    network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, flip: bool = False
+) -> dict:
     """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
 
-    The central square is classified; the processes of a job share the images. An image whose
-    logits are not finite counts as wrong, and a line names where the first of them begins: an
-    unbounded activation makes of one odd picture what batch statistics no longer hold.
+    The central square is classified, with `flip` by the mean logits of it and its mirror image; the
+    processes of a job share the images. An image whose logits are not finite counts as wrong, and a
+    line names where the first of them begins: an unbounded activation makes of one odd picture what
+    batch statistics no longer hold.
 
     Returns:
         loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
@@ -39,8 +42,10 @@ def evaluate(network: nn.Module, split: Packed, recipe: Recipe, device: torch.de
     for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
-            logits = network(centre_square(images, recipe.image_size_px))
-        logits = logits.float()
+            squares = centre_square(images, recipe.image_size_px)
+            logits = network(squares).float()
+            if flip:
+                logits = (logits + network(squares.flip(3)).float()) / 2
         finite = logits.isfinite().all(dim=1)
         loss += functional.cross_entropy(logits[finite], labels[finite], reduction="sum").item()
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]

@@ -39,6 +39,8 @@ class Recipe:
         """Plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
         augmentation = values.pop("augmentation")
+        if not augmentation["randaugment"]:  # runs of before had none
+            del augmentation["randaugment"]
         # Runs of versions that did these otherwise are others.
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
@@ -69,6 +71,7 @@ class Recipe:
             crop_area_min=1 - strength * (1 - self.augmentation.crop_area_min),
             jitter=strength * self.augmentation.jitter,
             cutmix_prob=strength * self.augmentation.cutmix_prob,
+            randaugment=strength * self.augmentation.randaugment,
         )
         return dataclasses.replace(self, image_size_px=round(grown_px), augmentation=varied)
 
@@ -117,12 +120,16 @@ def add_flags(
     add("--crop-area", type=cli.fraction, default=crop_area, help="least share a random crop keeps")
     add("--jitter", type=cli.fraction, default=jitter, help="of brightness, contrast, saturation")
     add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
+    kinds = "magnitude of two random operations on each image, 0 to 10; 0: none"
+    add("--randaugment", type=int, choices=range(11), metavar="M", default=0, help=kinds)
     steps = "steps in which regularisation and image size grow over the epochs; 1: from the start"
     add("--stages", type=cli.at_least(1, 100), default=stages, help=steps)
     strength = "of --stages: share of crops, jitter, cutmix and dropout that the first stage has"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
     first = "of --stages: image size of the first stage in px (default: half, 32 at least)"
     add("--first-size", type=cli.whole, help=first)
+    both = "test averages the logits of each image and its mirror image (default: the image alone)"
+    add("--flip-test", action="store_true", help=both)
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
@@ -157,7 +164,9 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         compile=args.compile,
         deterministic=args.deterministic,
         seed=args.seed,
-        augmentation=Augmentation(args.crop_area, args.jitter, args.cutmix),
+        augmentation=Augmentation(
+            args.crop_area, args.jitter, args.cutmix, randaugment=args.randaugment
+        ),
         stages=args.stages,
         first_strength=args.first_strength,
         first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),

@@ -197,9 +197,9 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     Returns:
         seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
         interval test_top1_low and test_top1_high, test_top5, test_per_class (the mean over classes
-        of the accuracy within the class; all in per cent), test_not_finite (the
-        images whose logits are not finite), hits (of test, a character an image), training_seconds,
-        images_per_second (median over epochs), peak_memory_mib, history (a dict an epoch).
+        of the accuracy within the class; all in per cent), test_flip (mirror images averaged?),
+        test_not_finite (images without finite logits), hits (of test, a character an image),
+        training_seconds, images_per_second (median), peak_memory_mib, history (a dict an epoch).
 
     Raises:
         UserError: as `loop.fit`, such as a run of that name with another identity.
@@ -252,7 +252,7 @@ def _train_and_test(
     options |= {"stopped": stopped, "teacher": teacher}
     train, val = packed["train"], packed["val"]
     history = loop.fit(network, train, val, recipe, folder, device, about, **options)
-    tested = _test_once(network, packed["test"], recipe, folder, device)
+    tested = _test_once(setup, network, packed["test"], recipe, folder)
     return _summary(recipe, folder, history, tested)
 
 
@@ -280,14 +280,15 @@ def _run_precision(setup: Setup, stopped: dict | None) -> str:
 
 
 def _test_once(
-    network: nn.Module, test: Packed, recipe: Recipe, folder: Path, device: torch.device
+    setup: Setup, network: nn.Module, test: Packed, recipe: Recipe, folder: Path
 ) -> dict:
     """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
-    path, sha256 = folder / "test.json", files.check(folder / "best.pt")
+    path, sha256, flip = folder / "test.json", files.check(folder / "best.pt"), setup.args.flip_test
     kept = _kept_test(path)
-    if kept.get("weights_sha256") == sha256:
+    if kept.get("weights_sha256") == sha256 and kept.get("flip", False) == flip:
         return kept
-    tested = {**evaluate(network, test, recipe, device), "weights_sha256": sha256}
+    tested = evaluate(network, test, recipe, setup.device, flip)
+    tested |= {"weights_sha256": sha256, "flip": flip}
     if job.is_first():
         files.save_json(path, tested)
     parallel.wait()
@@ -322,6 +323,7 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "test_top5": tested["top5"],
         "test_per_class": tested["per_class"],
         "test_not_finite": tested["not_finite"],
+        "test_flip": tested.get("flip", False),
         "hits": tested["hits"],
         "training_seconds": sum(row["seconds"] for row in history),
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
@@ -375,14 +377,12 @@ def training_report(
     records with keys of COLUMNS for methods without a training.
     """
     precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
-    tag = setup.tag_in(" and ".join(precisions))
-    if caption:
-        tag = f"{tag}, {caption}"
+    tag = ", ".join(filter(None, [setup.tag_in(" and ".join(precisions)), caption]))
     text = (
         f"{tag}, {setup.recipe.epochs} epochs.\n"
-        "Top-1 in per cent, of the epoch that was best on val; test looked at once; chance"
-        f" {100 / setup.classes:.2f} %.\nPer class: the mean over classes of test top-1 within the"
-        " class."
+        "Top-1 in per cent, of the epoch that was best on val; test looked at once"
+        f"{', mirror images averaged' * setup.args.flip_test}; chance {100 / setup.classes:.2f}"
+        " %.\nPer class: the mean over classes of test top-1 within the class."
     )
     records = [{**row, "spread": ""} for row in extra_rows]
     for name, runs in networks.items():

@@ -161,3 +161,56 @@ def test_cutmix_with_probability_0_changes_nothing():
     mixed, mixed_targets = augment.cutmix(images, targets, 0, draws(3))
     assert torch.equal(mixed, images)
     assert torch.equal(mixed_targets, targets)
+
+
+# ---------------------------------------------------------------------------------- RandAugment
+
+
+def operate(name, images, magnitude=10, sign=1.0):
+    """One operation on all images, at a magnitude."""
+    amounts = {other: torch.zeros(len(images)) for other in augment.OPERATIONS}
+    amounts[name] += sign * magnitude / 10
+    return augment._tinted(augment._shifted(images, amounts), amounts)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("identity", lambda images: images),
+        ("brightness", lambda images: reference.adjust_brightness(images, 1.45)),
+        ("contrast", lambda images: reference.adjust_contrast(images, 1.45)),
+        ("saturation", lambda images: reference.adjust_saturation(images, 1.45)),
+        ("solarize", lambda images: reference.solarize(images, 0.5)),
+    ],
+)
+def test_operations_equal_torchvisions(name, wanted):
+    images = torch.rand(3, 3, 8, 8)
+    torch.testing.assert_close(operate(name, images, 5), wanted(images), atol=2e-3, rtol=0)
+
+
+def test_posterized_images_keep_their_upper_bits():
+    images = torch.arange(256).view(1, 1, 16, 16).expand(1, 3, 16, 16).to(torch.uint8)
+    wanted = reference.posterize(images, bits=4)
+    assert torch.equal((operate("posterize", images / 255.0) * 255).round().byte(), wanted)
+
+
+def test_shifts_move_the_pixels():
+    images = torch.rand(1, 3, 20, 20)
+    torch.testing.assert_close(operate("translate x", images)[..., :11], images[..., 9:])
+    up = operate("translate y", images, sign=-1.0)
+    torch.testing.assert_close(up[..., 9:, :], images[..., :11, :])
+    assert (up[..., :8, :] == 0.5).all()
+    turned = reference.rotate(images, 30.0, interpolation=reference.InterpolationMode.BILINEAR)
+    middle = slice(7, 13)
+    ours = operate("rotate", images)[..., middle, middle]
+    torch.testing.assert_close(ours, turned[..., middle, middle], atol=1e-4, rtol=1e-4)
+
+
+def test_random_operations_are_drawn_an_image_and_leave_batches_without_them_alone():
+    images, labels = batch(), torch.tensor([0, 2, 1, 2])
+    plain, _ = Augmentation(cutmix_prob=0)(images, labels, 3, 8, draws(4))
+    varied, _ = Augmentation(cutmix_prob=0, randaugment=9)(images, labels, 3, 8, draws(4))
+    again, _ = Augmentation(cutmix_prob=0, randaugment=9)(images, labels, 3, 8, draws(4))
+    assert torch.equal(varied, again)
+    assert not torch.equal(varied, plain)
+    assert 0 <= varied.min() < varied.max() <= 1

@@ -42,7 +42,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "--epochs", 7, "--batch-size", 5, "--optimizer", "sgd", "--lr", 0.5, "--weight-decay", 0.2,
         "--warmup-epochs", 2, "--label-smoothing", 0.3, "--ema", 0.4, "--clip-norm", 3,
         "--crop-area", 0.6, "--jitter", 0.7, "--cutmix", 0.8, "--compile",
-        "--deterministic",
+        "--deterministic", "--randaugment", 5,
     )  # fmt: skip
     assert made.as_dict() == {
         "epochs": 7, "batch_size": 5, "image_size_px": 8, "learning_rate": 0.5, "optimizer": "sgd",
@@ -50,7 +50,8 @@ def test_every_flag_of_the_recipe_reaches_it():
         "weight_decay": 0.2, "warmup_epochs": 2, "label_smoothing": 0.3, "ema_decay": 0.4,
         "clip_norm": 3, "precision": "fp32", "compile": True, "deterministic": True,
         "seed": 0, "crop_area_min": 0.6,
-        "jitter": 0.7, "cutmix_prob": 0.8, "block": None, "rate_at": "middle of the step",
+        "jitter": 0.7, "cutmix_prob": 0.8, "randaugment": 5, "block": None,
+        "rate_at": "middle of the step",
             "batch_norm_of_average": "recomputed",
     }  # fmt: skip
 
@@ -134,6 +135,9 @@ def test_regularisation_and_size_grow_in_stages():
     first, last = grows.at(0).augmentation, grows.at(8).augmentation
     assert (first.crop_area_min, first.jitter, first.cutmix_prob) == pytest.approx((0.6, 0.2, 0.3))
     assert last == Augmentation(pytest.approx(0.2), 0.4, 0.6)
+    strong = replace(grows, augmentation=Augmentation(randaugment=10))
+    assert [strong.at(epoch).augmentation.randaugment for epoch in (0, 3, 8)] == [5, 7.5, 10]
+    assert "randaugment" not in grows.as_dict()  # runs of before are still the same
     plain = replace(grows, stages=1)
     assert plain.at(0) == plain
     assert plain.as_dict() == replace(plain, first_size_px=0, first_strength=1).as_dict()

@@ -71,7 +71,7 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert train_seeds(setup, TINY, seeds=1) == first[:1]
     assert set(first[0]) == {
         "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
-        "test_top1_high", "test_top5", "test_per_class",
+        "test_top1_high", "test_top5", "test_per_class", "test_flip",
         "training_seconds", "images_per_second", "peak_memory_mib",
         "test_not_finite",
         "history", "hits",
