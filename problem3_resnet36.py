@@ -31,7 +31,6 @@ import argparse
 import hashlib
 import math
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,16 +44,21 @@ from common import cli, job
 from common.data import manifest, prototype, sets
 from common.errors import UserError, guard
 from common.networks import activations, doctor, summary
-from common.networks.doctor import Followed
 from common.networks.normalized import Normalized, seeded
-from common.networks.resnet36 import RELU_STEM, RESIDUALS, STEMS, ResNet36
+from common.networks.resnet36 import (
+    RELU_STEM,
+    RESIDUALS,
+    STEMS,
+    ResNet36,
+    new_network,
+    resnet34_with,
+)
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
 from common.reporting import html, plotting, problem3, results
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import accuracy, divergence, places, reproduction
-from common.studies.divergence import REPORT_RECIPE
-from common.studies.places import new_network, resnet34_with
+from common.studies.divergence import REPORT_RECIPE, Followed, Training
 from common.training import loop, parallel, runs
 from common.training.forecast import images_per_second, training_seconds
 from common.training.recipe import Recipe, add_flags
@@ -69,14 +73,17 @@ LAST_STEPS = 10  # that a loss reached is averaged over
 # The report's network and its training; the same training with f off the sums.
 REPORT, BRANCH_BY_REPORT = "resnet36_sum", "resnet36_report_recipe"
 BEST_STEM = "f,f+dn"  # on val, of those that keep f
-STUDY_WORDS = {
-    "diagnose": "the doctor, no training",
-    "reproduce": "the report's own first steps, at its own size",
-    "stems": "the stems, a training each",
-    "factorial": "f in each set of places, by two recipes",
-    "exponents": "x^p for x^2",
-}
-NOT_FOUND = dict.fromkeys(("step", "module", "direction"))
+NOT_FOUND = dict.fromkeys(divergence.PLACE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: its function, about how many seconds it takes beside trainings, what it needs."""
+
+    run: Callable[["Prepared"], Findings]
+    seconds: float
+    needs_images: bool = False
+    trains: bool = False
 
 
 # --------------------------------------------------------------------------- 3.1 the data set
@@ -86,7 +93,6 @@ class Prepared:
 
     setup: Setup
     drawn: manifest.Manifest | None
-    draw_seconds: float
 
 
 def part_3_1(prepared: Prepared) -> Findings:
@@ -201,20 +207,22 @@ def report_network(setup: Setup, **changes) -> Normalized:
 
 
 def forecast_all(setup: Setup) -> dict[str, dict]:
-    """Forecast all networks, as `doctor.summarise` does; warn of overflow in one to be trained."""
-    images, forecasts = divergence.first_images(setup), {}
-
-    def forecast(network: nn.Module) -> dict:
-        return doctor.summarise(doctor.forecast(network.to(setup.device), images), BLOCK)
-
-    for spec in compared_networks(setup).values():
-        name, (network, _) = name_beside_report(spec.name), spec.build(setup.args.seed)
-        values = forecast(network)
-        forecasts[name] = values
-        if values["beyond_fp16"]:
-            job.say(problem3.overflow_warning(name, values, doctor.RANGES["fp16"]), file=sys.stderr)
-    forecasts[REPORT] = forecast(report_network(setup))
-    forecasts["resnet34_f"] = forecast(resnet34_with(SquareLeaky, setup.classes, setup.args.seed))
+    """Forecast all networks, as `doctor.forecast` does; warn of overflow in one to be trained."""
+    images, seed = divergence.first_images(setup), setup.args.seed
+    trained = {
+        name_beside_report(spec.name): spec.build(seed)[0]
+        for spec in compared_networks(setup).values()
+    }
+    others = {REPORT: report_network(setup)}
+    others["resnet34_f"] = resnet34_with(SquareLeaky, setup.classes, seed)
+    forecasts = {
+        name: doctor.forecast(network.to(setup.device), images, BLOCK)
+        for name, network in {**trained, **others}.items()
+    }
+    for name in trained:
+        if forecasts[name]["beyond_fp16"]:
+            largest = doctor.RANGES["fp16"]
+            job.say(problem3.overflow_warning(name, forecasts[name], largest), file=sys.stderr)
     return forecasts
 
 
@@ -243,55 +251,40 @@ def single_changes(half_epochs: float) -> dict[str, tuple[dict, dict]]:
     }
 
 
-def followed_trainings(setup: Setup, changes: dict) -> dict[str, tuple[Callable, Recipe]]:
-    """Trainings by the report's recipe with changes, as `divergence.follow_all` takes them."""
-    report = replace(setup.recipe, **REPORT_RECIPE)
-    return {
-        name: (partial(report_network, setup, **arguments), replace(report, **in_recipe))
-        for name, (arguments, in_recipe) in changes.items()
-    }
+def changed_training(setup: Setup, arguments: dict, in_recipe: dict, watch: bool) -> Training:
+    """The report's network and recipe with changes of each."""
+    recipe = replace(setup.recipe, **{**REPORT_RECIPE, **in_recipe})
+    return Training(partial(report_network, setup, **arguments), recipe, watch)
 
 
 def part_3_4(prepared: Prepared) -> Findings:
     """Training beside ResNet-34, and why the report's network diverged."""
     setup, study = prepared.setup, prepared.setup.args.study
-    if study in STUDIES:
-        return STUDIES[study](setup)
-    args, seed = setup.args, setup.args.seed
+    run_study, _ = STUDIES.get(study, (None, ""))
+    if run_study:
+        return run_study(setup)
+    args, end = setup.args, NAME_ENDS[setup.args.residual]
     forecasts, specs = forecast_all(setup), compared_networks(setup)
     job.say(", ".join([setup.tag, *problem3.remarks(args.residual, args.width)]))
     trained, recipe = {}, setup.recipe
-    ours = specs[f"resnet36{NAME_ENDS[args.residual]}"]
     if not study:
         runs.train_side_by_side(setup, specs.values())
         trained = {name: runs.train_seeds(setup, spec) for name, spec in specs.items()}
-        recipe = replace(recipe, precision=trained[ours.name][0]["precision"])
-    half_epochs = args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], recipe)
-    changes = followed_trainings(setup, single_changes(half_epochs))
-    kept = divergence.kept_in(setup)
-    changed = divergence.follow_all(setup, kept, changes, watched=("none", BRANCH))
-    two = ({"residual": "branch"}, {"learning_rate": 0.01})
-    others = followed_trainings(setup, {TWO_CHANGES: two})
-    f_in_resnet34 = partial(resnet34_with, SquareLeaky, setup.classes, seed)
-    others[RESNET34_F] = (f_in_resnet34, replace(setup.recipe, **REPORT_RECIPE))
-    others = divergence.follow_all(setup, kept, others)
-    ours_name = name_beside_report(ours.name)
-    gammas = {"zero_init_residual": args.zero_init_residual}
-    of_flags = divergence.kept_in(setup, stem=args.stem, residual=args.residual, **gammas)
-    told_as, build = f"{ours_name}, as trained", lambda: ours.build(seed)[0]
+        recipe = replace(recipe, precision=trained[f"resnet36{end}"][0]["precision"])
+    changed, others = follow_changes(setup)
     watched = {
         REPORT: changed["none"],
         BRANCH_BY_REPORT: changed[BRANCH],
-        ours_name: divergence.follow(setup, of_flags, told_as, build, recipe, watch=True),
+        name_beside_report(f"resnet36{end}"): follow_as_trained(setup, recipe),
     }
-    against = [(name, f"resnet36_relu{NAME_ENDS[args.residual]}") for name in trained]
+    control = f"resnet36_relu{end}"
     result = {
         "networks": {
             name: {"epochs": network["runs"][0]["history"], **network}
             for name, network in runs.with_means(setup, trained).items()
         },
         "differences": accuracy.differences(
-            trained, [pair for pair in against if len({*pair}) > 1]
+            trained, [(name, control) for name in trained if name != control]
         ),
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched[REPORT].divergence or NOT_FOUND)},
@@ -310,6 +303,33 @@ def part_3_4(prepared: Prepared) -> Findings:
     return findings_3_4(setup, result, trained, watched)
 
 
+def follow_changes(setup: Setup) -> tuple[dict[str, Followed], dict[str, Followed]]:
+    """Follow the single changes to the report's training, and the two trainings beside them."""
+    half_epochs = setup.args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], setup.recipe)
+    changed = {
+        name: changed_training(setup, *changes, watch=name in ("none", BRANCH))
+        for name, changes in single_changes(half_epochs).items()
+    }
+    two_changes = ({"residual": "branch"}, {"learning_rate": 0.01})
+    f_in_resnet34 = partial(resnet34_with, SquareLeaky, setup.classes, setup.args.seed)
+    others = {
+        TWO_CHANGES: changed_training(setup, *two_changes, watch=False),
+        RESNET34_F: Training(f_in_resnet34, replace(setup.recipe, **REPORT_RECIPE)),
+    }
+    kept = divergence.kept_in(setup)
+    return tuple(divergence.follow_all(setup, kept, which) for which in (changed, others))
+
+
+def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
+    """Follow the network of the flags by the recipe that it was trained by."""
+    args = setup.args
+    spec = compared_networks(setup)[f"resnet36{NAME_ENDS[args.residual]}"]
+    gammas = {"zero_init_residual": args.zero_init_residual}
+    kept = divergence.kept_in(setup, stem=args.stem, residual=args.residual, **gammas)
+    training = Training(lambda: spec.build(args.seed)[0], recipe, watch=True)
+    return divergence.follow(setup, kept, f"{name_beside_report(spec.name)}, as trained", training)
+
+
 def change_rows(trainings: dict[str, Followed]) -> list[dict]:
     """A row a training that was followed: its change, and the keys of `Followed.result`."""
     return [{"change": name, **followed.result(LAST_STEPS)} for name, followed in trainings.items()]
@@ -323,40 +343,48 @@ def findings_3_4(
     remarks = problem3.remarks(args.residual, args.width)
     as_trained = setup.tag_in(result["recipe"]["precision"])
     trained_tag = ", ".join([as_trained, *remarks, f"seed {args.seed}"])
-    about = [f"{args.image_size} px", setup.device.type, *problem3.width_words(args.width)]
-    tag = ", ".join([setup.data, *about])
-    tables, figures, texts, curves = {}, {}, {}, {}
+    size = [f"{args.image_size} px", setup.device.type, *problem3.width_words(args.width)]
+    tag, tables, figures = ", ".join([setup.data, *size]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
         tables, figures = runs.training_report(setup, "3.4", trained, caption)
-    doctors = (result, doctor.RANGES, LAST_STEPS, REPORT_RECIPE, trained_tag, tag)
-    if result["differences"]:
-        differences = differences_table(result["differences"], trained_tag)
-        tables["3.4_differences.txt"] = differences
-    tables |= problem3.doctor_tables(*doctors)
-    for name, followed in watched.items():
-        rows, steps = followed.rows, (1, followed.last_step)
-        texts[f"3.4_doctor_{name}.csv"] = doctor.csv_text(rows)
-        curves[name] = {step: doctor.peaks(rows, step, blocks) for step in steps}
+        tables["3.4_differences.txt"] = differences_table(result["differences"], trained_tag)
+    recipe = problem3.recipe_words(REPORT_RECIPE)
+    tables["3.4_forecast.txt"] = problem3.forecast_table(result, trained_tag)
+    changes = problem3.changes_table(result, LAST_STEPS, recipe, tag)
+    tables["3.4_single_changes.txt"] = changes
+    tables["3.4_doctor.txt"] = problem3.doctor_table(result, doctor.RANGES, recipe, tag)
+    texts = {f"3.4_doctor_{name}.csv": followed.csv_text() for name, followed in watched.items()}
+    curves = {
+        name: {step: followed.peaks(step, blocks) for step in (1, followed.last_step)}
+        for name, followed in watched.items()
+    }
     figures["3.4_doctor.png"] = problem3.doctor_figure(curves, blocks, doctor.RANGES, tag)
     return Findings(result, tables, texts, figures)
 
 
-STUDIES = {
-    "reproduce": reproduction.reproduce,
-    "stems": places.stems,
-    "factorial": places.factorial,
-    "exponents": places.exponents,
+STUDIES = {  # flags of 3.4, each with its function, if it has one of its own, and its help
+    "diagnose": (None, "the doctor, no training"),
+    "reproduce": (reproduction.reproduce, "the report's own first steps, at its own size"),
+    "stems": (places.stems, "the stems, a training each"),
+    "factorial": (places.factorial, "f in each set of places, by two recipes"),
+    "exponents": (places.exponents, "x^p for x^2"),
 }
+PARTS = {
+    "3.1": Part(part_3_1, seconds=2, needs_images=True),
+    "3.2": Part(part_3_2, seconds=2),
+    "3.3": Part(part_3_3, seconds=6),
+    "3.4": Part(part_3_4, seconds=10, needs_images=True, trains=True),
+}
+FUNCTIONS = {number: part.run for number, part in PARTS.items()}
 
 
 # ------------------------------------------------------------------------------ command line
-PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
 
 
 def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
-    parser = cli.ProblemParser(__doc__, PARTS)
+    parser = cli.ProblemParser(__doc__, FUNCTIONS)
     add = parser.add
     prototype.add_flags(parser)
     add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
@@ -372,9 +400,9 @@ def make_parser() -> cli.ProblemParser:
     )
     add("--stem", choices=STEMS, default=BEST_STEM, metavar="STEM", help=stem)
     alone = parser.add_mutually_exclusive_group()
-    for study, about in STUDY_WORDS.items():
-        told = f"3.4 alone, into a folder of its own: {about}"
-        alone.add_argument(f"--{study}", action="store_const", const=study, dest="study", help=told)
+    for study, (_, words) in STUDIES.items():
+        text = f"3.4 alone, into a folder of its own: {words}"
+        alone.add_argument(f"--{study}", action="store_const", const=study, dest="study", help=text)
     add("--steps", type=cli.positive, default=200, help="3.4: steps of the doctor and each change")
     cures = "--reproduce: steps of each change at the report's size"
     add("--cure-steps", type=cli.positive, default=10, help=cures)
@@ -385,39 +413,34 @@ def make_parser() -> cli.ProblemParser:
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
-    """Check the flags, draw the data set where a part needs it, and set up trainings.
-
-    Raises:
-        UserError: flags that can't be followed, or a data set that can't be drawn.
-    """
-    needing = [part for part in args.parts if part in ("3.1", "3.4")]
+    """Check the flags, draw the data set where a part needs it, and set up trainings."""
+    needing = [number for number in args.parts if PARTS[number].needs_images]
     prototype.check_flags(args, needing)
     parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))
     if args.study and args.parts != ["3.4"]:
         raise UserError(f"--{args.study} is of part 3.4 alone; name it, or leave the parts out")
     if args.study == "reproduce" and job.size() > 1:
         raise UserError("--reproduce runs as one process; leave torchrun out")
-    start = time.perf_counter()
     drawn = prototype.draw(args) if needing else None
     sources = drawn.sets() if drawn else {}
     if sources:
         parallel.check_images(min(len(source.labels) for source in sources.values()))
-    seconds = time.perf_counter() - start
-    trains, classes = "3.4" in args.parts, args.classes or manifest.CLASSES
-    example = partial(ResNet36, classes, width=args.width) if trains else None
+    trains = any(PARTS[number].trains for number in args.parts)
+    build = partial(ResNet36, args.classes or manifest.CLASSES, width=args.width)
+    example = build if trains else None
     setup = runs.set_up(args, prototype.name(args), sources, folder, example)
-    return Prepared(setup, drawn, seconds)
+    return Prepared(setup, drawn)
 
 
-def forecast_seconds(part: str, prepared: Prepared) -> float:
+def forecast_seconds(number: str, prepared: Prepared) -> float:
     """About how long a part takes on this machine, apart from the studies of 3.4."""
-    setup, others = prepared.setup, {"3.1": 2, "3.2": 2, "3.3": 6, "3.4": 10}
-    if part != "3.4":
-        return others[part]
+    part, setup = PARTS[number], prepared.setup
+    if not part.trains:
+        return part.seconds
     specs = () if setup.args.study else compared_networks(setup).values()
     followed = (len(single_changes(0)) + 3) * setup.args.steps * setup.args.batch_size
     trained = training_seconds(setup, specs, setup.args.seeds)
-    return trained + followed / images_per_second(setup) + others[part]
+    return trained + followed / images_per_second(setup) + part.seconds
 
 
 def main() -> None:
@@ -430,12 +453,10 @@ def main() -> None:
     prepared = prepare(args, results.open_folder(folder, args.parts))
 
     def publish(number: str, findings: Findings, seconds: float) -> None:
-        if number == "3.1":
-            seconds += prepared.draw_seconds
-        about = prepared.setup.provenance()
-        results.publish(folder, number, findings, results.provenance(args.seed, seconds, **about))
+        provenance = results.provenance(args.seed, seconds, **prepared.setup.provenance())
+        results.publish(folder, number, findings, provenance)
 
-    cli.run_parts(PARTS, args.parts, prepared, publish, forecast_seconds)
+    cli.run_parts(FUNCTIONS, args.parts, prepared, publish, forecast_seconds)
     html.write(args.out)
     parallel.stop()
 

@@ -40,11 +40,11 @@ def power_moments(
     a^k E[x^pk; x > 0] and (b (-1)^q)^k E[x^qk; x > 0].
     """
     (a, p), (b, q) = positive, negative
-    raw = []
-    for k in (1, 2, 3, 4):
-        above = a**k * _half_moment(p * k, deviation)
-        below = (b * (-1) ** q) ** k * _half_moment(q * k, deviation)
-        raw.append(above + below)
+    raw = [
+        a**k * _half_moment(p * k, deviation)
+        + (b * (-1) ** q) ** k * _half_moment(q * k, deviation)
+        for k in (1, 2, 3, 4)
+    ]
     return _central_moments(*raw)
 
 
@@ -53,11 +53,8 @@ def normal_moments(
 ) -> list[dict]:
     """Moments of functions of normal values, measured on samples and in closed form.
 
-    `functions` maps names to (function, positive, negative), the powers as in `power_moments`.
-
-    Returns:
-        A row a deviation and function: function (its name), deviation, measured and closed_form
-        (each as `moments`).
+    `functions` maps names to (function, positive, negative), the powers as in `power_moments`. A
+    row a deviation and function: function (its name), deviation, measured and closed_form.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(samples, dtype=torch.float64, generator=generator)
@@ -90,8 +87,7 @@ def output_shapes(
 ) -> Counter:
     """How often modules of a kind put out which shape, images (1, *input_size) coming in.
 
-    Shapes are those of one image, such as (channels, height, width). `build()` makes the network;
-    it has no weights, so that this is quick.
+    Shapes are those of one image, such as (channels, height, width).
     """
     shapes = Counter()
     with torch.device("meta"):
@@ -116,9 +112,7 @@ def costs_by_shape(
 ) -> list[dict]:
     """What forms of an activation cost on so many images of each shape, fp32, channels_last.
 
-    Returns:
-        A row a shape: shape, times (its value in `shapes`), seconds and bytes of forward and
-        backward, each by form, as `compare_costs`.
+    A row a shape: shape, times (its value in `shapes`), seconds and bytes as `compare_costs`.
     """
     rows = []
     for shape, times in shapes.items():

@@ -1,36 +1,28 @@
-"""The doctor: which module's values leave the range of a precision, forecast and followed.
+"""The doctor: which module's values leave the range of a precision, and where a network is dead.
 
     import torch; from common.networks.doctor import forecast
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     print(forecast(network, torch.rand(4, 3, 16, 16)))
 
-A row is what the doctor notes of one tensor: {"step", from 1; "module"; "direction", "output" or
-"gradient"; and the keys of `statistics`}.
+A batch norm whose variance leaves the range of fp32 puts out its bias alone: a dead layer. A
+network is dead when no channel of its last batch norm depends on the image.
 """
 
 import contextlib
-import csv
-import io
 import math
 import re
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from common.data.packed import Packed
-from common.job import progress
-from common.networks.dead import constant_share
-from common.training.loop import first_steps
 from common.training.precision import PRECISIONS, for_float64
-from common.training.recipe import Recipe
-from common.training.run import Run
-from common.training.watch import NotFinite, dead_batch_norms, watched
+from common.training.watch import BATCH_NORMS, dead_batch_norms, watched
 
 # The largest finite value of each precision, the narrowest first.
 RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
+ALL_MODULES = re.compile(".*")
 
 
 def statistics(values: Tensor) -> dict[str, float]:
@@ -58,25 +50,78 @@ def statistics(values: Tensor) -> dict[str, float]:
     }
 
 
+def constant_share(values: Tensor) -> float:
+    """The share of channels (dimension 1) that are the same for all images and places.
+
+    Of a tensor of one dimension 1 where all its values are equal, else 0.
+    """
+    if values.ndim < 2:
+        values = values.reshape(-1, 1)
+    others = [0, *range(2, values.ndim)]
+    return (values.amax(others) == values.amin(others)).cpu().double().mean().item()
+
+
 def bare_name(module: str) -> str:
     """A module's name in the bare network, without that of `Normalized` around it."""
     return module.removeprefix("network.")
 
 
-@torch.no_grad()
-def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
-    """Probe a network with one batch in training mode: {module: {"peak", "std", ...}}.
+# ----------------------------------------------------------------------------- before any training
 
-    Of the outputs of each module also "constant", `constant_share`, and "dead", whether it is a
-    batch norm whose variance is not finite.
 
-    `images` are what the network takes, float (N, 3, H, W), on its device; the pass is in fp32.
-    Modules are in the order of execution. A peak is infinite where not all of an output is finite.
-    The network is left as it was: the averages that batch norm keeps are put back.
+def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULES) -> dict:
+    """Probe a network with one batch in training mode, in fp32, and leave it as it was.
+
+    `images` are what the network takes, float (N, 3, H, W), on its device.
+
+    Returns:
+        peak, the largest |output|; module, that puts it out; beyond_fp16, the first module beyond
+        fp16's range, or None; infinite_from, the first batch norm with a channel of infinite
+        variance, or None; dead_from, the same where the network is dead; and blocks, {module:
+        {"peak" (infinite where not all is finite), "std", "constant" (`constant_share`), "dead" (a
+        batch norm with an infinite variance)}} of modules whose whole names match the pattern, in
+        the order of execution.
     """
+    outputs, _ = _probe(network, images)
+    peaks = {module: output["peak"] for module, output in outputs.items()}
+    largest = max(peaks, key=peaks.get)
+    infinite_from, dead_from = _dead_layers(network, outputs)
+    return {
+        "peak": peaks[largest],
+        "module": largest,
+        "beyond_fp16": next((name for name in peaks if peaks[name] > RANGES["fp16"]), None),
+        "infinite_from": infinite_from,
+        "dead_from": dead_from,
+        "blocks": {name: outputs[name] for name in outputs if blocks.fullmatch(name)},
+    }
+
+
+def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pattern) -> dict:
+    """Pass a batch (N, C, H, W) through a new network in training mode, without gradients.
+
+    Returns:
+        first_loss, its mean cross-entropy; peaks, {module: peak}, infinite_from and dead_from as
+        `forecast`; dead_share, the share of constant channels of all batch norms together.
+    """
+    outputs, logits = _probe(network, images)
+    infinite_from, dead_from = _dead_layers(network, outputs)
+    channels = {name: norm.num_features for name, norm in _batch_norms(network).items()}
+    constant = sum(count * outputs[name]["constant"] for name, count in channels.items())
+    return {
+        "first_loss": functional.cross_entropy(logits.float(), labels).item(),
+        "peaks": {name: outputs[name]["peak"] for name in outputs if blocks.fullmatch(name)},
+        "infinite_from": infinite_from,
+        "dead_from": dead_from,
+        "dead_share": constant / sum(channels.values()),
+    }
+
+
+@torch.no_grad()
+def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]:
+    """Outputs by module as `forecast` has them, and logits; batch norms' averages are put back."""
     was_training = network.training
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    outputs: dict[str, dict[str, float]] = {}
+    outputs: dict[str, dict] = {}
 
     def look(module: str, _direction: str, values: Tensor) -> None:
         summary, name = statistics(values), bare_name(module)
@@ -87,170 +132,128 @@ def forecast(network: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:
         outputs[name] |= {"constant": summary["constant"], "dead": False}
 
     with watched(network.train(), look):
-        network(images)
+        logits = network(images)
     for module in dead_batch_norms(network):
         outputs[bare_name(module)]["dead"] = True
     for name, buffer in network.named_buffers():
         buffer.copy_(buffers[name])
     network.train(was_training)
-    return outputs
+    return outputs, logits
 
 
-def summarise(outputs: Mapping[str, Mapping[str, float]], blocks: re.Pattern) -> dict:
-    """What a `forecast` comes to, as plain values.
+def _batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    modules = {bare_name(name): module for name, module in network.named_modules()}
+    return {name: module for name, module in modules.items() if isinstance(module, BATCH_NORMS)}
 
-    Keys: peak, the largest; module, that puts it out; beyond_fp16, the first module beyond fp16's
-    range, or None; dead_from, the first dead batch norm, or None; blocks, the outputs of modules
-    whose whole names match the pattern.
+
+def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> tuple[str | None, str | None]:
+    """`infinite_from` and `dead_from`, as `forecast` has them."""
+    norms = [name for name in outputs if name in _batch_norms(network)]
+    infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
+    is_dead = infinite_from is not None and outputs[norms[-1]]["constant"] == 1
+    return infinite_from, infinite_from if is_dead else None
+
+
+def peak_at_the_border(squarings: int) -> float:
+    """The peak that, squared so often and then once more for a variance, is fp32's largest.
+
+    A variance sums squares of what has a peak of p^(2^squarings): of a batch norm that took that in
+    itself it would be infinite from p = 2^(128 / 2^(squarings + 1)) on, 256 for three. The weights
+    in between make it an estimate.
     """
-    peaks = {module: output["peak"] for module, output in outputs.items()}
-    largest = max(peaks, key=peaks.get)
-    beyond = [module for module, peak in peaks.items() if peak > RANGES["fp16"]]
-    return {
-        "peak": peaks[largest],
-        "module": largest,
-        "beyond_fp16": beyond[0] if beyond else None,
-        "dead_from": next((module for module in outputs if outputs[module]["dead"]), None),
-        "blocks": {module: outputs[module] for module in outputs if blocks.fullmatch(module)},
-    }
+    return RANGES["fp32"] ** (1 / 2 ** (squarings + 1))
 
 
-@dataclass(frozen=True)
-class Followed:
-    """The first steps of a training, and what the doctor saw of them if it watched.
+# ------------------------------------------------------------------------------ the backward pass
 
-    losses: of the steps taken. divergence: {"step", "module", "direction"} of the first value that
-    is not finite, None where there was none. dead: {"step", "module"} of the first batch norm whose
-    variance was not finite, or None. rows: of steps 1, 2, 4, 8, ... and of the last one.
-    beyond: `first_beyond` of all steps. seconds: of all steps together.
+
+@contextlib.contextmanager
+def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
+    """Find the first batch norm of a backward pass that makes finite gradients into others.
+
+    The pass is made in the block. Yields a list that gets `backward_terms` of what came in there,
+    and "module", its name; it stays empty where there is none.
     """
+    bad, handles = [], []
 
-    losses: list[float]
-    divergence: dict | None
-    dead: dict | None
-    rows: list[dict]
-    beyond: dict[str, dict]
-    seconds: float
+    def make_hook(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            values = inputs[0].detach()
 
-    @property
-    def last_step(self) -> int:
-        """Number of the last step, the one that diverged included."""
-        return len(self.losses) + (1 if self.divergence else 0)
+            def look(gradient: Tensor) -> None:
+                if bad or not torch.isfinite(gradient).all():
+                    return
+                terms = backward_terms(values, gradient, module.weight.detach(), module.eps)
+                if not terms["finite_in_fp32"]:
+                    bad.append({"module": name, **terms})
 
-    def result(self, last_steps: int) -> dict:
-        """What came of the training, as plain values.
+            output.register_hook(look)
 
-        Keys: diverged_at_step and divergence, None where all was finite; dead; first_loss, and
-        last_loss as the mean of the last `last_steps`, None without a step; steps (finite ones);
-        seconds.
-        """
-        last = self.losses[-last_steps:]
-        return {
-            "diverged_at_step": self.divergence["step"] if self.divergence else None,
-            "divergence": self.divergence,
-            "dead": self.dead,
-            "first_loss": self.losses[0] if last else None,
-            "last_loss": sum(last) / len(last) if last else None,
-            "steps": len(self.losses),
-            "seconds": self.seconds,
-        }
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, BATCH_NORMS):
+            handles.append(module.register_forward_hook(make_hook(name)))
+    try:
+        yield bad
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-class Doctor:
-    """What hooks record of a training: the rows of the step under way, and those that are kept."""
+def backward_terms(
+    values: Tensor, gradient: Tensor, weight: Tensor | None = None, eps: float = 1e-5
+) -> dict:
+    """Batch norm's backward pass in one channel: that of the largest |sum(g d)|, as below.
 
-    def __init__(self):
-        self.step = 1
-        self.step_rows: dict[tuple[str, str], dict] = {}
-        self.rows: list[dict] = []
-        self.beyond: dict[str, dict] = {}
+    With the deviations d = x - mean over the n images and places, the gradient of the input is
+    weight s (g - mean(g) - d k) where s = 1 / sqrt(variance + eps) and k = sum(g d) s^2 / n
+    (Ioffe & Szegedy 2015, section 3). Where the variance is infinite in fp32 s is 0, and where
+    sum(g d) leaves it too, k is that times 0: NaN. In float64 nothing overflows.
 
-    def look(self, module: str, direction: str, values: Tensor) -> None:
-        """Note a tensor; this is what `watched` calls."""
-        place = {"step": self.step, "module": bare_name(module), "direction": direction}
-        # The step that diverges is run twice, the second time to find out where.
-        self.step_rows[module, direction] = {**place, **statistics(values)}
-
-    def end_step(self, network: nn.Module, last: bool) -> None:
-        """Note the gradients of the parameters, and keep the step's rows where they are wanted."""
-        for name, parameter in network.named_parameters():
-            if parameter.grad is not None:
-                self.look(name, "gradient", parameter.grad)
-        for precision, place in first_beyond(self.step_rows.values()).items():
-            self.beyond.setdefault(precision, place)
-        if last or self.step.bit_count() == 1:  # a power of two
-            self.rows += self.step_rows.values()
-        self.step, self.step_rows = self.step + 1, {}
-
-
-def follow(
-    network: nn.Module,
-    train: Packed,
-    recipe: Recipe,
-    device: torch.device,
-    steps: int,
-    watch: bool = False,
-) -> Followed:
-    """Train a network for so many steps, or until a loss or gradient is not finite.
-
-    The steps are those of `training.loop.fit`. With `watch` the doctor looks at what every module
-    puts out and at the gradients of that and of all parameters, which takes longer; without it
-    `rows` and `beyond` are empty.
+    Returns:
+        channel; peak_input, peak_gradient; and each with _fp32 and _fp64 behind: variance; sum, of
+        g d; inverse_deviation; factor (k); output_peak; and whether PyTorch's own backward pass is
+        finite_in_fp32 and finite_in_fp64.
     """
-    run, doctor = Run(network, recipe, device), Doctor()
-    losses, divergence, dead, start = [], None, None, time.perf_counter()
-
-    def look_for_dead(step: int) -> dict | None:
-        names = dead_batch_norms(run.network)
-        return {"step": step, "module": bare_name(names[0])} if names else None
-
-    with watched(run.network, doctor.look) if watch else contextlib.nullcontext():
-        try:
-            taken = first_steps(run, train, steps)
-            for loss in progress(taken, total=steps, leave=False):
-                losses.append(loss)
-                dead = dead or look_for_dead(len(losses))
-                if watch:
-                    doctor.end_step(run.network, last=len(losses) == steps)
-        except NotFinite as error:
-            if watch:
-                doctor.end_step(run.network, last=True)
-            place = {"module": bare_name(error.module), "direction": error.direction}
-            divergence = {"step": len(losses) + 1, **place}
-            dead = dead or look_for_dead(len(losses) + 1)
-    seconds = time.perf_counter() - start
-    return Followed(losses, divergence, dead, doctor.rows, doctor.beyond, seconds)
-
-
-def first_beyond(rows: Iterable[dict]) -> dict[str, dict]:
-    """Find where values first leave each range: {precision: {"step", "module", "direction"}}.
-
-    `rows` are in the order of time. A precision whose range no value leaves has no entry.
-    """
-    beyond: dict[str, dict] = {}
-    for row in rows:
-        for precision, largest in RANGES.items():
-            if precision not in beyond and (row["non_finite"] or row["peak"] > largest):
-                beyond[precision] = {key: row[key] for key in ("step", "module", "direction")}
-    return beyond
+    values, gradient, terms = for_float64(values), for_float64(gradient), {}
+    dtypes = {"fp32": torch.float32, "fp64": torch.float64}
+    for name, dtype in dtypes.items():
+        x, g = (t.to(dtype).transpose(0, 1).flatten(1) for t in (values, gradient))
+        deviations = x - x.mean(1, keepdim=True)
+        sums = (g * deviations).sum(1)
+        variance = deviations.square().mean(1)
+        inverse = torch.rsqrt(variance + eps)
+        terms |= {f"sum_{name}": sums, f"variance_{name}": variance}
+        terms[f"inverse_deviation_{name}"] = inverse
+        terms[f"factor_{name}"] = sums * inverse.square() / x.shape[1]
+    channel = int(terms["sum_fp64"].abs().argmax())
+    result = {"channel": channel, "peak_input": values.abs().max().item()}
+    result["peak_gradient"] = gradient.abs().max().item()
+    result |= {name: of_channels[channel].item() for name, of_channels in terms.items()}
+    for name, dtype in dtypes.items():
+        x = values.detach().to(dtype, copy=True).requires_grad_()
+        gamma = torch.ones(x.shape[1]) if weight is None else weight
+        gamma, bias = gamma.to(x), torch.zeros(x.shape[1]).to(x)
+        with torch.enable_grad():  # hooks of a backward pass are without
+            y = functional.batch_norm(x, None, None, gamma, bias, training=True, eps=eps)
+        (back,) = torch.autograd.grad(y, x, gradient.to(dtype))
+        result[f"output_peak_{name}"] = y.abs().max().item()
+        result[f"finite_in_{name}"] = bool(torch.isfinite(back).all())
+    return result
 
 
-def peaks(rows: Iterable[dict], step: int, modules: list[str]) -> list[float]:
-    """Largest absolute outputs of some modules in a step, infinite where not all is finite."""
-    outputs = {
-        row["module"]: math.inf if row["non_finite"] else row["peak"]
-        for row in rows
-        if row["step"] == step and row["direction"] == "output"
-    }
-    return [outputs[module] for module in modules]
+class Float64BatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that computes in float64, whose range holds the squares of all fp32 values."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The maps of `nn.BatchNorm2d`, in their own dtype."""
+        return super().forward(maps.double()).to(maps.dtype)
 
 
-def csv_text(rows: list[dict]) -> str:
-    """Rows as CSV under a header, numbers with five digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {key: f"{value:.5g}" for key, value in row.items() if isinstance(value, float)}
-        writer.writerow(row | cells)
-    return text.getvalue()
+def with_float64_batch_norms(network: nn.Module) -> nn.Module:
+    """The network, its 2d batch norms new `Float64BatchNorm2d` with default weights; changed."""
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.BatchNorm2d:
+            network.set_submodule(name, Float64BatchNorm2d(module.num_features).double())
+    return network

@@ -7,21 +7,28 @@
 Where the activation is, and what the stem does, is told by its arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet34
 
-from common.networks.square_leaky import SquareLeaky
+from common.networks.normalized import Normalized, seeded
+from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 
 STAGE_BLOCKS, STAGE_CHANNELS = (3, 3, 3, 2), (128, 256, 512, 1024)
 RESIDUALS = ("branch", "sum")  # where the activation is in a block
-# The stem's two activations, f the network's own or ReLU, and the norm that follows.
-STEMS = ("f,f", "f,f+bn", "f+bn,f+bn", "f,f+dn", "f+dn,f+dn", "f,relu", "relu,f", "relu,f+bn")
 RELU_STEM = "relu,relu"
-STEMS += (RELU_STEM, "relu,relu+dn")
+# The stem's two activations, f the network's own or ReLU, and the norm that follows.
+STEMS = (
+    *("f,f", "f,f+bn", "f+bn,f+bn", "f,f+dn", "f+dn,f+dn"),
+    *("f,relu", "relu,f", "relu,f+bn", RELU_STEM, "relu,relu+dn"),
+)
 Activation = Callable[[], nn.Module]
+EXPONENTS = (1, 1.25, 1.5, 1.75, 2)
+ACTIVATIONS = {"f": SquareLeaky, "ReLU": nn.ReLU, "clamped": ClampedSquareLeaky}
+ACTIVATIONS |= {f"f_{power:g}": partial(PowerLeaky, power) for power in EXPONENTS}
 
 
 class DivisiveNorm(nn.Module):
@@ -151,3 +158,22 @@ class ResNet36(nn.Module):
         x = self.maxpool(self.activation2(self.bn2(self.conv2(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))
+
+
+def new_network(build: Callable, arguments: Mapping, seed: int) -> tuple[Normalized, dict]:
+    """Build a network for images in [0, 1] as it starts from a seed, and tell its identity.
+
+    Activations among the arguments are called by their names in ACTIVATIONS.
+    """
+    named = {k: ACTIVATIONS[name] for k, name in arguments.items() if k.endswith("activation")}
+    network = seeded(partial(build, **{**arguments, **named}), seed)
+    return network, {"init": "scratch", **arguments}
+
+
+def resnet34_with(activation: Activation, classes: int, seed: int) -> Normalized:
+    """torchvision's ResNet-34 with another activation for each of its ReLUs: after sums too."""
+    network = seeded(partial(resnet34, num_classes=classes), seed)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.ReLU):
+            network.set_submodule(name, activation())
+    return network

@@ -54,10 +54,10 @@ def where_form(x: Tensor) -> Tensor:
 
 
 class WhereForm(nn.Module):
-    """The activation as a module, as it is usually written: `where_form` of what comes in."""
+    """The activation as a module, as it is usually written."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x), the same shape and dtype as x."""
+        """`where_form` of x."""
         return where_form(x)
 
 

@@ -1,10 +1,8 @@
 """What functions of a tensor cost: seconds and peak bytes of forward and backward, in turn.
 
-    import torch; from common.networks.timing import compare_costs
-    forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
-    print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
-
-The functions take turns, so that drift of the machine hits all alike.
+import torch; from common.networks.timing import compare_costs
+forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
+print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
 """
 
 import statistics
@@ -25,15 +23,10 @@ def compare_costs(
 ) -> dict[str, dict[str, float]]:
     """Measure the forward and backward pass of several forms of a function on the same input.
 
-    Args:
-        forms: Functions that keep the shape of x.
-        x: Floating point, of any shape, device and memory format.
-        repeats: Timed passes of each form, after two that are not timed.
-
     Returns:
-        {"seconds": {form: median over the repeats, the forms in turn so that drift hits all
-        alike}, "bytes": {form: most that its tensors held at once, x and the gradient that comes
-        in left out}}.
+        {"seconds": {form: median over the repeats, the forms in turn so that drift hits all alike},
+        "bytes": {form: most that its tensors held at once, x and the gradient that comes in left
+        out}}.
     """
     x = x.detach().requires_grad_()
     gradient = torch.ones_like(x)

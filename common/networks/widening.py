@@ -18,16 +18,15 @@ from torchvision.ops import SqueezeExcitation
 
 
 class _Channels:
-    """How a block's expanded channels are counted: to the nearest integer.
+    """How a block's expanded channels are counted: exactly.
 
-    torchvision's configurations count them by this method, and round to multiples of 8. The first
-    stage has an expansion of 1 and no convolution for it; there 26 channels would "expand" to 24,
-    which differs from 26, and torchvision would add the convolution: a block of another shape.
+    torchvision rounds to multiples of 8. The first stage has an expansion of 1 and no convolution
+    for it; 26 channels would "expand" to 24, and torchvision would add one.
     """
 
     @staticmethod
-    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
-        return max(min_value or 1, round(channels * width_mult))
+    def adjust_channels(channels: int, width_mult: float, min_value: int = 1) -> int:
+        return max(min_value, round(channels * width_mult))
 
 
 class WideFusedMBConvConfig(_Channels, FusedMBConvConfig):
@@ -39,27 +38,20 @@ class WideMBConvConfig(_Channels, MBConvConfig):
 
 
 def wide_efficientnet(classes: int, width: float) -> EfficientNet:
-    """EfficientNetV2-S with stem, stages and head `width` times as wide, of torchvision's blocks.
-
-    It is bare: images are normalised. Its weights are torchvision's new ones, from the global
-    generator.
-    """
+    """EfficientNetV2-S with stem, stages and head `width` times as wide, torchvision's blocks."""
     stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
-    wide_stages = []
-    for stage in stages:
-        fused = isinstance(stage, FusedMBConvConfig)
-        config = WideFusedMBConvConfig if fused else WideMBConvConfig
-        wide_stage = config(
+    configs = {FusedMBConvConfig: WideFusedMBConvConfig, MBConvConfig: WideMBConvConfig}
+    wide_stages = [
+        configs[type(stage)](
             stage.expand_ratio,
             stage.kernel,
             stage.stride,
-            stage.input_channels,
-            stage.out_channels,
+            round(width * stage.input_channels),
+            round(width * stage.out_channels),
             stage.num_layers,
         )
-        wide_stage.input_channels = round(width * stage.input_channels)
-        wide_stage.out_channels = round(width * stage.out_channels)
-        wide_stages.append(wide_stage)
+        for stage in stages
+    ]
     return EfficientNet(
         wide_stages,
         dropout=0.2,

@@ -110,27 +110,6 @@ def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
     )
 
 
-def doctor_tables(
-    result: Mapping,
-    ranges: Mapping[str, float],
-    last_steps: int,
-    report_recipe: Mapping,
-    trained_tag: str,
-    tag: str,
-) -> dict[str, str]:
-    """3.4's tables by file name: forecast, single changes, and values beyond the ranges.
-
-    `ranges` has the largest value of each precision, `report_recipe` fields of the report's recipe.
-    A loss that was reached is a mean of `last_steps`. `trained_tag` is of the networks trained.
-    """
-    recipe = recipe_words(report_recipe)
-    return {
-        "3.4_forecast.txt": forecast_table(result, trained_tag),
-        "3.4_single_changes.txt": changes_table(result, last_steps, recipe, tag),
-        "3.4_doctor.txt": doctor_table(result, ranges, recipe, tag),
-    }
-
-
 def forecast_table(result: Mapping, tag: str) -> str:
     """3.4's table of the largest values before the first step, a row a network."""
     rows = []
@@ -152,13 +131,15 @@ def forecast_table(result: Mapping, tag: str) -> str:
 
 def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> str:
     """3.4's table of the changes to the report's training by the recipe named, a row a change."""
-    changes = [*result["single_changes"], *result["not_single_changes"]]
-    rows = [{**row, **(row["divergence"] or {})} for row in changes]
-    for row in rows:
-        row |= {f"dead_{key}": value for key, value in (row["dead"] or {}).items()}
-    columns = {"change": "{change}", "first loss": "{first_loss:.4g}", "loss": "{last_loss:.4g}"}
-    columns |= {"finite steps": "{steps}", "diverges in": "step {step}: {direction} of {module}"}
-    columns["dead layer"] = "step {dead_step}: {dead_module}"
+    rows = [*result["single_changes"], *result["not_single_changes"]]
+    columns = {
+        "change": "{change}",
+        "first loss": "{first_loss:.4g}",
+        "loss": "{last_loss:.4g}",
+        "finite steps": "{steps}",
+        "diverges in": "step {divergence[step]}: {divergence[direction]} of {divergence[module]}",
+        "dead layer": "step {dead[step]}: {dead[module]}",
+    }
     caption = (
         "One change at a time to f after the sums, by a recipe that the report does not name (both"
         " assumed);\nin brackets, two changes, and the report's other network."
@@ -173,25 +154,26 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
 def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag: str) -> str:
     """3.4's table of the first values beyond each range, of each training that was watched.
 
-    `recipe` is the report's, in words.
+    `ranges` has the largest value of each precision; `recipe` is the report's, in words.
     """
     flags, rows = result["recipe"], []
     for name, beyond in result["beyond_range"].items():
         for precision, largest in ranges.items():
-            about = {"network": name, "precision": precision, "largest": largest}
-            rows.append({**about, **beyond.get(precision, {})})
-        dead = result["dead"][name]
-        about = {"network": name, "precision": "fp32: a dead layer", "largest": ranges["fp32"]}
-        rows.append({**about, **({**dead, "direction": "variance"} if dead else {})})
+            row = {"network": name, "precision": precision, "largest": largest}
+            rows.append({**row, **beyond.get(precision, {})})
+        row = {"network": name, "precision": "fp32: a dead layer", "largest": ranges["fp32"]}
+        if dead := result["dead"][name]:
+            row |= {**dead, "direction": "variance"}
+        rows.append(row)
     columns = {"network": "{network}", "range of": "{precision}", "largest": "{largest:.3g}"}
-    columns |= {key: f"{{{key}}}" for key in ("step", "module", "direction")}
-    report, branch, as_given = result["beyond_range"]
+    columns |= {"step": "{step}", "module": "{module}", "direction": "{direction}"}
     caption = (
         "The first value, output or gradient, or a batch's variance (a dead layer), beyond the"
         f" range\nof a precision, in {result['steps']} steps or until the loss is not finite."
-        f" {report}: f after the\nsums (assumed); {branch}: f off the sums;\n{recipe}.\n"
-        f"{as_given}: as the flags have it, f: {result['residual']}, {flags['optimizer']}"
-        f" {flags['learning_rate']:g}, {flags['precision']}. {printable(tag)}."
+        " resnet36_sum: f after the sums (assumed),\nresnet36_report_recipe: f off the sums; both"
+        f" by {recipe}.\nThe other as the flags have it, f: {result['residual']},"
+        f" {flags['optimizer']} {flags['learning_rate']:g}, {flags['precision']}."
+        f" {printable(tag)}."
     )
     return table(caption, columns, rows)
 
@@ -204,8 +186,12 @@ def doctor_figure(
 ) -> partial:
     """3.4's figure of the peaks by depth: `curves[training][step]` has one a block."""
     limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
-    about = {"title": "The largest output by depth, in the first and the last step watched"}
-    about["settings"] = (
-        f"After and off the sums by SGD at 0.1, the third network as it was trained. {tag}"
+    return partial(
+        plotting.peaks,
+        title="The largest output by depth, in the first and the last step watched",
+        settings="After and off the sums by SGD at 0.1, the third network as it was trained."
+        f" {tag}",
+        modules=blocks,
+        curves=curves,
+        limits=limits,
     )
-    return partial(plotting.peaks, **about, modules=blocks, curves=curves, limits=limits)

@@ -44,9 +44,7 @@ class Findings:
 def open_folder(folder: Path, parts: Sequence[str] = ()) -> Path:
     """A problem's results folder, made where it is missing, for these parts.
 
-    Raises:
-        UserError: it can't be written to, holds a results.json that is not this project's, or files
-            of a part but no results.json that records them.
+    Files of a part that no results.json records are refused before any work.
     """
     files.make_folder(folder)
     read(folder)
@@ -56,54 +54,36 @@ def open_folder(folder: Path, parts: Sequence[str] = ()) -> Path:
 
 
 def _refuse(folder: Path, names: Iterable[str]) -> None:
-    """Raise UserError where there are files in the way, which names them."""
     if names := sorted(names):
-        first, more = ", ".join(names[:3]), len(names) - 3
-        rest = f" and {more} more" if more > 0 else ""
         raise UserError(
-            f"{folder}: {first}{rest} in the way, which results.json does not record as written by"
-            " this part; move these away, or choose another --out"
+            f"{folder}: {', '.join(names)} in the way, which results.json does not record as"
+            " written by this part; move these away, or choose another --out"
         )
 
 
 def read(folder: Path) -> dict:
-    """{"files": {part: names}, "parts": {part: result}} of a folder; empty where there is none.
-
-    Raises:
-        UserError: results.json is damaged, or not a results file of this project.
-    """
+    """{"files": {part: names}, "parts": {part: result}} of a folder; empty where there is none."""
     path = folder / "results.json"
-    if not os.path.lexists(path):
+    if not path.exists():
         return {"files": {}, "parts": {}}
     try:
         stored = files.load_json(path)
         names = {part: list(owned) for part, owned in stored["files"].items()}
-        if not all(_is_ours(name) for owned in names.values() for name in owned):
-            raise ValueError("a file that a part can't have written")  # a next run would remove it
+        # A part that runs again removes its files: none may be outside of the folder.
+        if not all(Path(name).name == name for owned in names.values() for name in owned):
+            raise ValueError("a file of another folder")
         return {"files": names, "parts": {part: dict(row) for part, row in stored["parts"].items()}}
     except UserError as error:
         raise UserError(f"{error}; {MOVE_AWAY}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, IsADirectoryError):
-        raise UserError(
-            f"{path} is not a results file of this project as it is now; {MOVE_AWAY}"
-        ) from None
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a part may write and remove a file of this name, in the folder and not hidden."""
-    bare = Path(name).name == name and name.isprintable() and not name.startswith(".")
-    return bare and name not in ("", "results.json", files.SUMS)
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError):
+        raise UserError(f"{path} is not a results file of this project; {MOVE_AWAY}") from None
 
 
 def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> None:
     """Print and write what a part found, on the first process of a job alone.
 
     The part's entry in results.json is replaced, and so are the files of the part's run before that
-    it records; all others in the folder are left as they are. Of two calls at once the second
-    waits.
-
-    Raises:
-        UserError: a file is in the way that results.json does not record as this part's.
+    it records; any other file in the way is a UserError. Of two calls at once the second waits.
     """
     if not job.is_first():
         return
@@ -129,8 +109,7 @@ def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
     """
     stored = read(folder)
     before = set(stored["files"].get(part, []))
-    there = {name for name in before.union(names) if os.path.lexists(folder / name)}
-    _refuse(folder, {name for name in there if (folder / name).is_dir()} | (there - before))
+    _refuse(folder, [name for name in set(names) - before if os.path.lexists(folder / name)])
     stored["files"][part] = sorted(before.union(names))
     _store(folder, stored)
     return before

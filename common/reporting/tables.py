@@ -22,17 +22,17 @@ def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) 
 
 
 def cell(template: str, record: Mapping) -> str | None:
-    """A format string filled from a record; None where a value that it names is not there.
+    """A format string filled from a record; None where a value that it names is missing.
 
-    Not there are keys that are missing, None, and NaN and infinities, which results.json stores as
-    null. What a terminal or a line would take for more than text is escaped.
+    A value is missing where its key is, where it is None, and where it is not finite, which
+    results.json stores as null. What a terminal or a line would take for more than text is escaped.
     """
     for _, field, _, _ in FORMATTER.parse(template):
         if field is None:  # text after the last value
             continue
         try:
             value, _ = FORMATTER.get_field(field, (), record)
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):  # TypeError: a key of None
             return None
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None

@@ -16,40 +16,38 @@ from common.training.watch import NotFinite
 class Arm:
     """A network of a study, what is said of it beside its name, and the one it is compared with.
 
-    about: plain values. against: the name of another arm, the control.
+    described: plain values. control: the name of another arm.
     """
 
     spec: NetworkSpec
-    about: Mapping = field(default_factory=dict)
-    against: str = ""
+    described: Mapping = field(default_factory=dict)
+    control: str = ""
 
 
-def train_arms(setup: Setup, arms: Iterable[Arm]) -> list[dict]:
+def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
     """Train every arm once a seed; a value that is not finite ends that run, not the study.
 
     Returns:
-        A row an arm: network, its name; the keys of its `about`; seeds, the number of runs that
+        A row an arm: network, its name; the keys of `described`; seeds, the number of runs that
         ended well; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std
         (None below two); test_not_finite, images of all runs together; stopped, a message a run
-        that a value ended; difference, that of test top-1 to the arm `against` as
-        `paired_difference`, of the seeds that both have; None without one, and of that arm itself.
+        that a value ended; difference, that of test top-1 to the control as `paired_difference`, of
+        the seeds that both have; None without one, and of the control itself.
     """
-    arms, rows, right, controls = list(arms), [], {}, {}
+    rows, correct = [], {}
     runs.train_side_by_side(setup, [arm.spec for arm in arms])
     for arm in arms:
         trained, stopped = _train(setup, arm.spec)
-        name = arm.spec.name
-        controls[name] = arm.against
-        right[name] = {run["seed"]: hits_of(run) for run in trained}
+        correct[arm.spec.name] = {run["seed"]: hits_of(run) for run in trained}
         means = runs.over_seeds(trained, len(setup.packed["test"])) if trained else {}
-        row = {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
+        row = {"network": arm.spec.name, **arm.described, "seeds": len(trained)}
+        row |= {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
         row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)
-        told = {"network": name, **arm.about, "seeds": len(trained), **row, "stopped": stopped}
-        rows.append(told)
-    for row in rows:
-        name, control = row["network"], controls[row["network"]]
-        others = right.get(control, {}) if control != name else {}
-        row["difference"] = _difference(right[name], others)
+        rows.append({**row, "stopped": stopped})
+    for arm, row in zip(arms, rows, strict=True):
+        has_control = arm.control not in ("", arm.spec.name)
+        control = correct[arm.control] if has_control else {}
+        row["difference"] = _difference(correct[arm.spec.name], control)
     return rows
 
 
@@ -69,14 +67,15 @@ def hits_of(run: Mapping) -> np.ndarray:
     return np.array([int(hit) for hit in run["hits"]])
 
 
-def _difference(these: Mapping[int, np.ndarray], others: Mapping[int, np.ndarray]) -> dict | None:
-    seeds = [seed for seed in these if seed in others]
+def _difference(a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray]) -> dict | None:
+    """The paired difference of hits by seed, of the seeds that both have."""
+    seeds = [seed for seed in a if seed in b]
     if not seeds:
         return None
-    return paired_difference(*(np.array([arm[seed] for seed in seeds]) for arm in (these, others)))
+    return paired_difference(np.array([a[s] for s in seeds]), np.array([b[s] for s in seeds]))
 
 
 def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:
     """Paired differences of test top-1 in points: {"a", "b", "mean", "low", "high"} a pair."""
-    right = {name: np.array([hits_of(run) for run in found]) for name, found in trained.items()}
-    return [{"a": a, "b": b, **paired_difference(right[a], right[b])} for a, b in pairs]
+    hits = {name: np.array([hits_of(run) for run in found]) for name, found in trained.items()}
+    return [{"a": a, "b": b, **paired_difference(hits[a], hits[b])} for a, b in pairs]

@@ -1,19 +1,28 @@
-"""Why a training diverges: forecast before its first step, and changed in one thing at a time."""
+"""Why a training diverges: its first steps, watched by the doctor, and without any check."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import contextlib
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from common import job
 from common.data.augment import centre_square
-from common.networks import doctor
-from common.networks.doctor import Followed
+from common.data.packed import Packed
+from common.networks.doctor import RANGES, bad_batch_norms, bare_name, statistics
 from common.training.convolutions import with_fast_convolutions
 from common.training.kept import Kept
+from common.training.loop import first_steps
 from common.training.recipe import Recipe
+from common.training.run import Run
 from common.training.runs import Setup
+from common.training.watch import NotFinite, dead_batch_norms, non_finite_gradients, watched
 
 REPORT_RECIPE = {  # He et al. 2016's, as the report does not print its own
     "optimizer": "sgd",
@@ -27,6 +36,187 @@ REPORT_RECIPE = {  # He et al. 2016's, as the report does not print its own
     "precision": "fp32",
     "compile": False,
 }
+PLACE = ("step", "module", "direction")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training to be followed; `watch`: the doctor looks at every module, which takes longer."""
+
+    build: Callable[[], nn.Module]
+    recipe: Recipe
+    watch: bool = False
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The first steps of a training, and what the doctor saw of them if it watched.
+
+    losses: of the steps taken. divergence: {"step", "module", "direction"} of the first value that
+    is not finite, None where there was none. dead: {"step", "module"} of the first batch norm whose
+    variance was not finite, or None. rows: of steps 1, 2, 4, 8, ... and of the last one, one a
+    tensor: {"step", from 1; "module"; "direction", "output" or "gradient"; and the keys of
+    `statistics`}. beyond: `first_beyond` of all steps. seconds: of all steps together.
+    """
+
+    losses: list[float]
+    divergence: dict | None
+    dead: dict | None
+    rows: list[dict]
+    beyond: dict[str, dict]
+    seconds: float
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last step, the one that diverged included."""
+        return len(self.losses) + (1 if self.divergence else 0)
+
+    def result(self, last_steps: int) -> dict:
+        """What came of the training, as plain values.
+
+        Keys: diverged_at_step and divergence, None where all was finite; dead; first_loss, and
+        last_loss as the mean of the last `last_steps`, None without a step; steps (finite ones);
+        seconds.
+        """
+        last = self.losses[-last_steps:]
+        return {
+            "diverged_at_step": self.divergence["step"] if self.divergence else None,
+            "divergence": self.divergence,
+            "dead": self.dead,
+            "first_loss": self.losses[0] if last else None,
+            "last_loss": sum(last) / len(last) if last else None,
+            "steps": len(self.losses),
+            "seconds": self.seconds,
+        }
+
+    def peaks(self, step: int, modules: Iterable[str]) -> list[float]:
+        """Largest absolute outputs of modules in a step, infinite where not all is finite."""
+        outputs = {
+            row["module"]: math.inf if row["non_finite"] else row["peak"]
+            for row in self.rows
+            if row["step"] == step and row["direction"] == "output"
+        }
+        return [outputs[module] for module in modules]
+
+    def csv_text(self) -> str:
+        """The rows as CSV under a header, numbers with five digits."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            cells = {key: f"{value:.5g}" for key, value in row.items() if isinstance(value, float)}
+            writer.writerow(row | cells)
+        return text.getvalue()
+
+
+class Record:
+    """What hooks record of a training: the rows of the step under way, and those that are kept."""
+
+    def __init__(self):
+        self.step = 1
+        self.step_rows: dict[tuple[str, str], dict] = {}
+        self.rows: list[dict] = []
+        self.beyond: dict[str, dict] = {}
+
+    def look(self, module: str, direction: str, values: Tensor) -> None:
+        """Note a tensor; this is what `watched` calls."""
+        place = {"step": self.step, "module": bare_name(module), "direction": direction}
+        # The step that diverges is run twice, the second time to find out where.
+        self.step_rows[module, direction] = {**place, **statistics(values)}
+
+    def end_step(self, network: nn.Module, last: bool) -> None:
+        """Note the gradients of the parameters, and keep the step's rows where they are wanted."""
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                self.look(name, "gradient", parameter.grad)
+        self.beyond = first_beyond(self.step_rows.values()) | self.beyond
+        if last or self.step.bit_count() == 1:  # a power of two
+            self.rows += self.step_rows.values()
+        self.step, self.step_rows = self.step + 1, {}
+
+
+def first_beyond(rows: Iterable[dict]) -> dict[str, dict]:
+    """Find where values first leave each range: {precision: {"step", "module", "direction"}}.
+
+    `rows` are in the order of time. A precision whose range no value leaves has no entry.
+    """
+    beyond: dict[str, dict] = {}
+    for row in rows:
+        for precision, largest in RANGES.items():
+            if row["non_finite"] or row["peak"] > largest:
+                beyond.setdefault(precision, {key: row[key] for key in PLACE})
+    return beyond
+
+
+def follow_steps(run: Run, train: Packed, steps: int, watch: bool = False) -> Followed:
+    """Take so many steps as `training.loop.fit` does, or until a loss or gradient is not finite.
+
+    Without `watch` rows and beyond are empty.
+    """
+    record, losses, divergence, dead = Record(), [], None, None
+    start = time.perf_counter()
+
+    def end_step(step: int, last: bool) -> None:
+        nonlocal dead
+        if dead is None and (names := dead_batch_norms(run.network)):
+            dead = {"step": step, "module": bare_name(names[0])}
+        if watch:
+            record.end_step(run.network, last)
+
+    with watched(run.network, record.look) if watch else contextlib.nullcontext():
+        try:
+            for loss in job.progress(first_steps(run, train, steps), total=steps, leave=False):
+                losses.append(loss)
+                end_step(len(losses), last=len(losses) == steps)
+        except NotFinite as error:
+            step = len(losses) + 1
+            end_step(step, last=True)
+            place = (step, bare_name(error.module), error.direction)
+            divergence = dict(zip(PLACE, place, strict=True))
+    seconds = time.perf_counter() - start
+    return Followed(losses, divergence, dead, record.rows, record.beyond, seconds)
+
+
+def unchecked_steps(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    autopsy: bool = False,
+) -> dict:
+    """Take a step a batch as a loop does that checks nothing; it ends after a loss that is NaN.
+
+    Returns:
+        losses, of each step; non_finite_gradients, the names of the parameters with such gradients
+        in step 1; tensors, the number of parameters; infinite_from, the first batch norm with a
+        channel of infinite variance in step 1, or None; seconds of a step. With `autopsy` also
+        "autopsy", the first of `bad_batch_norms` in step 1, or None.
+    """
+    losses, of_first_step = [], {}
+    start = time.perf_counter()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        looks = autopsy and not losses
+        with bad_batch_norms(network) if looks else contextlib.nullcontext([]) as bad:
+            loss = functional.cross_entropy(network.train()(images).float(), labels)
+            losses.append(loss.item())
+            loss.backward()
+        if len(losses) == 1:
+            of_first_step["non_finite_gradients"] = non_finite_gradients(network)
+            of_first_step["infinite_from"] = next(iter(dead_batch_norms(network)), None)
+        if looks:
+            of_first_step["autopsy"] = bad[0] if bad else None
+        if not math.isfinite(losses[-1]):
+            break
+        optimizer.step()
+    return {
+        "losses": losses,
+        **of_first_step,
+        "tensors": len(list(network.parameters())),
+        "seconds": (time.perf_counter() - start) / len(losses),
+    }
+
+
+# -------------------------------------------------------------------------------- of a problem
 
 
 def first_images(setup: Setup) -> Tensor:
@@ -37,43 +227,29 @@ def first_images(setup: Setup) -> Tensor:
     return centre_square(packed, args.image_size)
 
 
-def follow(
-    setup: Setup,
-    kept: Kept,
-    name: str,
-    build: Callable[[], nn.Module],
-    recipe: Recipe,
-    watch: bool = False,
-) -> Followed:
+def follow(setup: Setup, kept: Kept, name: str, training: Training) -> Followed:
     """Train for --steps or until a value that counts is not finite, and say how it went.
 
     Kept under its name, so that a call that was stopped goes on with those that it has not done.
     """
+    steps, recipe, watch = setup.args.steps, training.recipe, training.watch
 
     def measure() -> dict:
-        trained = with_fast_convolutions(build(), setup.device)
-        train, steps = setup.packed["train"], setup.args.steps
-        return asdict(doctor.follow(trained, train, recipe, setup.device, steps, watch))
+        network = with_fast_convolutions(training.build(), setup.device)
+        run = Run(network, recipe, setup.device)
+        return asdict(follow_steps(run, setup.packed["train"], steps, watch))
 
-    about = {"name": name, "recipe": recipe.as_dict(), "steps": setup.args.steps, "watch": watch}
-    followed = Followed(**kept.get(name, about, measure))
+    identity = {"name": name, "recipe": recipe.as_dict(), "steps": steps, "watch": watch}
+    followed = Followed(**kept.get(name, identity, measure))
     outcome = f"diverges in step {followed.last_step}" if followed.divergence else "finite"
     dead = f", dead from {followed.dead['module']} on" if followed.dead else ""
     job.say(f"{name}: {outcome}{dead}, {followed.seconds:.0f} s")
     return followed
 
 
-def follow_all(
-    setup: Setup,
-    kept: Kept,
-    trainings: Mapping[str, tuple[Callable[[], nn.Module], Recipe]],
-    watched: tuple[str, ...] = (),
-) -> dict[str, Followed]:
-    """Follow trainings by name, each (its new network's function, its recipe)."""
-    return {
-        name: follow(setup, kept, name, build, recipe, watch=name in watched)
-        for name, (build, recipe) in trainings.items()
-    }
+def follow_all(setup: Setup, kept: Kept, trainings: Mapping[str, Training]) -> dict[str, Followed]:
+    """Follow trainings by name."""
+    return {name: follow(setup, kept, name, training) for name, training in trainings.items()}
 
 
 def kept_in(setup: Setup, **about) -> Kept:

@@ -21,18 +21,14 @@ from common.data import streams
 from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
 from common.data.packed import Packed, pack
 from common.errors import UserError
-from common.networks.dead import (
-    first_pass,
-    peak_at_the_border,
-    unchecked_steps,
-    with_float64_batch_norms,
-)
+from common.networks.doctor import first_pass, peak_at_the_border, with_float64_batch_norms
 from common.networks.normalized import Normalized
-from common.networks.resnet36 import Activation, ResNet36
+from common.networks.resnet36 import Activation, ResNet36, resnet34_with
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
 from common.reporting import studies
 from common.reporting.results import Findings
-from common.studies.places import resnet34_with
+from common.studies import counting
+from common.studies.divergence import unchecked_steps
 from common.training.kept import Kept
 from common.training.runs import Setup
 
@@ -326,7 +322,7 @@ def told(row: Mapping) -> dict:
 
     Added: told_losses. The values of the autopsy that are infinite or NaN become words.
     """
-    row = {**row, "told_losses": studies.told_losses(row["losses"])}
+    row = {**row, "told_losses": studies.losses_words(row["losses"])}
     if row.get("autopsy"):
         row["autopsy"] = {key: _word(value) for key, value in row["autopsy"].items()}
     return row
@@ -352,20 +348,19 @@ def reproduce(setup: Setup) -> Findings:
     steps = first_steps(first_trainings(base), source, base, kept)
     cured = first_steps(cures(base, args.cure_steps), source, base, kept)
     border_peak = peak_at_the_border(3)
-    passes = studies.with_forecast(cases, border_peak)
+    passes = counting.with_forecast(cases, border_peak)
+    of_report = counting.in_report_setting(passes, args.image_size, args.width)
     result = {
-        "reproduction": {
-            "first_losses": passes,
-            "border": studies.border_counts(passes, border_peak),
-            "dead_by_pictures": studies.dead_by_pictures(passes, args.image_size, args.width),
-            "steps": [told(row) for row in steps],
-            "cures": [told(row) for row in cured],
-            "chance_loss": math.log(OUTPUTS),
-            "border_peak": border_peak,
-            "batches": studies.batch_arithmetic(),
-        }
+        "first_losses": passes,
+        "border": counting.border_counts(passes, border_peak),
+        "dead_by_pictures": counting.dead_by_pictures(of_report),
+        "steps": [told(row) for row in steps],
+        "cures": [told(row) for row in cured],
+        "chance_loss": math.log(OUTPUTS),
+        "border_peak": border_peak,
+        "batches": counting.batch_arithmetic(),
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])
-    tables = studies.reproduction_tables(result["reproduction"], args.image_size, args.width, tag)
-    figure = studies.first_loss_figure(result["reproduction"], args.image_size, args.width, tag)
-    return Findings(result, tables, figures={"3.4_first_loss.png": figure})
+    tables = studies.reproduction_tables(result, args.image_size, args.width, tag)
+    figure = studies.first_loss_figure(of_report, math.log(OUTPUTS), args.image_size, tag)
+    return Findings({"reproduction": result}, tables, figures={"3.4_first_loss.png": figure})

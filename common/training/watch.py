@@ -18,10 +18,7 @@ EQUAL_LOGITS_WITHIN = 0.003  # of ln K is the first loss of a network whose logi
 
 
 class NotFinite(UserError):
-    """A loss or gradient that is not finite: it began with the `direction` of `module`.
-
-    `direction` is "output" or "gradient", as in `first_non_finite`.
-    """
+    """A loss or gradient that is not finite: it began with the `direction` of `module`."""
 
     def __init__(self, message: str, module: str, direction: str):
         super().__init__(message)
@@ -67,11 +64,8 @@ def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
     """Warn of a first step whose loss is that of equal logits since a batch norm is dead."""
     dead = dead_words(network)
     if dead and abs(loss - math.log(classes)) < EQUAL_LOGITS_WITHIN:
-        equal = f"that of equal logits over {classes} classes"
-        say(
-            f"warning: the first loss, {loss:.4f}, is {equal}{dead}{DEAD_FROM_THE_START}",
-            file=sys.stderr,
-        )
+        start = f"warning: the first loss, {loss:.4f}, is that of equal logits over {classes}"
+        say(f"{start} classes{dead}{DEAD_FROM_THE_START}", file=sys.stderr)
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:

