@@ -25,11 +25,6 @@ def example(instrument):
     return textwrap.dedent(blocks[0]).strip()
 
 
-def test_all_instruments_are_here():
-    wanted = {"doctor", "gradcam", "losses", "summary", "timing", "vgg", "weights", "widening"}
-    assert wanted <= set(INSTRUMENTS)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 def test_the_three_lines_at_its_head_run(instrument, monkeypatch):

@@ -233,21 +233,6 @@ def test_differences_pair_seeds_and_images():
     assert (row["a"], row["b"], row["mean"]) == ("a", "b", 12.5)
 
 
-def test_another_stem_is_another_run(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(p3, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
-    quick = [*map(str, TINY), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(p3.divergence, "follow_all", stop)
-        assert run(p3, *quick)[0] == 130
-        code, _, err = run(p3, *quick, "--stem", "f,f+bn")
-    assert code == 2
-    assert "resnet36-1epochs-seed0/best.pt is of another run: stem f,f+dn (now f,f+bn)" in err
-
-
-def stop(*_args, **_options):
-    raise KeyboardInterrupt
-
-
 def test_first_passes_are_counted_on_both_sides_of_the_border():
     passes = [
         (200, None, None, 900.0),
