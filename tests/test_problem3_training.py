@@ -2,12 +2,10 @@ import csv
 import json
 import math
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 import problem3_resnet36 as p3
 from common.networks import doctor
@@ -16,6 +14,7 @@ from common.studies import divergence
 from common.training import loop, runs
 from common.training.checkpoint import load_checkpoint
 from common.training.precision import Precision
+from tests.faults import tiny
 
 
 def test_resnet_34_with_f_has_no_relu_left():
@@ -32,8 +31,8 @@ TINY = (
 
 @pytest.fixture
 def tiny_run(run, class_folders, tmp_path, monkeypatch):
-    """Part 3.4 at 32 px, with a shorter network in ResNet-34's place."""
-    monkeypatch.setattr(p3, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
+    """Part 3.4 at 32 px, with a small network in ResNet-34's place."""
+    monkeypatch.setattr(p3, "resnet34", tiny.SmallResNet)
 
     def run_tiny(*argv, out="out", code=0, folder="problem3"):
         folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
