@@ -13,6 +13,7 @@ DIR holds class folders in train and val.
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,7 +90,7 @@ def train_usual(args: argparse.Namespace, out: Path) -> None:
     device, is_bf16 = torch.device(args.device), args.precision == "bf16"
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     backward, memory_format = torch.Tensor.backward, torch.contiguous_format
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=is_bf16)
     if args.way == "accelerate":
         from accelerate import Accelerator
 
@@ -99,13 +100,13 @@ def train_usual(args: argparse.Namespace, out: Path) -> None:
         prepared = accelerator.prepare(network, optimizer, train, val)
         network, optimizer, train, val = prepared
         backward, memory_format = accelerator.backward, torch.channels_last
-        autocast = accelerator.autocast()
+        autocast = accelerator.autocast
     network, criterion = network.to(device), nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     for _ in range(EPOCHS):
         network.train()
         for images, labels in train:
             images = images.to(device, memory_format=memory_format)
-            with autocast:
+            with autocast():
                 logits = network(images)
             loss = criterion(logits.float(), labels.to(device))
             optimizer.zero_grad()
@@ -116,7 +117,7 @@ def train_usual(args: argparse.Namespace, out: Path) -> None:
         right = 0
         with torch.inference_mode():
             for images, labels in val:
-                with autocast:
+                with autocast():
                     logits = network(images.to(device, memory_format=memory_format))
                 right += int((logits.argmax(1) == labels.to(device)).sum())
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}

@@ -98,11 +98,12 @@ def draw_ratios(result: Mapping, path: Path) -> None:
         axis.set_yticks(range(len(rows)), names, fontsize=7)
         axis.axvline(1, color="0.6", linewidth=1)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("peer's time over ours")
 
 
 def draw_growth(growth: Mapping[str, Mapping], path: Path) -> None:
-    """Seconds and peak memory by scale, with their exponents, both axes logarithmic."""
+    """Seconds and peak memory by scale, with their exponents; seconds on a logarithmic axis."""
     title, settings = "Seconds and peak memory as the data grows", "Each point is a process."
     with new_figure(path, title, (1, 2), (9, 4), settings) as (_, axes):
         for axis, key in zip(axes[0], ("seconds", "peak_mib"), strict=True):
@@ -110,7 +111,11 @@ def draw_growth(growth: Mapping[str, Mapping], path: Path) -> None:
                 label = f"{name}: exponent {curve[f'{key}_exponent']:.2f}"
                 axis.plot(curve["scales"], curve[key], "o-", label=label)
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel("times the data")
-            axis.set_ylabel("seconds" if key == "seconds" else "peak MiB")
             axis.legend(fontsize=8)
+        axes[0, 0].set_yscale("log", base=2)
+        axes[0, 0].yaxis.set_major_formatter("{x:g}")
+        axes[0, 0].set_ylabel("seconds")
+        axes[0, 1].set_ylim(0, 1.1 * max(max(curve["peak_mib"]) for curve in growth.values()))
+        axes[0, 1].set_ylabel("peak MiB")
