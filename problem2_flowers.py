@@ -42,7 +42,7 @@ from common.job import say
 from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.networks.timing import median_seconds
-from common.reporting import html, problem2, results
+from common.reporting import html, problem2, results, tensorboard
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import baselines, cams, modes
@@ -510,6 +510,8 @@ def main() -> None:
 
     cli.run_parts(PARTS, args.parts, setup, publish, forecast_seconds)
     html.write(args.out)
+    if args.tensorboard:
+        tensorboard.write(folder)
     parallel.stop()
 
 

@@ -54,7 +54,7 @@ from common.networks.resnet36 import (
     resnet34_with,
 )
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
-from common.reporting import html, plotting, problem3, results
+from common.reporting import html, plotting, problem3, results, tensorboard
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import accuracy, divergence, places, reproduction
@@ -458,6 +458,8 @@ def main() -> None:
 
     cli.run_parts(FUNCTIONS, args.parts, prepared, publish, forecast_seconds)
     html.write(args.out)
+    if args.tensorboard:
+        tensorboard.write(folder)
     parallel.stop()
 
 
