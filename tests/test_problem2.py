@@ -145,6 +145,14 @@ def test_stages_add_up_to_the_whole_networks():
     assert rows[-1]["macs_narrow"] == 1280 * 102
 
 
+def test_trained_weights_have_a_recipe_of_their_own_and_flags_go_first():
+    assert p2.parse_args(["2.2"]).epochs == 150
+    for init in ("imagenet", "weights.pt"):
+        args = p2.parse_args(["2.2", "--init", init, "--epochs", "7"])
+        found = (args.lr, args.epochs, args.weight_decay, args.cutmix, args.stages)
+        assert found == (2.5e-4, 7, 0, 0, 1)
+
+
 # ------------------------------------------------------------------------------ data, baselines
 
 

@@ -159,3 +159,20 @@ def test_the_loss_is_the_labels_and_the_features_errors(tmp_path):
     wanted += 8 * torch.nn.functional.mse_loss(guessed, batch_of(made, [1, 4, 6])[1])
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(logits, run.network(images))
+
+
+def test_two_processes_share_the_views_and_features_of_one(tmp_path, place):
+    made = teaching.teacher(Setup(tmp_path))
+
+    def batch():
+        run = Run(taught_network(), RECIPE, CPU, teacher=made)
+        return loop.process_batch(run, train_set(), torch.arange(11))
+
+    images, targets = batch()
+    assert targets.shape == (11, 3 + len(made.mean))
+    assert ((targets[:, :3] > 0).sum(dim=1) == 2).any()  # mixing is on
+    for rank in range(2):
+        place(rank, 2)
+        share = batch()
+        assert torch.equal(share[0], images[rank::2])
+        assert torch.equal(share[1], targets[rank::2])
