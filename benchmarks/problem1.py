@@ -87,9 +87,9 @@ def losses_450(machine: Machine) -> Iterator[Ways]:
     yield four_layers(machine.size(451, 33), machine.size(300, 32))
 
 
-@bench("losses-1920", "P1: the same of a band of 1,920 x 240 px", WANTED)
+@bench("losses-1920", "P1: the same of a band of 1,920 x 160 px", WANTED)
 def losses_1920(machine: Machine) -> Iterator[Ways]:
-    yield four_layers(machine.size(1921, 65), machine.size(240, 32))
+    yield four_layers(machine.size(1921, 65), machine.size(160, 32))
 
 
 def lpips_ways(machine: Machine, dtype: torch.dtype, within: float) -> Ways:

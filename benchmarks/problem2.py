@@ -32,6 +32,7 @@ from common.networks.gradcam import grad_cam
 from common.reporting.results import ROOT
 from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
+from common.training.jobs import launch
 from common.training.precision import autocast
 from problem2_flowers import NoiseBlock
 
@@ -96,7 +97,7 @@ def train_64(machine: Machine) -> Iterator[Ways]:
     {USUAL: {"bf16": 2.5, "AVX512": 1.5, "AVX2": 1.3}, USUAL_BF16: None, ACCELERATE: 1.2},
 )
 def train_224(machine: Machine) -> Iterator[Ways]:
-    yield from cold_training(machine, 224, images=48, batch_size=machine.size(16, 8))
+    yield from cold_training(machine, 224, images=32, batch_size=machine.size(16, 8))
 
 
 # -------------------------------------------------------------------------------------------- steps
@@ -202,7 +203,7 @@ def gloo(machine: Machine) -> Iterator[Ways]:
     size = (machine.size(32, 8), 64, machine.precision.name, machine.size(8, 1))
 
     def run_job(processes: int) -> float:
-        return parallel.launch(processes, seconds_in_process, size, TWO // processes)[0]
+        return launch(processes, seconds_in_process, size, TWO // processes)[0]
 
     yield Ways(partial(run_job, TWO), {ONE_PROCESS: partial(run_job, 1)}, warm_ups=0)
 
