@@ -63,7 +63,7 @@ RUNS = [
     Published("2.2", f"problem2_flowers.py 2.2 {FLOWERS} --epochs 60", "2.2", "problem2", 25),
     Published(
         "taught",
-        f"problem2_flowers.py 2.2 {FLOWERS} --epochs 50 --teacher vgg16 --views 20"
+        f"problem2_flowers.py 2.2 {FLOWERS} --epochs 50 --teacher vgg16 --views 10"
         " --first-strength 0 --cutmix 0.5",
         *("2.2", "taught/problem2", 25),
     ),
