@@ -40,7 +40,7 @@ from common.networks.calibration import Calibrated, References, calibrated_losse
 from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name
 from common.networks.weights import Weights, load_vgg16, random_vgg16
-from common.reporting import plotting, problem1, results
+from common.reporting import html, plotting, problem1, results
 from common.reporting.statistics import bootstrap_interval, bootstrap_nearest
 from common.training.parallel import pick_device
 
@@ -250,8 +250,7 @@ def photo_copies(shared: Shared, photo: str) -> tuple[dict[str, Tensor], dict[st
     copies, clipped = {}, {}
     image = images.to_tensor(shared.photos[photo])
     windows = translate(image, shared.args.shift, shared.args.edge)
-    index = list(shared.photos).index(photo)
-    noise = unit_noise(windows[0].shape, shared.args.seed, index, 0)
+    noise = unit_noise(windows[0].shape, shared.args.seed, list(shared.photos).index(photo), 0)
     # In this order no more than two maps of a large photo have to be held at a time.
     for name, window in zip(("original", "translated"), windows, strict=True):
         noisy, clipped[name] = add_noise(window, shared.args.sigma, noise)
@@ -544,6 +543,7 @@ def main() -> None:
         results.publish(folder, part, findings, provenance)
 
     cli.run_parts(PARTS, args.parts, shared, publish, forecast_seconds)
+    html.write(args.out)
 
 
 if __name__ == "__main__":
