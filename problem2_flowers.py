@@ -12,9 +12,9 @@ network; the best of them, of VGG-16's features, may teach.
 
 Hardware: any CPU or GPU. Minutes on 2 CPU cores: 60 for the first command, 4 for the third; all
 parts with their defaults (224 px, 150 epochs) are for a GPU.
-Finding: from scratch, at 64 px, in 60 epochs and with the defaults of before (the chapter has
-them), 15.40 % of test are classified rightly (95 % interval 14.52 - 16.32); chance is 0.98 %, and
-the report had 1.46 %.
+Finding: from scratch, at 64 px and in 60 epochs, 36.05 % of test are classified rightly (95 %
+interval 34.86 - 37.26); chance is 0.98 %, the nearest colour histogram has 26.41 %, a linear
+classifier of VGG-16's features 72.35 %, and the report had 1.46 %.
 """
 
 import sys
