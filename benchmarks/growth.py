@@ -24,7 +24,7 @@ from common.data import manifest
 from common.data.packed import pack
 from common.data.sets import FileSet
 from common.errors import guard
-from common.networks.losses import compare
+from common.networks.losses import compare, features_of, registry
 from common.networks.normalized import seeded
 from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
@@ -71,7 +71,8 @@ def work(name: str, per_class: int, folder: Path) -> Callable[[], object]:
     if name == "pixels":
         network = VGG16Features(random_vgg16(0, want_lpips=False), ["relu1_2", "relu5_3"])
         images = {key: torch.rand(3, 20 * per_class, WIDTH_PX) for key in "ab"}
-        return partial(compare, network, images, {"pair": ("a", "b")})
+        losses, features = registry(network), partial(features_of, network)
+        return partial(compare, losses, features, images, {"pair": ("a", "b")})
     if name == "catalogue":
         how = (CLASSES, per_class, (0.7, 0.15, 0.15), 0, False)
         return partial(manifest.draw, folder / "photos", *how)

@@ -15,7 +15,7 @@ from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench
 from benchmarks.machine import forward_flops
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from common.data.streams import generator
-from common.networks.losses import compare
+from common.networks.losses import compare, features_of, registry
 from common.networks.vgg import LAYERS, VGG16Features, layer_name
 from common.networks.weights import Weights, load_vgg16
 
@@ -37,8 +37,11 @@ def four_images(photo: np.ndarray) -> dict[str, Tensor]:
 
 def all_pairs(network: VGG16Features, sets: list[dict[str, Tensor]]) -> list[dict]:
     """All losses of the five pairs of every set of four images."""
-    pairs = {pair: pair for pair in PAIRS}
-    return [losses for images in sets for losses in compare(network, images, pairs).values()]
+    pairs, features = {pair: pair for pair in PAIRS}, partial(features_of, network)
+    # Those that the peers compute too.
+    losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
+    found = (compare(losses, features, images, pairs) for images in sets)
+    return [row for rows in found for row in rows.values()]
 
 
 @torch.inference_mode()

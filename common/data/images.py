@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.data.decoding import load_image, one_line_errors
 from common.errors import UserError
-from common.job import printable, say
+from common.job import printable, progress, say
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,38 +61,72 @@ def say_left_out(reasons: Sequence[str], source: str) -> None:
         say(printable(f"left out {len(reasons):,} of {source}: {first}{rest}"), file=sys.stderr)
 
 
-def load_folder(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """All images directly in a folder, by file name in sorted order, and what was left out.
+class Pictures(Mapping[str, np.ndarray]):
+    """Images of files by name, uint8 (height, width, 3), each read when it is asked for."""
 
-    Images are uint8 (height, width, 3). Left out are, as "NAME: why", files that are no image, or
-    a bad one, folders, and links that lead out of the folder.
+    def __init__(self, paths: Mapping[str, Path]):
+        self.paths = dict(paths)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return load_image(self.paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def open_folder(
+    folder: Path, most: int | None = None, seed: int = 0
+) -> tuple[Pictures, dict[str, tuple[int, int]], list[str]]:
+    """Images of a folder in sorted order, or a seeded draw of `most`; sizes; what was left out.
+
+    They lie directly in it or, where none does, in its folders. Each is read once to see whether it
+    can be, and none is kept. Sizes are (width, height) by name. Left out are, as "NAME: why", files
+    that are no image, or a bad one, folders, and links that lead out of the folder.
 
     Raises:
         UserError: no such folder, or no image in it that can be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a single image is given by --image")
-    images, left_out = {}, []
     with one_line_errors(folder):
         paths = sorted(folder.iterdir())
-    for path in paths:
-        reason = why_left_out(path.name)
-        if reason != "" and path.is_dir():
-            reason = "a folder"
-        elif reason is None and leads_out(path, folder):
-            reason = "a link that leads out of the folder; copy it, or give it by --image"
-        if reason is None:
-            try:
-                images[path.name] = load_image(path)
-                continue
-            except UserError as error:
-                reason = str(error).removeprefix(printable(f"{path}: "))
-        if reason:
-            left_out.append(f"{path.name}: {reason}")
-    if not images:
-        found = f"{len(left_out)} left out; first: {left_out[0]}" if left_out else "no images"
+        if not any(why_left_out(path.name) is None and path.is_file() for path in paths):
+            folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
+            paths = [path for inner in folders for path in sorted(inner.iterdir())] or paths
+    names = {str(path.relative_to(folder)): path for path in paths}
+    left_out = {name: _why_not_read(path, folder) for name, path in names.items()}
+    left_out = {name: reason for name, reason in left_out.items() if reason is not None}
+    candidates = [name for name in names if name not in left_out]
+    if most is not None:
+        order = np.random.default_rng(seed).permutation(len(candidates))
+        candidates = [candidates[place] for place in order]
+    sizes = {}
+    for name in progress(candidates, desc="reading"):
+        if len(sizes) == most:
+            break
+        try:
+            sizes[name] = load_image(names[name]).shape[1::-1]
+        except UserError as error:
+            left_out[name] = str(error).removeprefix(printable(f"{names[name]}: "))
+    reasons = [f"{name}: {left_out[name]}" for name in sorted(left_out) if left_out[name]]
+    if not sizes:
+        found = f"{len(reasons)} left out; first: {reasons[0]}" if reasons else "no images"
         raise UserError(f"{folder}: none of its files is an image that can be read ({found})")
-    return images, left_out
+    sizes = {name: sizes[name] for name in sorted(sizes)}
+    return Pictures({name: names[name] for name in sizes}), sizes, reasons
+
+
+def _why_not_read(path: Path, folder: Path) -> str | None:
+    """Why a path of a folder is left out unread, or None; empty where nobody will miss it."""
+    reason = why_left_out(path.name)
+    if reason != "" and path.is_dir():
+        return "a folder"
+    if reason is None and leads_out(path, folder):
+        return "a link that leads out of the folder; copy it, or give it by --image"
+    return reason
 
 
 def embedded_photos() -> dict[str, np.ndarray]:

@@ -1,145 +1,99 @@
 """Losses relative to those between unrelated pictures: 0 is "the same", 1 "another picture".
 
-    from common.networks.calibration import calibrate
-    unrelated = [{"l2": 100.0}, {"l2": 140.0}]
-    print(calibrate({"shift": {"l2": 3.0}}, unrelated)["shift"]["l2"])
+    import numpy as np; from common.networks.calibration import Calibrated
+    raw, unrelated = np.array([[[3.0]], [[5.0]]]), np.array([[100.0]])
+    print(Calibrated(["shift"], ["l2"], raw, unrelated, [(0, 1)]).row("shift", "l2"))
 
-Images are float (3, H, W) in [0, 1].
+Intervals are 95 %, by a bootstrap that resamples pictures and takes "another picture" from the
+resample too (Efron & Tibshirani 1993).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
-from common.data.images import fit_to, to_tensor
 from common.errors import UserError
-from common.job import progress
-from common.networks.losses import Losses, compare
-from common.networks.vgg import VGG16Features
-from common.reporting.statistics import bootstrap_interval
 
-Size = tuple[int, int]  # (width, height) in px
-Calibrated = dict[str, dict[str, tuple[float, float]]]  # {pair: {loss: (raw, relative)}}
-LOCK_STEP_PIXELS = 2_000_000  # photos of one size whose maps may be alive together
+RESAMPLES, PERCENT = 2000, (2.5, 97.5)
 
 
-@dataclass(frozen=True)
-class References:
-    """The unrelated pictures that losses of photos are calibrated with.
+def resample_weights(pictures: int) -> np.ndarray:
+    """Each picture's share of each resample, (RESAMPLES, pictures), seeded; rows sum to 1."""
+    counts = np.random.default_rng(0).multinomial(
+        pictures, np.full(pictures, 1 / pictures), RESAMPLES
+    )
+    return counts / pictures
 
-    pictures: uint8 (height, width, 3). sizes: what can be compared of each without scaling, from
-    its left. chosen: their names for each photo. are_photos: they are the photos themselves, so
-    that one of the same size needs no pass of its own.
+
+def interval(resampled: np.ndarray) -> dict[str, float]:
+    """{"low", "high"} of a statistic's values in the resamples; NaN where all are the same.
+
+    The ends are values that it took, not interpolated: some may be infinite.
     """
-
-    pictures: Mapping[str, np.ndarray]
-    sizes: Mapping[str, Size]
-    chosen: Mapping[str, Sequence[str]]
-    are_photos: bool
-
-    def picture(self, name: str, size: Size) -> Tensor:
-        """A picture as (3, height, width), scaled and cropped where its own size differs."""
-        picture = self.pictures[name]
-        if self.sizes[name] != size:
-            picture = fit_to(picture, *size)
-        return to_tensor(picture)[..., : size[0]]
-
-    def used(self, sizes: Mapping[str, Size]) -> dict:
-        """{"references": names, "references_resized": {name: "WxH"}} of those that are used.
-
-        Resized are those that are scaled to a photo's entry in `sizes`.
-        """
-        names, resized = set(), {}
-        for photo, chosen in self.chosen.items():
-            names.update(chosen)
-            for name in chosen:
-                if self.sizes[name] != sizes[photo]:
-                    height, width, _ = self.pictures[name].shape
-                    resized[name] = f"{width}x{height}"
-        return {"references": sorted(names), "references_resized": resized}
+    if (resampled == resampled[0]).all():
+        return {"low": np.nan, "high": np.nan}
+    low, high = np.percentile(resampled, PERCENT, method="nearest")
+    return {"low": float(low), "high": float(high)}
 
 
-def calibrate(raw: Mapping[str, Losses], unrelated: Sequence[Losses]) -> Calibrated:
-    """Every pair's losses, each beside its ratio to its mean over `unrelated`.
+class Calibrated:
+    """Raw losses of pairs of copies of pictures, and their ratios to those of unrelated pictures.
+
+    raw: (pictures, pairs, losses). unrelated: (M, losses), losses between unrelated pictures.
+    others: of each of the M the two pictures' indexes; the second is None for a reference that is
+    none of the pictures.
+    relative: (pairs, losses), the mean raw loss over the mean unrelated one. resampled: the same of
+    each resample of the pictures, (RESAMPLES, pairs, losses); it has its own "another picture".
 
     Raises:
         UserError: a loss is 0 or not a number between unrelated pictures.
     """
-    yardstick = {loss: np.mean([losses[loss] for losses in unrelated]) for loss in unrelated[0]}
-    for loss, value in yardstick.items():
-        if not value > 0:
-            raise UserError(
-                f"{loss} is {value:g} between unrelated pictures, so nothing can be calibrated with"
-                " it; give other reference pictures or other weights"
-            )
-    return {
-        pair: {loss: (value, float(value / yardstick[loss])) for loss, value in losses.items()}
-        for pair, losses in raw.items()
-    }
 
+    def __init__(
+        self,
+        pairs: Sequence[str],
+        losses: Sequence[str],
+        raw: np.ndarray,
+        unrelated: np.ndarray,
+        others: Sequence[tuple[int, int | None]],
+    ):
+        self.pairs, self.losses, self.raw = list(pairs), list(losses), raw
+        self._unrelated, self._others = unrelated, others
+        yardstick = unrelated.mean(0)
+        for loss, value in zip(losses, yardstick, strict=True):
+            if not value > 0:
+                raise UserError(
+                    f"{loss} is {value:g} between unrelated pictures, so nothing can be calibrated"
+                    " with it; give other reference pictures or other weights"
+                )
+        self.relative = raw.mean(0) / yardstick
 
-def calibrated_losses(
-    network: VGG16Features,
-    sizes: Mapping[str, Size],
-    pairs: Mapping[str, tuple[str, str]],
-    make_copies: Callable[[str], Mapping[str, Tensor]],
-    references: References,
-) -> dict[str, Calibrated]:
-    """Calibrated losses of pairs of copies of every photo, each image in one pass.
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        weights = resample_weights(len(self.raw))
+        between = np.ones((len(weights), len(self._others)))
+        for column, pair in enumerate(self._others):
+            for index in pair:
+                if index is not None:
+                    between[:, column] *= weights[:, index]
+        # A resample of two pictures may hold one of them twice: no pair, and no "another picture".
+        none = between.sum(1) == 0
+        between[none] = 1
+        yardstick = between @ self._unrelated / between.sum(1, keepdims=True)
+        return np.einsum("bn,npl->bpl", weights, self.raw) / yardstick[:, None]
 
-    `sizes` has each photo's size as compared, `make_copies(photo)` its (3, height, width) copies,
-    "original" among them, and `pairs` the names of two copies each. Photos of one size go through
-    the network together, where memory allows.
-    """
-    used, calibrated = {name for pair in pairs.values() for name in pair}, {}
-    for group in _same_size_groups(sizes):
-        copies = {}
-        for photo in group:
-            made = make_copies(photo)
-            copies[photo] = {name: made[name] for name in made if name in used}
-        # In this order: the maps of an image are held until its last pair is out.
-        images = {(photo, "original"): copies[photo]["original"] for photo in group}
-        compared = {}
-        for photo in group:
-            for name in references.chosen[photo]:
-                # A reference may have a photo's name and yet be another picture.
-                in_group = references.are_photos and name in group
-                other = (name, "original" if in_group else "unrelated")
-                if other not in images:
-                    images[other] = references.picture(name, sizes[photo])
-                compared[photo, "unrelated", name] = ((photo, "original"), other)
-        for photo in group:
-            images |= {(photo, name): copy for name, copy in copies[photo].items()}
-            for pair, (a, b) in pairs.items():
-                compared[photo, "pair", pair] = ((photo, a), (photo, b))
-        with progress(total=len(images) * len(network.taps), desc=", ".join(group)) as bar:
-            losses = compare(network, images, compared, bar.update)
-        for photo in group:
-            unrelated = [losses[photo, "unrelated", name] for name in references.chosen[photo]]
-            raw = {pair: losses[photo, "pair", pair] for pair in pairs}
-            calibrated[photo] = calibrate(raw, unrelated)
-    return {photo: calibrated[photo] for photo in sizes}
+    def row(self, pair: str, loss: str) -> dict[str, float]:
+        """{"raw", "relative", "low", "high"}: means over pictures, the interval of relative."""
+        place = self.pairs.index(pair), self.losses.index(loss)
+        means = {"raw": float(self.raw.mean(0)[place]), "relative": float(self.relative[place])}
+        return means | interval(self.resampled[:, place[0], place[1]])
 
+    def rows(self, pair: str) -> dict[str, dict[str, float]]:
+        """{loss: its `row`} of one pair."""
+        return {loss: self.row(pair, loss) for loss in self.losses}
 
-def _same_size_groups(sizes: Mapping[str, Size]) -> Iterator[list[str]]:
-    for width, height in dict.fromkeys(sizes.values()):
-        photos = [photo for photo in sizes if sizes[photo] == (width, height)]
-        length = max(1, LOCK_STEP_PIXELS // (width * height))
-        for start in range(0, len(photos), length):
-            yield photos[start : start + length]
-
-
-def summarise(calibrated: Mapping[str, Calibrated], pair: str) -> dict[str, dict[str, float]]:
-    """{loss: {"raw", "relative", "low", "high"}} of one pair: means over photos.
-
-    low and high are the 95 % interval of the mean of relative, NaN where there is one photo.
-    """
-    rows, photos = {}, [losses[pair] for losses in calibrated.values()]
-    for loss in photos[0]:
-        raw, relative = np.array([losses[loss] for losses in photos]).T
-        low, high = map(float, bootstrap_interval(relative[:, None]))
-        means = {"raw": float(raw.mean()), "relative": float(relative.mean())}
-        rows[loss] = {**means, "low": low, "high": high}
-    return rows
+    def curve(self, pairs: Sequence[str], loss: str) -> tuple[np.ndarray, np.ndarray]:
+        """A loss over pairs, such as doses: relative (pairs,) and resampled (RESAMPLES, pairs)."""
+        places, loss_place = [self.pairs.index(pair) for pair in pairs], self.losses.index(loss)
+        return self.relative[places, loss_place], self.resampled[:, places, loss_place]

@@ -1,23 +1,55 @@
-"""Losses between two images: of pixels, of VGG-16's feature maps, and LPIPS.
+"""Losses between two images: of pixels, of VGG-16's feature maps, LPIPS and SSIM, in one registry.
 
     import torch; from common.networks.losses import pixel_losses
     image = torch.rand(3, 32, 32)
     print(pixel_losses(image, image.flip(-1)))
 
-Images are float (3, H, W) in [0, 1].
+Images are float (3, H, W) in [0, 1]. A loss of `registry` takes the features of two images: the
+dict of maps that `features_of` makes, with the image itself under "pixels".
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.networks.vgg import VGG16Features, lock_step
+from common.networks.vgg import VGG16Features
 
 Losses = dict[str, float]
+Features = Mapping[str, Tensor]
+Loss = Callable[[Features, Features], float]
 CHUNK_NUMBERS = 2**18  # of a map that are compared at a time, so that temporaries stay in the cache
+
+
+def registry(network: VGG16Features) -> dict[str, Loss]:
+    """Every loss of the tables and figures: {name: function(features_a, features_b) -> number}.
+
+    Squared differences are "l2", the network's layers, "lpips" where it has heads, and "dssim" (1 -
+    SSIM); absolute ones are "l1" and "mae_" + layer. What is entered here is measured, told and
+    drawn with the others.
+    """
+    heads = network.lpips_heads
+    losses = {
+        "l1": lambda a, b: pixel_losses(a["pixels"], b["pixels"])["l1"],
+        "l2": lambda a, b: pixel_losses(a["pixels"], b["pixels"])["l2"],
+        **{layer: lambda a, b, at=layer: mse(a[at], b[at]) for layer in network.layers},
+        "lpips": lambda a, b: sum(lpips_layer(a[tap], b[tap], heads[tap]) for tap in heads),
+        "dssim": lambda a, b: 1 - ssim(a["pixels"], b["pixels"]),
+        **{f"mae_{layer}": lambda a, b, at=layer: mae(a[at], b[at]) for layer in network.layers},
+    }
+    if not heads:
+        del losses["lpips"]
+    return losses
+
+
+def features_of(network: VGG16Features, image: Tensor) -> Features:
+    """The features that the registry's losses take: the network's maps, and the image."""
+    with torch.inference_mode():
+        return {"pixels": image, **network(image)}
 
 
 def pixel_losses(a: Tensor, b: Tensor) -> Losses:
@@ -50,14 +82,16 @@ def wrapped_uint8_losses(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return float(np.abs(difference).mean()), float((difference**2).mean())
 
 
-def feature_losses(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Mean squared and mean absolute error of two feature maps (1, C, H, W)."""
-    squared = absolute = 0.0
-    for rows_a, rows_b in _row_chunks(a, b):
-        difference = rows_a - rows_b
-        squared += torch.linalg.vector_norm(difference).item() ** 2
-        absolute += torch.linalg.vector_norm(difference, ord=1).item()
-    return squared / a.numel(), absolute / a.numel()
+def mse(a: Tensor, b: Tensor) -> float:
+    """Mean squared difference of two feature maps (1, C, H, W)."""
+    chunks = (torch.linalg.vector_norm(x - y).item() ** 2 for x, y in _row_chunks(a, b))
+    return sum(chunks) / a.numel()
+
+
+def mae(a: Tensor, b: Tensor) -> float:
+    """Mean absolute difference of two feature maps (1, C, H, W)."""
+    chunks = (torch.linalg.vector_norm(x - y, ord=1).item() for x, y in _row_chunks(a, b))
+    return sum(chunks) / a.numel()
 
 
 def lpips_layer(a: Tensor, b: Tensor, head: Tensor) -> float:
@@ -66,7 +100,7 @@ def lpips_layer(a: Tensor, b: Tensor, head: Tensor) -> float:
     Maps are (1, C, H, W); `head` is the linear layer's C weights. eps keeps a feature of zero
     length at zero instead of NaN.
     """
-    total, eps = 0.0, 1e-20
+    total, eps, head = 0.0, 1e-20, head.to(a.device)
     for rows_a, rows_b in _row_chunks(a, b):
         unit_a = rows_a * rows_a.square().sum(1, keepdim=True).add_(eps).rsqrt_()
         unit_b = rows_b * rows_b.square().sum(1, keepdim=True).add_(eps).rsqrt_()
@@ -81,23 +115,30 @@ def _row_chunks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield rows_a.float(), rows_b.float()
 
 
+def evaluate(losses: Mapping[str, Loss], a: Features, b: Features) -> Losses:
+    """The value of every loss between two images' features."""
+    return {name: float(loss(a, b)) for name, loss in losses.items()}
+
+
 def compare(
-    network: VGG16Features,
+    losses: Mapping[str, Loss],
+    features: Callable[[Tensor], Features],
     images: Mapping[Hashable, Tensor],
     pairs: Mapping[Hashable, tuple[Hashable, Hashable]],
-    progress: Callable[[], object] = lambda: None,
+    known: Mapping[Hashable, Features] = MappingProxyType({}),
 ) -> dict[Hashable, Losses]:
-    """All losses of all pairs of images of one size, each image in one pass (see `lock_step`).
+    """All losses of all pairs of images: {key of a pair: {loss: value}}.
 
-    Returns {key of a pair: {"l1", "l2", each of the network's layers (MSE), "lpips", "mae_" + each
-    layer}}; "lpips" only where the network has LPIPS' heads.
+    `images` maps names to images, `pairs` maps a key to two of the names, `known` has the features
+    of some. Others are computed once, when an image's first pair comes, and dropped behind its
+    last: pairs of one image stand together.
     """
-    zeros = dict.fromkeys([*network.layers, *(["lpips"] if network.lpips_heads else [])], 0.0)
-    losses = {key: pixel_losses(images[a], images[b]) | zeros for key, (a, b) in pairs.items()}
-    for key, tap, a, b in lock_step(network, images, pairs, progress):
-        if tap in network.layers:
-            losses[key][tap], losses[key][f"mae_{tap}"] = feature_losses(a, b)
-        if tap in network.lpips_heads:
-            losses[key]["lpips"] += lpips_layer(a, b, network.lpips_heads[tap].to(a.device))
-        del a, b  # else these maps would live on through the next image's pass
-    return losses
+    due, held, values = Counter(name for pair in pairs.values() for name in pair), {}, {}
+    for key, pair in pairs.items():
+        for name in pair:
+            if name not in held:
+                held[name] = known[name] if name in known else features(images[name])
+        values[key] = evaluate(losses, *(held[name] for name in pair))
+        due.subtract(pair)
+        held = {name: maps for name, maps in held.items() if due[name] > 0}
+    return values

@@ -14,6 +14,7 @@ NAMES = {
     "l1": "pixels",
     "l2": "pixels",
     "lpips": "LPIPS",
+    "dssim": "1 - SSIM",
     "efficientnet_v2_s": "EfficientNetV2-S",
     "efficientnet_v2_s_continued": "the same, continued",
     "noise_block": "with noise block",

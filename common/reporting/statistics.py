@@ -1,9 +1,7 @@
-"""Intervals at 95 %: of means over units (photos), of any statistic of them, and of proportions.
+"""Intervals at 95 %: of means over units, of proportions, and of paired differences.
 
 scipy is imported where an interval is computed: it takes a second, which `--help` need not wait.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -27,30 +25,6 @@ def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return unknown, unknown
     interval = bootstrap((means,), np.mean, axis=0, **PERCENTILE).confidence_interval
     return interval.low, interval.high
-
-
-def bootstrap_nearest(statistic: Callable[..., float], *arrays: np.ndarray) -> tuple[float, float]:
-    """The percentile interval of a statistic of arrays (units, ...), resampled together.
-
-    `statistic` takes the resampled arrays and may be infinite, so the ends are values that it took,
-    not interpolated between two. The resampling is seeded, and that of `bootstrap_interval`.
-
-    Returns:
-        The lower and the upper end; NaN where there is one unit.
-    """
-    from scipy.stats import bootstrap
-
-    units = np.arange(len(arrays[0]))
-    if len(units) == 1:
-        return np.nan, np.nan
-
-    def resampled(drawn: np.ndarray) -> float:
-        return statistic(*(array[drawn] for array in arrays))
-
-    with np.errstate(invalid="ignore"):  # infinities make scipy's own interval NaN
-        taken = bootstrap((units,), resampled, vectorized=False, **PERCENTILE)
-    low, high = np.percentile(taken.bootstrap_distribution, [2.5, 97.5], method="nearest")
-    return float(low), float(high)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from tifffile import TiffWriter
 
 import problem1_perceptual as p1
 from common.data.decoding import load_image, load_square
-from common.data.images import load_folder
+from common.data.images import open_folder
 from common.data.sets import FileSet
 from common.errors import UserError
 from tests.conftest import picture
@@ -133,7 +133,7 @@ def test_any_file_name_is_read(tmp_path):
     for name in names:
         RED.save(tmp_path / "saved.png")
         (tmp_path / "saved.png").rename(tmp_path / name)
-    loaded, left_out = load_folder(tmp_path)
+    loaded, _, left_out = open_folder(tmp_path)
     assert sorted(loaded) == sorted(names)
     assert left_out == []
 

@@ -155,9 +155,32 @@ def test_bad_images_end_in_one_line(fails, tmp_path):
 def test_a_link_in_a_circle_is_left_out(tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("b.png")
-    loaded, left_out = images.load_folder(tmp_path)
+    loaded, _, left_out = images.open_folder(tmp_path)
     assert list(loaded) == ["a.png"]
     assert left_out == ["b.png: cannot be read (Too many levels of symbolic links)"]
+
+
+def test_a_folder_is_read_picture_by_picture(class_folders, monkeypatch):
+    pictures, sizes, left_out = images.open_folder(class_folders)
+    assert len(pictures) == 3 * 7
+    assert list(pictures)[:2] == ["n01440764/0.png", "n01440764/1.png"]
+    assert set(sizes.values()) == {(48, 40)}
+    assert left_out == []
+    read = []
+    load_image = images.load_image
+    monkeypatch.setattr(images, "load_image", lambda path: read.append(path) or load_image(path))
+    np.testing.assert_array_equal(pictures["odd/3.png"], picture(23))
+    assert read == [class_folders / "odd" / "3.png"]
+
+
+def test_a_draw_of_a_folder_is_seeded_and_in_order(class_folders):
+    (class_folders / "odd" / "0.png").write_text("no image")
+    draws = [list(images.open_folder(class_folders, 20, seed)[0]) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] == draws[2] == sorted(draws[0])
+    few = [list(images.open_folder(class_folders, 6, seed)[0]) for seed in (1, 1, 2)]
+    assert few[0] == few[1] == sorted(few[0])
+    assert few[0] != few[2]
+    assert len(few[2]) == 6
 
 
 def test_a_folder_without_images_is_refused(fails, tmp_path):

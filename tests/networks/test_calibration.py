@@ -1,87 +1,58 @@
 import numpy as np
 import pytest
-import torch
 
-from common.data.images import to_tensor
 from common.errors import UserError
 from common.networks import calibration
-from common.networks.losses import compare
-from common.networks.vgg import VGG16Features
-from common.networks.weights import random_vgg16
-from tests.conftest import picture
+from common.networks.calibration import Calibrated
+
+RAW = np.random.default_rng(0).uniform(1, 3, (5, 2, 3))  # pictures, pairs, losses
+OTHERS = [(i, j) for i in range(5) for j in range(i)]
+UNRELATED = np.random.default_rng(1).uniform(50, 90, (len(OTHERS), 3))
 
 
-def image(seed: int) -> torch.Tensor:
-    return to_tensor(picture(seed))
+def calibrated(raw=RAW, unrelated=UNRELATED, others=OTHERS):
+    return Calibrated(["shift", "noise"], ["l1", "l2", "relu1_2"], raw, unrelated, others)
 
 
-@pytest.fixture(scope="module")
-def network():
-    return VGG16Features(random_vgg16(seed=0, want_lpips=False), ["relu2_2", "relu3_1"])
+def test_unrelated_pairs_average_1():
+    pairs = np.broadcast_to(UNRELATED.mean(0), (5, 2, 3))
+    np.testing.assert_allclose(calibrated(pairs).relative, 1)
 
 
-def calibrated_photos(network, width_px=48):
-    """Losses under noise of three photos of 48x40 px that calibrate one another."""
-    photos = {f"photo{seed}": picture(seed) for seed in range(3)}
-
-    def make_copies(photo):
-        original = to_tensor(photos[photo])[..., :width_px]
-        noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(1))
-        return {"unused": original, "original": original, "noisy": (original + noise).clamp(0, 1)}
-
-    sizes = dict.fromkeys(photos, (width_px, 40))
-    chosen = {photo: [name for name in photos if name != photo] for photo in photos}
-    references = calibration.References(photos, sizes, chosen, are_photos=True)
-    pairs = {"noise": ("original", "noisy")}
-    return calibration.calibrated_losses(network, sizes, pairs, make_copies, references)
+def test_a_row_holds_the_means_over_pictures():
+    row = calibrated().row("noise", "l2")
+    assert row["raw"] == pytest.approx(RAW[:, 1, 1].mean())
+    assert row["relative"] == pytest.approx(RAW[:, 1, 1].mean() / UNRELATED[:, 1].mean())
+    assert row["low"] < row["relative"] < row["high"]
+    assert calibrated().rows("noise")["l2"] == row
 
 
-def test_calibrated_loss_of_unrelated_pairs_averages_1(network):
-    images = {i: image(i) for i in range(4)}
-    raw = compare(network, images, {i: (0, i) for i in (1, 2, 3)})
-    calibrated = calibration.calibrate(raw, list(raw.values()))
-    for loss in raw[1]:
-        mean = np.mean([calibrated[i][loss][1] for i in raw])
-        assert mean == pytest.approx(1)
-        assert [calibrated[i][loss][0] for i in raw] == [raw[i][loss] for i in raw]
+def test_a_resample_takes_another_picture_from_itself(monkeypatch):
+    drawn = np.array([0, 0, 2, 4, 4])
+    counts = np.bincount(drawn, minlength=5) / 5
+    monkeypatch.setattr(calibration, "resample_weights", lambda _: counts[None])
+    pairs = [(i, j) for i in drawn for j in drawn if i > j]
+    yardstick = np.mean([UNRELATED[OTHERS.index(pair)] for pair in pairs], axis=0)
+    np.testing.assert_allclose(calibrated().resampled[0], RAW[drawn].mean(0) / yardstick)
+
+
+def test_references_count_alike_in_every_resample():
+    found = calibrated(unrelated=UNRELATED[:5], others=[(i, None) for i in range(5)])
+    weights = calibration.resample_weights(5)
+    expected = np.einsum("bn,npl->bpl", weights, RAW) / (weights @ UNRELATED[:5])[:, None]
+    np.testing.assert_allclose(found.resampled, expected)
+
+
+def test_one_picture_has_no_interval():
+    row = calibrated(RAW[:1], UNRELATED[:2], [(0, None), (0, None)]).row("shift", "l1")
+    assert np.isnan([row["low"], row["high"]]).all()
+
+
+def test_an_interval_may_end_at_infinity():
+    resampled = np.array([1.0] * 90 + [np.inf] * 10)
+    assert calibration.interval(resampled) == {"low": 1.0, "high": np.inf}
 
 
 def test_a_yardstick_of_zero_is_refused():
     with pytest.raises(UserError, match="l1 is 0 between unrelated pictures"):
-        calibration.calibrate({"pair": {"l1": 1.0}}, [{"l1": 0.0}])
-
-
-@pytest.mark.parametrize("width_px", [48, 47])
-def test_measuring_together_or_one_by_one_is_the_same(network, monkeypatch, width_px):
-    together = calibrated_photos(network, width_px)
-    monkeypatch.setattr(calibration, "LOCK_STEP_PIXELS", 1)
-    assert calibrated_photos(network, width_px) == together
-
-
-def test_photos_of_one_size_that_calibrate_one_another_pass_once(network):
-    passes = []
-    hook = network.segments[0].register_forward_hook(lambda *_: passes.append(1))
-    calibrated_photos(network)
-    hook.remove()
-    assert len(passes) == 3 * 2
-
-
-def test_a_reference_is_scaled_where_its_size_differs():
-    pictures, sizes = {"a": picture(0), "b": picture(1)}, {"a": (47, 40), "b": (48, 40)}
-    chosen = {"photo": ["a", "b"]}
-    references = calibration.References(pictures, sizes, chosen, are_photos=False)
-    assert torch.equal(references.picture("a", (47, 40)), image(0)[..., :47])
-    assert torch.equal(references.picture("b", (48, 40)), image(1))
-    assert references.picture("b", (47, 40)).shape == (3, 40, 47)
-    assert references.used({"photo": (47, 40)}) == {
-        "references": ["a", "b"],
-        "references_resized": {"b": "48x40"},
-    }
-
-
-def test_summary_of_photos(network):
-    calibrated = calibrated_photos(network)
-    row = calibration.summarise(calibrated, "noise")["relu2_2"]
-    values = [losses["noise"]["relu2_2"][1] for losses in calibrated.values()]
-    assert row["relative"] == pytest.approx(np.mean(values))
-    assert min(values) <= row["low"] <= row["relative"] <= row["high"] <= max(values)
+        calibrated(unrelated=UNRELATED * [0, 1, 1])

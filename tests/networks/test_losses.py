@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import lpips
 import numpy as np
@@ -16,6 +17,11 @@ from tests.networks.test_vgg import image, plain_maps
 @pytest.fixture(scope="module")
 def random_weights():
     return random_vgg16(seed=0)
+
+
+def compared(network, images, pairs):
+    features = partial(losses.features_of, network)
+    return losses.compare(losses.registry(network), features, images, pairs)
 
 
 def test_pixel_losses_by_hand():
@@ -61,13 +67,13 @@ def test_wrapped_losses_break_the_inequality_that_all_numbers_keep():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("which", ["random_weights", "real_weights"])
-def test_losses_of_all_26_layers_equal_plain_vgg16(which, request):
+def test_losses_of_all_31_layers_equal_plain_vgg16(which, request):
     weights = request.getfixturevalue(which)
     a, b = image(0), image(1)
     network = VGG16Features(weights, list(LAYERS))
-    values = losses.compare(network, {"a": a, "b": b}, {"pair": ("a", "b")})["pair"]
+    values = compared(network, {"a": a, "b": b}, {"pair": ("a", "b")})["pair"]
     maps_a, maps_b = plain_maps(weights, a), plain_maps(weights, b)
-    assert len(network.layers) == 26
+    assert len(network.layers) == 31
     for name in network.layers:
         difference = (maps_a[name] - maps_b[name]).double()
         assert values[name] == pytest.approx(difference.square().mean().item(), rel=1e-5)
@@ -84,7 +90,7 @@ def test_lpips_equals_the_lpips_package(real_weights):
     images = dict(enumerate([photos[0], photos[0].roll(-1, dims=-1), *photos[1:4]]))
     pairs = {(0, i): (0, i) for i in range(1, len(images))}
     network = VGG16Features(real_weights, ["relu1_2"])
-    for (a, b), values in losses.compare(network, images, pairs).items():
+    for (a, b), values in compared(network, images, pairs).items():
         expected = package(images[a][None], images[b][None], normalize=True).item()
         assert values["lpips"] == pytest.approx(expected, rel=1e-4)
 
@@ -99,9 +105,38 @@ def test_identical_images_have_no_loss_and_losses_are_symmetric(random_weights):
     images = {"a": image(0), "twin": image(0), "b": image(1)}
     pairs = {"same": ("a", "twin"), "there": ("a", "b"), "back": ("b", "a")}
     network = VGG16Features(random_weights, ["relu1_2", "conv3_1", "relu5_3"])
-    values = losses.compare(network, images, pairs)
+    values = compared(network, images, pairs)
     assert set(values["same"].values()) == {0.0}
+    assert list(values["same"]) == list(losses.registry(network))
     assert values["there"] == values["back"]
     assert min(values["there"].values()) > 0
     assert losses.psnr(0.0) == math.inf
     assert losses.ssim(image(0), image(0)) == 1
+
+
+def test_each_image_passes_once_and_is_dropped_after_its_last_pair(random_weights):
+    alive = torch.multiprocessing.reductions.StorageWeakRef
+    network, refs = VGG16Features(random_weights, ["relu1_2"]), []
+
+    def features(picture):
+        maps = losses.features_of(network, picture)
+        refs.append(alive(maps["relu1_2"].untyped_storage()))
+        return maps
+
+    def held(*_):
+        return len({ref.cdata for ref in refs if not ref.expired()})
+
+    images = {i: image(i) for i in range(6)}
+    values = losses.compare({"held": held}, features, images, {i: (0, i) for i in range(1, 6)})
+    assert len(refs) == 6
+    assert [row["held"] for row in values.values()] == [2] * 5
+
+
+def test_known_features_need_no_pass(random_weights):
+    network = VGG16Features(random_weights, ["relu1_2"])
+    features = partial(losses.features_of, network)
+    images, pairs = {"a": image(0), "b": image(1)}, {"pair": ("a", "b")}
+    known = {name: features(picture) for name, picture in images.items()}
+    assert losses.compare(losses.registry(network), None, {}, pairs, known) == compared(
+        network, images, pairs
+    )

@@ -7,7 +7,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from common.data.images import to_tensor
 from common.errors import UserError
-from common.networks.vgg import LAYERS, VGG16Features, layer_name, lock_step
+from common.networks.vgg import LAYERS, VGG16Features, layer_name, pools_of, valid_cells
 from common.networks.weights import random_vgg16
 from tests.conftest import picture
 
@@ -36,11 +36,11 @@ def plain_maps(weights, one_image):
 
 
 @torch.inference_mode()
-def test_maps_of_all_26_layers_equal_plain_vgg16(random_weights):
+def test_maps_of_all_31_layers_equal_plain_vgg16(random_weights):
     expected = plain_maps(random_weights, image(0))
     maps = VGG16Features(random_weights, list(LAYERS))(image(0))
     assert list(maps) == list(LAYERS)
-    assert len(maps) == 26
+    assert len(maps) == 31
     for name, values in maps.items():
         error = (values - expected[name]).norm() / expected[name].norm()
         assert error < 1e-5, name
@@ -48,44 +48,49 @@ def test_maps_of_all_26_layers_equal_plain_vgg16(random_weights):
     assert maps["relu5_3"].min() == 0
 
 
-def test_each_image_passes_once_and_no_deeper_than_asked(random_weights):
+def test_a_pass_goes_no_deeper_than_asked(random_weights):
     without_lpips = replace(random_weights, lpips_heads=None)
     network = VGG16Features(without_lpips, ["relu1_2", "relu2_2"])
-    calls = []
-    for segment in network.segments:
-        segment.register_forward_hook(lambda *_: calls.append(1))
-    images = {name: image(seed) for seed, name in enumerate("abcd")}
-    pairs = {(x, y): (x, y) for x in "abcd" for y in "abcd" if x < y}
-    seen = [(key, tap) for key, tap, _, _ in lock_step(network, images, pairs)]
-    assert len(calls) == 4 * 2
-    assert sorted(seen) == sorted((pair, tap) for pair in pairs for tap in network.taps)
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
     assert len(convolutions) == 4
 
 
-def test_maps_are_dropped_after_their_last_pair(random_weights):
-    network = VGG16Features(replace(random_weights, lpips_heads=None), ["relu1_2"])
-    images = {i: image(i) for i in range(6)}
-    pairs = {i: (0, i) for i in range(1, 6)}
-    alive = torch.multiprocessing.reductions.StorageWeakRef
-    refs = []
-    for _, _, a, b in lock_step(network, images, pairs):
-        refs += [alive(map_.untyped_storage()) for map_ in (a, b)]
-        del a, b
-        held = {ref.cdata for ref in refs if not ref.expired()}
-        assert len(held) <= 2
+@torch.inference_mode()
+@pytest.mark.parametrize("layer", ["relu2_2", "pool2", "relu3_1"])
+def test_valid_cells_are_those_that_a_larger_crop_has_too(random_weights, layer):
+    large = image(0, 96, 96)
+    network = VGG16Features(replace(random_weights, lpips_heads=None), [layer])
+    whole, crop = network(large)[layer], network(large[:, 16:80, 16:80])[layer]
+    cells, offset = valid_cells(layer, 64), 16 // LAYERS[layer].stride_px
+    inside = slice(cells.start + offset, cells.stop + offset)
+    same = (whole[..., offset : offset + crop.shape[-1], inside] - crop[..., cells]).abs()
+    assert same[..., cells, :].max() < 1e-5
+    assert same[..., cells.start - 1, :].max() > 1e-5
+    assert same[..., cells.stop, :].max() > 1e-5
 
 
-@pytest.mark.parametrize("text", ["31", "5", "0", "relu6_1", "conv3_4", "fc6"])
+def test_a_crop_as_small_as_the_receptive_field_has_at_most_one_valid_cell():
+    for side_px in range(180, 212):
+        cells = valid_cells("relu5_3", side_px)
+        assert 0 <= cells.stop - cells.start <= 1 + side_px // 212
+    assert valid_cells("relu5_3", 384) == slice(6, 18)
+
+
+def test_pools_stand_between_the_layers_before_and_behind_them():
+    assert pools_of(["relu3_1", "pool2", "relu2_2", "relu5_3"]) == {"pool2": ("relu2_2", "relu3_1")}
+    assert pools_of(["relu1_2", "pool2", "relu3_1"]) == {}
+
+
+@pytest.mark.parametrize("text", ["32", "0", "relu6_1", "conv3_4", "pool6", "fc6"])
 def test_unknown_layer(text):
     with pytest.raises(UserError, match="no such layer"):
         layer_name(text)
 
 
 def test_the_reports_layers_and_their_receptive_fields():
-    names = [layer_name(number) for number in ("4", "9", "12", "30")]
-    assert names == ["relu1_2", "relu2_2", "relu3_1", "relu5_3"]
-    assert [LAYERS[name].receptive_field_px for name in names] == [5, 14, 24, 196]
+    names = [layer_name(number) for number in ("4", "9", "10", "12", "30")]
+    assert names == ["relu1_2", "relu2_2", "pool2", "relu3_1", "relu5_3"]
+    assert [LAYERS[name].receptive_field_px for name in names] == [5, 14, 16, 24, 196]
     assert layer_name("conv5_3") == layer_name("29")
 
 

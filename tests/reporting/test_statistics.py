@@ -1,12 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
 from common.reporting.statistics import (
     bootstrap_interval,
-    bootstrap_nearest,
     paired_difference,
     wilson_interval,
 )
@@ -45,29 +42,6 @@ def test_repeats_of_a_unit_are_no_new_units():
     once = SIX_PHOTOS[:, :1]
     np.testing.assert_allclose(bootstrap_interval(once), bootstrap_interval(once.repeat(5, 1)))
     assert np.isnan(bootstrap_interval(SIX_PHOTOS[:1])).all()
-
-
-def test_bootstrap_nearest_of_a_mean_lies_beside_the_interpolated_interval():
-    values = SIX_PHOTOS[:, 0, 0]
-    nearest = bootstrap_nearest(np.mean, values)
-    np.testing.assert_allclose(nearest, bootstrap_interval(values[:, None]), atol=0.01)
-
-
-def test_arrays_are_resampled_together():
-    assert bootstrap_nearest(lambda a, b: (b - 2 * a).mean(), SIX_PHOTOS, 2 * SIX_PHOTOS) == (0, 0)
-
-
-def test_an_infinite_statistic_has_an_infinite_end_and_no_nan():
-    def mean_or_infinite(values):
-        return math.inf if values.mean() > 2.5 else values.mean()
-
-    low, high = bootstrap_nearest(mean_or_infinite, np.arange(6))
-    assert 0 <= low < 2.5
-    assert high == math.inf
-
-
-def test_of_one_unit_no_statistic_has_an_interval():
-    assert np.isnan(bootstrap_nearest(np.mean, np.ones((1, 4)))).all()
 
 
 def test_wilson_interval_equals_the_published_example():

@@ -1,0 +1,183 @@
+"""A picture moved, with noise, and distorted in five ways that cost as much l2 as the shift.
+
+    from common.data.images import embedded_photos
+    from common.networks.distortions import rank_losses
+    print(rank_losses({"mine": lambda a, b: (a - b).norm()}, list(embedded_photos().values())[:2]))
+
+Images are float (3, H, W) in [0, 1], sigma and l2 in 0-255 units.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.data.images import to_tensor, to_uint8
+from common.data.streams import generator
+from common.errors import UserError
+from common.networks.calibration import interval, resample_weights
+from common.networks.losses import pixel_losses
+
+BISECTIONS = 10
+
+
+def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor]:
+    """The image and its copy moved `shift_px` to the left, over the columns to be compared.
+
+    Whole pixels are moved exactly; a fraction by band-limited (Fourier) interpolation. `edge`:
+    "crop" keeps the columns that both have (width less ceil(shift_px)), "replicate" repeats the
+    last column, "wrap" brings the first columns round.
+
+    Raises:
+        UserError: the shift is as wide as the image.
+    """
+    width = image.shape[-1]
+    if shift_px >= width:
+        raise UserError(f"a shift of {shift_px:g} px: the image is only {width} px wide")
+    whole_px = int(shift_px)
+    moved = _move_by_fraction(image, shift_px - whole_px, periodic=edge == "wrap")
+    columns = torch.arange(width) + whole_px
+    if edge == "wrap":
+        columns %= width
+    elif edge == "replicate":
+        columns.clamp_(max=width - 1)
+    else:
+        columns = columns[: width - math.ceil(shift_px)]
+    return image[..., : len(columns)], moved[..., columns]
+
+
+def _move_by_fraction(image: Tensor, fraction_px: float, periodic: bool) -> Tensor:
+    if fraction_px == 0:
+        return image
+    # A row and its mirror image join without a step, which would ring over the whole row.
+    row = image if periodic else torch.cat([image, image.flip(-1)], dim=-1)
+    frequencies = torch.fft.rfftfreq(row.shape[-1], dtype=torch.float64)
+    phase = torch.polar(torch.ones_like(frequencies), 2 * math.pi * fraction_px * frequencies)
+    moved = torch.fft.irfft(torch.fft.rfft(row.double()) * phase, n=row.shape[-1])
+    return moved[..., : image.shape[-1]].clamp(0, 1).to(image.dtype)
+
+
+def unit_noise(shape: torch.Size, *key: int) -> Tensor:
+    """Standard normal noise that depends on `key` alone, e.g. (seed, photo, draw)."""
+    return torch.randn(shape, generator=generator(*key))
+
+
+def add_noise(image: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, float]:
+    """The image plus noise of standard deviation `sigma` (0-255 units), clipped to [0, 1].
+
+    Returns the noisy image and the share of values that were clipped.
+    """
+    noisy = image + noise * (sigma / 255)
+    clipped = noisy.clamp(0, 1)
+    return clipped, (noisy != clipped).float().mean().item()
+
+
+def blur(image: Tensor, sigma_px: float, _: Tensor) -> Tensor:
+    from scipy.ndimage import gaussian_filter  # slow to import
+
+    return torch.from_numpy(gaussian_filter(image.numpy(), sigma_px, axes=(1, 2)))
+
+
+def jpeg(image: Tensor, roughness: float, _: Tensor) -> Tensor:
+    """Through a JPEG file of quality 100 - roughness, whole numbers from 1 to 100."""
+    file = io.BytesIO()
+    Image.fromarray(to_uint8(image)).save(file, "JPEG", quality=round(100 - roughness))
+    return to_tensor(np.array(Image.open(file)))
+
+
+def brighten(image: Tensor, share: float, _: Tensor) -> Tensor:
+    return (image + share).clamp(0, 1)
+
+
+def flatten(image: Tensor, share: float, _: Tensor) -> Tensor:
+    return image + share * (image.mean() - image)
+
+
+# {name: (function(image, strength, unit noise), the largest strength)}; strength 0 changes nothing,
+# and the pixel loss grows with it.
+DISTORTIONS: dict[str, tuple[Callable[[Tensor, float, Tensor], Tensor], float]] = {
+    "noise": (lambda image, sigma, noise: add_noise(image, sigma, noise)[0], 200),
+    "blur": (blur, 10),
+    "JPEG": (jpeg, 99),
+    "brightness": (brighten, 1),
+    "contrast": (flatten, 1),
+}
+
+
+def distorted(image: Tensor, l2: float, noise: Tensor) -> dict[str, Tensor]:
+    """The image under each of DISTORTIONS, as strong as costs about `l2` (MSE in 0-255 units).
+
+    The strength is found by bisection. The difference from the image is then scaled to cost `l2`
+    exactly, but for what is clipped: a JPEG has but a hundred qualities.
+    """
+    copies = {}
+    for name, (distort, most) in DISTORTIONS.items():
+        low, high = 0.0, float(most)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            costs = pixel_losses(image, distort(image, middle, noise))["l2"]
+            low, high = (low, middle) if costs > l2 else (middle, high)
+        copy = distort(image, high, noise)
+        scale = math.sqrt(l2 / max(pixel_losses(image, copy)["l2"], 1e-12))
+        copies[name] = (image + scale * (copy - image)).clamp(0, 1)
+    return copies
+
+
+def rank_losses(
+    losses: Mapping[str, Callable],
+    images: Iterable[np.ndarray],
+    features: Callable[[Tensor], object] = lambda image: image,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Which loss forgives a shift of one pixel and still sees distortions of equal pixel loss.
+
+    `losses` are {name: function(a, b) -> number} of what `features` makes of two images: by default
+    the images, float (3, H, W - 1) in [0, 1]; `partial(features_of, network)` for those of
+    `registry`. `images` are uint8 (H, W, 3) of any sizes, one held at a time.
+
+    Returns what `ranking` does.
+    """
+    rows = []
+    for number, image in enumerate(images):
+        original, moved = translate(to_tensor(image), 1, "crop")
+        noise = unit_noise(original.shape, seed, number, 0)
+        copies = {"shift": moved}
+        copies |= distorted(original, pixel_losses(original, moved)["l2"], noise)
+        of_original, row = features(original), {}
+        for name, copy in copies.items():
+            of_copy = features(copy)
+            row[name] = {loss: float(f(of_original, of_copy)) for loss, f in losses.items()}
+        rows.append(row)
+    return ranking(rows)
+
+
+def ranking(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict]:
+    """Losses by what distortions cost them beside a shift of one pixel of the same pixel loss.
+
+    `rows` has for each picture {"shift" or a distortion: {loss: value}}. Returns, the best first,
+    {loss: {"mean", "low", "high", "ratios": {distortion: {"mean", "low", "high"}}}}: a ratio is a
+    distortion's loss over the shift's, its geometric mean over pictures; "mean" beside "ratios" is
+    the geometric mean of all five. 1 is as the pixels' l2 has it. Intervals are 95 %, by a
+    bootstrap over pictures.
+    """
+    table = {}
+    weights = resample_weights(len(rows))
+    for loss in rows[0]["shift"]:
+        logs = np.array([[_log(row[name][loss]) for name in DISTORTIONS] for row in rows])
+        logs -= np.array([_log(row["shift"][loss]) for row in rows])[:, None]
+        logs = np.column_stack([logs, logs.mean(1)])
+        means, resampled = np.exp(logs.mean(0)), np.exp(weights @ logs)
+        ratios = [
+            {"mean": float(mean), **interval(ends)}
+            for mean, ends in zip(means, resampled.T, strict=True)
+        ]
+        table[loss] = ratios[-1] | {"ratios": dict(zip(DISTORTIONS, ratios, strict=False))}
+    return dict(sorted(table.items(), key=lambda item: -item[1]["mean"]))
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, 1e-12))

@@ -1,0 +1,341 @@
+"""What Problem 1 measures: squares of pictures, their copies, and what is read off the losses.
+
+Every picture gives one square. Its copies are moved, noisy or distorted, and go through a network
+once each; all tables and curves are read off the calibrated losses of pairs of them.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.images import centre_crop, fit_to, to_tensor
+from common.errors import UserError
+from common.job import progress
+from common.networks.calibration import Calibrated, interval
+from common.networks.distortions import DISTORTIONS, add_noise, distorted, translate, unit_noise
+from common.networks.losses import (
+    compare,
+    evaluate,
+    features_of,
+    pixel_losses,
+    registry,
+)
+from common.networks.vgg import VGG16Features
+from common.reporting.ratios import is_absolute
+
+
+@dataclass(frozen=True)
+class Doses:
+    """Shifts in px, and sigmas of noise in 0-255 units, each from 0 on."""
+
+    shifts_px: Sequence[float]
+    sigmas: Sequence[float]
+
+    @property
+    def shifts(self) -> list[str]:
+        """The names of the pairs of a shift, without dose 0: identical pictures have no loss."""
+        return [f"shift {px:g}" for px in self.shifts_px[1:]]
+
+    @property
+    def noises(self) -> list[str]:
+        """The names of the pairs of a noise, without dose 0."""
+        return [f"noise {sigma:g}" for sigma in self.sigmas[1:]]
+
+
+TRAINED = Doses((0, 0.5, 1, 2, 4, 8, 16), (0, 1, 2, 5, 10, 15, 25, 50, 100))
+CONTROL = Doses((0, 1, 4, 16), (0, 2, 5, 10, 25, 100))  # of random weights, a network a draw
+MARGIN_PX = max(TRAINED.shifts_px)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """The central squares of pictures, with a margin at the right that a shift moves in.
+
+    pictures: uint8 (height, width, 3) by name, read when asked for. references: unrelated pictures
+    that are none of them, or None: then the pictures of a set are each other's. set_size: about
+    how many pictures that is; so many are held at a time.
+    """
+
+    pictures: Mapping[str, np.ndarray]
+    side_px: int
+    margin_px: int
+    seed: int
+    set_size: int
+    references: Mapping[str, np.ndarray] | None = None
+
+    def region(self, name: str) -> Tensor:
+        """A picture's square with its margin, (3, side_px, side_px + margin_px)."""
+        image = to_tensor(self.pictures[name])
+        return centre_crop(image, self.side_px + self.margin_px, self.side_px).contiguous()
+
+    def reference(self, name: str) -> Tensor:
+        """A reference's central square, scaled to cover it where it is smaller."""
+        picture, side_px = self.references[name], self.side_px
+        if min(picture.shape[:2]) < side_px:
+            picture = fit_to(picture, side_px, side_px)
+        return centre_crop(to_tensor(picture), side_px, side_px).contiguous()
+
+    def sets(self, names: Sequence[str]) -> list[list[str]]:
+        """The names in sets of about `set_size`, drawn by the seed; none has a picture alone."""
+        order = np.random.default_rng(self.seed).permutation(len(names))
+        parts = np.array_split(order, max(1, len(names) // self.set_size))
+        return [[names[place] for place in sorted(part)] for part in parts]
+
+
+def calibrate(
+    squares: Squares,
+    network: VGG16Features,
+    make_copies: Callable[[str], tuple[dict[str, Tensor], dict]],
+    names: Sequence[str],
+    label: str,
+    losses: Mapping[str, Callable] | None = None,
+) -> Calibrated:
+    """Calibrated losses of pairs of copies of pictures' squares, each image in one pass.
+
+    `make_copies(picture)` gives the copies, the square itself as "original" among them, and the
+    pairs: {(name of the pair, draw): two names of copies}; draws are averaged. `losses` are those
+    of the registry where none are given.
+
+    Raises:
+        UserError: a picture has no other one to be calibrated with.
+    """
+    losses, features = losses or registry(network), partial(features_of, network)
+    index = {name: place for place, name in enumerate(names)}
+    raw, unrelated, others, pair_names = {}, [], [], []
+    with progress(total=len(names), desc=label, unit="picture") as bar:
+        for members in squares.sets(names):
+            made = {name: make_copies(name) for name in members}
+            known = {name: features(made[name][0]["original"]) for name in members}
+            for a, b, of_b in _unrelated(squares, members, known, features):
+                unrelated.append(list(evaluate(losses, known[a], of_b).values()))
+                others.append((index[a], index.get(b)))
+            for name in members:
+                copies, pairs = made[name]
+                values = compare(losses, features, copies, pairs, {"original": known[name]})
+                pair_names = list(dict.fromkeys(pair for pair, _ in pairs))
+                raw[name] = [
+                    np.mean([list(values[key].values()) for key in pairs if key[0] == pair], axis=0)
+                    for pair in pair_names
+                ]
+                bar.update()
+    if not unrelated:
+        raise UserError(f"{names[0]}: no other picture to calibrate with; name one: --reference")
+    rows = np.array([raw[name] for name in names])
+    return Calibrated(pair_names, list(losses), rows, np.array(unrelated), others)
+
+
+def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, features: Callable):
+    """Yield (picture, the other's name, the other's features) of pictures that differ."""
+    if squares.references is None:
+        for a, b in combinations(members, 2):
+            if not torch.equal(known[a]["pixels"], known[b]["pixels"]):
+                yield a, b, known[b]
+        return
+    for name, picture in squares.references.items():
+        of_reference = features(squares.reference(name))
+        for a in members:
+            if not np.array_equal(squares.pictures[a], picture):
+                yield a, ("reference", name), of_reference
+
+
+# ------------------------------------------------------------------------------- copies of a square
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to the squares: the shift and the noise that a run asks for, and doses beside.
+
+    noise_seeds: draws of the doses' noise. doses: None leaves them out. distortions: whether these
+    are made too, each as strong as costs the pixel loss of a one-pixel shift.
+    """
+
+    shift_px: float
+    edge: str
+    sigma: float
+    seed: int
+    noise_seeds: int = 1
+    doses: Doses | None = None
+    distortions: bool = False
+    noise: bool = True
+
+    def moved(self, region: Tensor, side_px: int, shift_px: float, edge: str) -> Tensor:
+        """The square moved to the left; with "crop" real pixels of the margin come in."""
+        if edge == "crop":
+            return translate(region, shift_px, edge)[1][..., :side_px]
+        return translate(region[..., :side_px], shift_px, edge)[1]
+
+    def copies(self, region: Tensor, index: int) -> tuple[dict[str, Tensor], dict]:
+        """The copies of a (3, S, S + margin) region of the picture `index`, and pairs of them.
+
+        Pairs are "shift", "noise" and "noise translated", as asked for, "shift DOSE", "noise DOSE"
+        and "distorted NAME".
+        """
+        side_px = region.shape[1]
+        square = region[..., :side_px]
+        noises = [unit_noise(square.shape, self.seed, index, n) for n in range(self.noise_seeds)]
+        copies, pairs = {"original": square}, {}
+
+        def add(pair: str, copy: str, make: Callable[[], Tensor], draw: int = 0) -> None:
+            if copy not in copies:
+                copies[copy] = make()
+            pairs[pair, draw] = ("original", copy)
+
+        for pair, px, edge in self._shifts():
+            moved = partial(self.moved, region, side_px, px, edge)
+            add(pair, f"moved {px:g} {edge}", moved)
+        for pair, sigma, draw in self._noises():
+            noisy = partial(add_noise, square, sigma, noises[draw])
+            add(pair, f"noisy {sigma:g} {draw}", lambda noisy=noisy: noisy()[0], draw)
+        if self.distortions:
+            l2 = pixel_losses(square, self.moved(region, side_px, 1, "crop"))["l2"]
+            for name, copy in distorted(square, l2, noises[0]).items():
+                add(f"distorted {name}", name, lambda copy=copy: copy)
+        return copies, pairs
+
+    def _shifts(self) -> Iterator[tuple[str, float, str]]:
+        """(pair, px, edge) of all shifts."""
+        yield "shift", self.shift_px, self.edge
+        if self.doses:
+            yield from ((f"shift {px:g}", px, "crop") for px in self.doses.shifts_px[1:])
+
+    def _noises(self) -> Iterator[tuple[str, float, int]]:
+        """(pair, sigma, draw) of all noises."""
+        if self.noise:
+            yield "noise", self.sigma, 0
+        for sigma in self.doses.sigmas[1:] if self.doses else ():
+            yield from ((f"noise {sigma:g}", sigma, draw) for draw in range(self.noise_seeds))
+
+    def with_translated_noise(self, copies: dict, pairs: dict, index: int) -> tuple[dict, dict]:
+        """The same with "noise translated": the moved square against its own noisy copy."""
+        name = f"moved {self.shift_px:g} {self.edge}"
+        noise = unit_noise(copies["original"].shape, self.seed, index, 0)
+        copies["noisy translated"] = add_noise(copies[name], self.sigma, noise)[0]
+        return copies, {**pairs, ("noise translated", 0): (name, "noisy translated")}
+
+
+# ----------------------------------------------------------------- what is read off the curves
+
+
+def curves(calibrated: Calibrated, doses: Doses) -> dict[str, dict]:
+    """{loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list, a number a dose."""
+    rows = {}
+    for loss in calibrated.losses:
+        rows[loss] = {}
+        for kind, pairs in (("shift", doses.shifts), ("noise", doses.noises)):
+            relative, resampled = calibrated.curve(pairs, loss)
+            ends = [interval(column) for column in resampled.T]
+            rows[loss][kind] = {
+                "relative": [0.0, *relative.tolist()],
+                "low": [0.0, *(end["low"] for end in ends)],
+                "high": [0.0, *(end["high"] for end in ends)],
+            }
+    return rows
+
+
+def equivalent_sigma(noise: np.ndarray, target: float, sigmas: Sequence[float]) -> float:
+    """The sigma at which a response over `sigmas` first reaches `target`, or infinity.
+
+    Both begin with dose 0. Between two doses a power law is assumed (a line in log-log), from 0 to
+    the first a line.
+    """
+    reached = np.flatnonzero(noise >= target)
+    if not len(reached):
+        return math.inf
+    k = reached[0]
+    if k <= 1:
+        return sigmas[k] * target / noise[k] if k else 0.0
+    noise_log, sigmas_log = np.log(noise[k - 1 : k + 1]), np.log(sigmas[k - 1 : k + 1])
+    return float(np.exp(np.interp(np.log(target), noise_log, sigmas_log)))
+
+
+def shift_equivalents(calibrated: Calibrated, doses: Doses) -> dict[str, dict[str, float]]:
+    """The noise that costs as much as a one-pixel shift: {loss: {"sigma", "low", "high"}}."""
+    rows = {}
+    for loss in calibrated.losses:
+        shift, shifts = calibrated.curve(["shift 1"], loss)
+        noise, noises = calibrated.curve(doses.noises, loss)
+        sigmas = [
+            equivalent_sigma(np.array([0.0, *curve]), target, doses.sigmas)
+            for curve, target in zip([noise, *noises], [*shift, *shifts[:, 0]], strict=True)
+        ]
+        rows[loss] = {"sigma": sigmas[0], **interval(np.array(sigmas[1:]))}
+    return rows
+
+
+def slopes(calibrated: Calibrated, doses: Doses) -> dict:
+    """Local slopes of the losses over sigma, in log-log: 2 for a square that sees no limit.
+
+    {"sigma": the geometric middles of neighbouring doses, loss: {"slope", "low", "high"}}, lists.
+    """
+    sigmas = np.log(doses.sigmas[1:])
+    rows = {"sigma": np.exp((sigmas[1:] + sigmas[:-1]) / 2).tolist()}
+    for loss in calibrated.losses:
+        relative, resampled = calibrated.curve(doses.noises, loss)
+        of_all = np.diff(np.log([relative, *resampled])) / np.diff(sigmas)
+        ends = [interval(column) for column in of_all[1:].T]
+        rows[loss] = {"slope": of_all[0].tolist()}
+        rows[loss] |= {key: [end[key] for end in ends] for key in ("low", "high")}
+    return rows
+
+
+def turning_sigma(log_a: np.ndarray, log_b: np.ndarray, log_sigmas: np.ndarray) -> np.ndarray:
+    """The sigma from which on curve a (..., doses) lies above b, by lines between the doses.
+
+    0 where it does from the first dose on, infinite where it does not at the last.
+    """
+    difference = log_a - log_b
+    doses = np.arange(difference.shape[-1])
+    last_below = np.where(difference < 0, doses, -1).max(-1)
+    turns = (last_below >= 0) & (last_below < doses[-1])
+    before = np.where(turns, last_below, 0)[..., None]
+    low, high = (np.take_along_axis(difference, at, -1)[..., 0] for at in (before, before + 1))
+    share = np.divide(low, low - high, out=np.zeros_like(low), where=turns)
+    step = np.diff(log_sigmas)[before[..., 0]]
+    at = np.exp(log_sigmas[before[..., 0]] + step * share)
+    return np.where(turns, at, np.where(last_below < 0, 0.0, np.inf))
+
+
+def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
+    """For each two losses of a kind the sigma at which the order of what noise costs them turns.
+
+    [{"a", "b", "sigma", "low", "high"}]: just below sigma a answers less than b, from there on it
+    answers more. sigma is NaN where the order never turns: a answers more at all doses. An end of
+    0 is a turn below the smallest dose, an infinite one beyond the largest. Squares are set beside
+    squares, absolute differences beside absolute ones.
+    """
+    rows, log_sigmas = [], np.log(doses.sigmas[1:])
+    logs = {
+        loss: np.log([relative, *resampled])
+        for loss in calibrated.losses
+        for relative, resampled in [calibrated.curve(doses.noises, loss)]
+    }
+    for a, b in combinations(calibrated.losses, 2):
+        if is_absolute(a) != is_absolute(b):
+            continue
+        if logs[a][0, -1] < logs[b][0, -1]:
+            a, b = b, a
+        sigmas = turning_sigma(logs[a], logs[b], log_sigmas)
+        row = {"sigma": float(sigmas[0]), **interval(sigmas[1:])}
+        if row["sigma"] == 0:
+            row = dict.fromkeys(row, np.nan)
+        rows.append({"a": a, "b": b, **row})
+    return rows
+
+
+def distortion_rows(calibrated: Calibrated) -> list[dict[str, dict[str, float]]]:
+    """The raw losses as `distortions.ranking` takes them: a row a picture."""
+    pairs = {"shift": "shift 1"} | {name: f"distorted {name}" for name in DISTORTIONS}
+    places = {name: calibrated.pairs.index(pair) for name, pair in pairs.items()}
+    return [
+        {
+            name: dict(zip(calibrated.losses, of_one[place], strict=True))
+            for name, place in places.items()
+        }
+        for of_one in calibrated.raw
+    ]

@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from common.data import images as data
+from common.errors import UserError
+from common.networks import distortions
+from common.networks.distortions import add_noise, rank_losses, translate, unit_noise
+from common.networks.losses import pixel_losses
+from tests.conftest import picture
+
+
+def image(seed: int, width: int = 48, height: int = 40) -> torch.Tensor:
+    return data.to_tensor(picture(seed, width, height))
+
+
+@pytest.mark.parametrize("shift", [1, 3, 47])
+def test_whole_shift_equals_numpy_slicing_bit_for_bit(shift):
+    a = image(0)
+    array = a.numpy()
+    original, cropped = translate(a, shift, "crop")
+    np.testing.assert_array_equal(original.numpy(), array[..., :-shift])
+    np.testing.assert_array_equal(cropped.numpy(), array[..., shift:])
+    original, wrapped = translate(a, shift, "wrap")
+    np.testing.assert_array_equal(original.numpy(), array)
+    np.testing.assert_array_equal(wrapped.numpy(), np.roll(array, -shift, axis=-1))
+    _, replicated = translate(a, shift, "replicate")
+    padded = np.pad(array, ((0, 0), (0, 0), (0, shift)), mode="edge")
+    np.testing.assert_array_equal(replicated.numpy(), padded[..., shift:])
+
+
+def test_no_shift_is_the_image_itself():
+    for edge in ("crop", "replicate", "wrap"):
+        original, moved = translate(image(0), 0, edge)
+        assert torch.equal(original, image(0))
+        assert torch.equal(moved, image(0))
+
+
+def test_fractional_shift_moves_a_wave_exactly():
+    columns = torch.arange(48, dtype=torch.float64)
+
+    def wave(at):
+        return (0.5 + 0.4 * torch.cos(2 * math.pi * 3 * at / 48)).expand(3, 8, 48)
+
+    _, moved = translate(wave(columns), 1.25, "wrap")
+    torch.testing.assert_close(moved, wave(columns + 1.25))
+
+
+def test_fractional_shift_on_a_photo_stays_near_its_neighbours():
+    photo = data.to_tensor(data.embedded_photos()["chelsea"])
+    original, moved = translate(photo, 2.5, "crop")
+    assert original.shape == moved.shape == (3, 300, 451 - 3)
+    between = (photo[..., 2:-1] + photo[..., 3:])[..., : moved.shape[-1]] / 2
+    assert (moved - between).abs().mean() < 0.25 * (photo[..., 1:] - photo[..., :-1]).abs().mean()
+
+
+def test_shift_as_wide_as_the_image_is_refused():
+    with pytest.raises(UserError, match="only 48 px wide"):
+        translate(image(0), 48, "crop")
+
+
+def test_noise_depends_on_its_key_alone_and_is_clipped():
+    shape = torch.Size([3, 64, 64])
+    noise = unit_noise(shape, 0, 1, 2)
+    assert torch.equal(noise, unit_noise(shape, 0, 1, 2))
+    assert not torch.equal(noise, unit_noise(shape, 0, 1, 3))
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    grey, share = add_noise(torch.full(shape, 0.5), 25, noise)
+    assert share == 0
+    assert ((grey - 0.5) * 255).std().item() == pytest.approx(25, rel=0.02)
+    black, share = add_noise(torch.zeros(shape), 25, noise)
+    assert share == pytest.approx(0.5, abs=0.02)
+    assert black.min() == 0
+
+
+def test_distortions_cost_the_same_pixel_loss():
+    original = image(0)
+    noise = unit_noise(original.shape, 0)
+    for l2 in (20, 150):
+        copies = distortions.distorted(original, l2, noise)
+        assert copies.keys() == distortions.DISTORTIONS.keys()
+        for name, copy in copies.items():
+            assert pixel_losses(original, copy)["l2"] == pytest.approx(l2, rel=0.03), name
+    grey = copies["contrast"] - copies["contrast"].mean()
+    share = 1 - math.sqrt(150) / 255 / original.std(unbiased=False).item()
+    torch.testing.assert_close(grey, share * (original - original.mean()), atol=1e-3, rtol=0)
+
+
+def test_squared_pixels_rank_all_distortions_alike():
+    pictures = [picture(seed) for seed in range(3)]
+    losses = {
+        "mse": lambda a, b: (a - b).square().mean(),
+        "mean": lambda a, b: (a - b).mean().abs(),
+    }
+    table = rank_losses(losses, iter(pictures))
+    assert list(table) == sorted(table, key=lambda name: -table[name]["mean"])
+    assert table["mse"]["mean"] == pytest.approx(1, rel=0.03)
+    for ratio in table["mse"]["ratios"].values():
+        assert ratio["mean"] == pytest.approx(1, rel=0.03)
+    # The mean moves under a change of brightness far more than under a shift.
+    assert table["mean"]["ratios"]["brightness"]["low"] > 5
+
+
+def test_a_ratio_is_a_geometric_mean_over_pictures_with_its_interval():
+    names = list(distortions.DISTORTIONS)
+    rows = [{"shift": {"a": 2.0}} | {name: {"a": 2.0 * k} for name in names} for k in (1, 4, 16)]
+    table = distortions.ranking(rows)
+    assert table["a"]["mean"] == pytest.approx(4)
+    assert table["a"]["low"] == pytest.approx(1)
+    assert table["a"]["high"] == pytest.approx(16)
+    assert table["a"]["ratios"]["blur"] == pytest.approx(
+        {key: table["a"][key] for key in ("mean", "low", "high")}
+    )
