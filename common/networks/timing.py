@@ -1,8 +1,10 @@
 """What functions of a tensor cost: seconds and peak bytes of forward and backward, in turn.
 
-import torch; from common.networks.timing import compare_costs
-forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
-print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
+    import torch; from common.networks.timing import compare_costs
+    forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
+    print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
+
+The forms take turns, so that a slower moment of the machine hits all alike.
 """
 
 import statistics
