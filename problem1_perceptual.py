@@ -10,7 +10,9 @@ loss between unrelated pictures, so that 0 is "the same" and 1 is "another pictu
 
 Hardware: any CPU or GPU; on 2 CPU cores all parts take two to three minutes and 1 GiB, whatever the
 folder's size.
-Finding (README, outputs/published/problem1): FINDING
+Finding (README, outputs/published/problem1): relu5_3 forgives the shift (0.02 of "another picture",
+with random weights too) and sees noise, blur and JPEG of the same pixel loss 13 times as much and
+more. Robust to noise it is not: sigma 2 costs it as much as the shift; strong noise saturates it.
 """
 
 import sys
