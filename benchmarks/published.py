@@ -57,9 +57,20 @@ class Published:
 # Epochs are those of an hour of one core with AVX2; a taught network's images are mixed late.
 FLOWERS = "--data-root {flowers} --image-size 64"
 SHORT = f"{FLOWERS} --epochs 30 --seeds 3 --layer features.5"
+ON_FOLDER = "problem1_perceptual.py --curve-size 200 --max-images 64 --images"
 ON_64PX = "--data {imagenet} --image-size 64"
 RUNS = [
-    Published("1", "problem1_perceptual.py", "1.3", "problem1", 3),
+    Published("1", "problem1_perceptual.py --curve-size 200", "1.3", "problem1", 3),
+    Published(
+        "1 flowers",
+        f"{ON_FOLDER} {{flowers}}/flowers-102/jpg --control-images 3",
+        *("1.3", "flowers-originals/problem1", 12),
+    ),
+    Published(
+        "1 imagenet",
+        f"{ON_FOLDER} {{imagenet}} --control-images 0",
+        *("1.3", "imagenet-10/problem1", 9),
+    ),
     Published("2.2", f"problem2_flowers.py 2.2 {FLOWERS} --epochs 60", "2.2", "problem2", 25),
     Published(
         "taught",

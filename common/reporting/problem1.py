@@ -47,7 +47,7 @@ def feature_reports(
     tag = both(tags)
     tables = {"1.2_feature_losses.txt": feature_table(result, shift_px, edge, tag)}
     tables |= {
-        f"1.2_{key}.txt": make(result[key], tags["weights"])
+        f"1.2_{key}.txt": make(result[key], tags["weights"].rpartition(", ")[0])  # no photos
         for key, make in (
             ("borders", _borders_table),
             ("half_pixel", _half_pixel_table),
