@@ -14,16 +14,9 @@ from functools import cached_property
 import numpy as np
 
 from common.errors import UserError
+from common.reporting.statistics import resample_weights
 
-RESAMPLES, PERCENT = 2000, (2.5, 97.5)
-
-
-def resample_weights(pictures: int) -> np.ndarray:
-    """Each picture's share of each resample, (RESAMPLES, pictures), seeded; rows sum to 1."""
-    counts = np.random.default_rng(0).multinomial(
-        pictures, np.full(pictures, 1 / pictures), RESAMPLES
-    )
-    return counts / pictures
+PERCENT = (2.5, 97.5)
 
 
 def interval(resampled: np.ndarray) -> dict[str, float]:
@@ -44,7 +37,7 @@ class Calibrated:
     others: of each of the M the two pictures' indexes; the second is None for a reference that is
     none of the pictures.
     relative: (pairs, losses), the mean raw loss over the mean unrelated one. resampled: the same of
-    each resample of the pictures, (RESAMPLES, pairs, losses); it has its own "another picture".
+    each resample of the pictures, (resamples, pairs, losses); it has its own "another picture".
 
     Raises:
         UserError: a loss is 0 or not a number between unrelated pictures.
@@ -94,6 +87,6 @@ class Calibrated:
         return {loss: self.row(pair, loss) for loss in self.losses}
 
     def curve(self, pairs: Sequence[str], loss: str) -> tuple[np.ndarray, np.ndarray]:
-        """A loss over pairs, such as doses: relative (pairs,) and resampled (RESAMPLES, pairs)."""
+        """A loss over pairs, such as doses: relative (pairs,) and resampled (resamples, pairs)."""
         places, loss_place = [self.pairs.index(pair) for pair in pairs], self.losses.index(loss)
         return self.relative[places, loss_place], self.resampled[:, places, loss_place]

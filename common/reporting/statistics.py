@@ -8,6 +8,11 @@ import numpy as np
 PERCENTILE = {"n_resamples": 2000, "confidence_level": 0.95, "method": "percentile", "rng": 0}
 
 
+def seeded() -> np.random.Generator:
+    """The generator that every bootstrap begins with."""
+    return np.random.default_rng(PERCENTILE["rng"])
+
+
 def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The percentile interval of the mean of values (units, repeats, ...) over the first two axes.
 
@@ -27,6 +32,15 @@ def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return interval.low, interval.high
 
 
+def resample_weights(units: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Each unit's share of each resample with replacement, (2000, units); rows sum to 1.
+
+    Without a generator the draw is seeded, and the same each time.
+    """
+    generator, shares = generator or seeded(), np.full(units, 1 / units)
+    return generator.multinomial(units, shares, PERCENTILE["n_resamples"]) / units
+
+
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """The interval of a proportion, both ends in [0, 1] (Wilson 1927)."""
     from scipy.stats import binomtest
@@ -42,12 +56,8 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     interval is a percentile bootstrap that resamples seeds and images at once, seeded (Owen 2007,
     "The pigeonhole bootstrap"); with one seed it is that of the images alone.
     """
-    difference, repeats = 100.0 * (a - b), PERCENTILE["n_resamples"]
-    generator = np.random.default_rng(PERCENTILE["rng"])
-    weights = [
-        generator.multinomial(size, np.full(size, 1 / size), repeats) / size
-        for size in difference.shape
-    ]
+    difference, generator = 100.0 * (a - b), seeded()
+    weights = [resample_weights(size, generator) for size in difference.shape]
     drawn = ((weights[0] @ difference) * weights[1]).sum(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}

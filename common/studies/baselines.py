@@ -155,7 +155,7 @@ def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Features]:
 
 
 def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:
-    return torch.cat([pooled(split)[layer][:, kept].flatten(1) for layer in layers], dim=1)
+    return instrument.side_by_side(pooled(split), layers, kept)
 
 
 def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) -> dict:

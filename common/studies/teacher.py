@@ -107,8 +107,7 @@ def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
     """VGG-16's features of views, as the baselines chose them: square roots, fp16 (N, F)."""
     pooled = instrument.vgg_features(network, enlarged(views, about["size_px"]))
     kept = POOLINGS[about["pooling"]]
-    layers = [pooled[layer][:, kept].flatten(1) for layer in about["layers"]]
-    return torch.cat(layers, dim=1).sqrt().half()
+    return instrument.side_by_side(pooled, about["layers"], kept).sqrt().half()
 
 
 def told(setup: Setup, trained: list[dict]) -> dict | None:
@@ -170,11 +169,8 @@ def _made(setup: Setup) -> Teacher:
     chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
     about = {**_asked(setup), **chosen, "weights": weights.sha256}
     network = VGG16Features(weights, chosen["layers"]).to(setup.device)
-    start, augmentation, train = (
-        time.perf_counter(),
-        setup.recipe.augmentation,
-        setup.packed["train"],
-    )
+    start = time.perf_counter()
+    augmentation, train = setup.recipe.augmentation, setup.packed["train"]
     views, steps = range(max(1, setup.args.views)), torch.arange(len(train)).split(BATCH_SIZE)
     features = []
     for view in job.progress(views, "VGG-16 of the views", leave=False):

@@ -98,15 +98,12 @@ def launch(processes: int, function: Callable, *args) -> list:
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    ranks = range(processes)
-    calls = {f"process {rank}": partial(_as_rank, rank, processes, port) for rank in ranks}
+    calls = {
+        f"process {rank}": partial(_as_rank, rank, processes, port, function, *args)
+        for rank in range(processes)
+    }
     results = {}
-    side_by_side(
-        {name: partial(call, function, *args) for name, call in calls.items()},
-        {},
-        processes,
-        results.__setitem__,
-    )
+    side_by_side(calls, {}, processes, results.__setitem__)
     for result in results.values():
         if isinstance(result, NotFinite):
             raise result
