@@ -115,7 +115,8 @@ def dots(
             values, lows, highs = np.array(rows, float).T
             places = np.arange(len(names)) + 0.22 * number
             how = {"fmt": "o", "color": f"C{number}", "mfc": "white" if number else f"C{number}"}
-            errors = [values - lows, highs - values]
+            # Of equal values the mean may be off in its last digit, outside of its own interval.
+            errors = np.maximum([values - lows, highs - values], 0)
             axis.errorbar(values, places, xerr=errors, capsize=3, ms=8, label=label, **how)
             for value, high, place in zip(values, highs, places, strict=True):
                 if number == 0 and np.isfinite(value):
