@@ -305,12 +305,14 @@ class NoiseBlock:
         rows = _span(tall, places.uniform(0, 1), height)
         columns = _span(area / tall, places.uniform(0, 1), width)
         inside = rows[:, :, None] & columns[:, None, :] & covered[:, None, None]
-        noise, generator = torch.empty_like(images), draws.another(streams.BLOCK_NOISE).on_device()
-        if self.kind == "uniform":
-            noise.uniform_(generator=generator)
-        else:
-            noise.normal_(0.5, 0.25, generator=generator).clamp_(0, 1)
-        return torch.where(inside[:, None], noise, images)
+        noisy, generator = images.clone(), draws.another(streams.BLOCK_NOISE).on_device()
+        options = {"generator": generator, "device": images.device, "dtype": images.dtype}
+        draw = torch.rand if self.kind == "uniform" else torch.randn
+        noise = draw(int(inside.sum()), images.shape[1], **options)  # for covered pixels alone
+        if self.kind == "gaussian":
+            noise = (0.5 + noise / 4).clamp(0, 1)
+        noisy.permute(0, 2, 3, 1)[inside] = noise
+        return noisy
 
 
 def _span(length: Tensor, place: Tensor, size_px: int) -> Tensor:
