@@ -31,7 +31,10 @@ FIGURES = {
         settings="six photos",
         xlabel="sigma",
         names=["l2", "lpips"],
-        series={"weights": [(2, 1, 3), (np.nan,) * 3], "random": [(5, np.nan, 6), (4, np.nextafter(4, 5), 5)]},
+        series={
+            "weights": [(2, 1, 3), (np.nan,) * 3],
+            "random": [(5, np.nan, 6), (4, np.nextafter(4, 5), 5)],
+        },
         digits=1,
     ),
     "dose_response": partial(
