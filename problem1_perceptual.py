@@ -26,35 +26,26 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision.models import vgg16
 
 from common import cli, job
 from common.data import images
 from common.errors import UserError, guard
-from common.job import progress
+from common.job import printable, progress
 from common.networks import summary
 from common.networks.calibration import Calibrated
-from common.networks.distortions import add_noise, ranking, translate, unit_noise
+from common.networks.distortions import add_noise, translate, unit_noise
 from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
-from common.networks.vgg import (
-    LAYERS,
-    LPIPS_TAPS,
-    VGG16Features,
-    by_depth,
-    layer_name,
-    pools_of,
-    valid_cells,
-)
+from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name, pools_of
 from common.networks.weights import Weights, load_vgg16, random_vgg16
 from common.reporting import html, plotting, problem1, results
 from common.reporting.ratios import dose_strip
 from common.studies import perceptual, perceptual_controls
-from common.studies.perceptual import CONTROL, MARGIN_PX, TRAINED, Squares, Treatment
+from common.studies.perceptual import CONTROL, MARGIN_PX, TRAINED, Doses, Squares, Treatment, moved
+from common.studies.perceptual_controls import averaged
 from common.training.parallel import pick_device
 
 REPORT_LAYERS = ("4", "9", "10", "12", "30")  # the report's, and the pool between two of them
@@ -99,8 +90,8 @@ class Shared:
 
 def control_names(shared: Shared, least_px: int = 0) -> list[str]:
     """The first photos that controls are measured on, of those with a square of at least a side."""
-    large = (name for name in shared.photos if square_side_px(shared, name) >= least_px)
-    return list(islice(large, shared.args.control_images))
+    large = [name for name in shared.photos if square_side_px(shared, name) >= least_px]
+    return large[: shared.args.control_images]
 
 
 def square_side_px(shared: Shared, name: str) -> int:
@@ -119,9 +110,9 @@ def part_1_1(shared: Shared) -> results.Findings:
         image = shared.photos[photo]
         a, b = translate(images.to_tensor(image), shift_px, edge)
         pictures = [images.to_uint8(a), images.to_uint8(b)]
-        row = {"size": [image.shape[1], image.shape[0]], **pixel_losses(a, b)}
-        row["l1_uint8"], row["l2_uint8"] = wrapped_uint8_losses(*pictures)
-        rows[photo] = {**row, "psnr": psnr(row["l2"]), "ssim": ssim(a, b)}
+        row = {**pixel_losses(a, b), **wrapped_uint8_losses(*pictures)}
+        row |= {"psnr": psnr(row["l2"]), "ssim": ssim(a, b)}
+        rows[photo] = {"size": [image.shape[1], image.shape[0]], **row}
         if len(cells) < FIGURE_ROWS:
             difference = (a - b).abs().mean(0).numpy() * 255
             cells[photo] = [*pictures, plotting.HeatMap(difference, "0-255, mean of RGB")]
@@ -165,7 +156,7 @@ def part_1_2(shared: Shared) -> results.Findings:
             for pool, (before, after) in pools_of(shared.layers).items()
         },
         "random_weights": control_rows(shared, "shift"),
-        **border_controls(shared),
+        **other_controls(shared),
     }  # fmt: skip
     tables, figures = problem1.feature_reports(result, args.shift, args.edge, tags_of(shared))
     return results.Findings(
@@ -175,40 +166,33 @@ def part_1_2(shared: Shared) -> results.Findings:
 
 def control_rows(shared: Shared, pair: str) -> dict | None:
     """A pair's losses with random weights, or None where there are no draws."""
-    if not shared.controls:
-        return None
-    return perceptual_controls.of_draws(shared.controls, pair)
+    return averaged([draw.rows(pair) for draw in shared.controls]) if shared.controls else None
 
 
-def border_controls(shared: Shared) -> dict:
+def other_controls(shared: Shared) -> dict:
     """{"borders", "half_pixel", "report_scale"}; None where no two photos are large enough."""
-    args, side_px = shared.args, shared.squares.side_px
+    args, squares, weights = shared.args, shared.squares, shared.weights
+    network = build_network(shared, weights)
     found = dict.fromkeys(("borders", "half_pixel", "report_scale"))
-    if args.control_images < 2:
-        return found
-    network = build_network(shared, shared.weights)
-    names = control_names(shared, side_px + 1)
-    border_px = min(
-        [perceptual_controls.BORDER_SIDE_PX, *(square_side_px(shared, name) for name in names)]
-    )
-    cells = valid_cells(network.taps[-1], border_px)
-    if len(names) > 1 and cells.stop > cells.start:
+    names = control_names(shared, squares.side_px + 1)
+    sides_px = [square_side_px(shared, name) for name in names]
+    if len(names) > 1:
         found["borders"] = perceptual_controls.borders(
-            shared.squares, network, names, border_px, args.sigma
+            squares, network, names, min(sides_px), args.sigma
         )
-    if len(names := control_names(shared, 2 * side_px)) > 1:
-        found["half_pixel"] = perceptual_controls.fractions(shared.squares, network, names)
-    if set(perceptual_controls.REPORT) <= set(shared.layers):
+    if len(names := control_names(shared, 2 * squares.side_px)) > 1:
+        found["half_pixel"] = perceptual_controls.fractions(squares, network, names)
+    if args.control_images > 1 and set(perceptual_controls.REPORT) <= set(shared.layers):
         pictures = {name: shared.photos[name] for name in control_names(shared)}
         found["report_scale"] = perceptual_controls.report_scale(
-            pictures, shared.weights, args.sigma, args.seed, shared.device
+            pictures, weights, args.sigma, args.seed, shared.device
         )
     return found
 
 
 def tags_of(shared: Shared) -> dict[str, str]:
     """What tables and figures of features say of their weights and photos."""
-    tags = {"weights": f"{shared.weights.label}, {len(shared.photos)} photo(s)"}
+    tags = {"weights": printable(f"{shared.weights.label}, {len(shared.photos)} photo(s)")}
     if shared.controls:
         photos = len(control_names(shared))
         tags["random_weights"] = f"random weights, {len(shared.controls)} draws, {photos} photos"
@@ -221,25 +205,21 @@ def build_network(shared: Shared, weights: Weights) -> VGG16Features:
     return VGG16Features(weights, shared.layers, dtype).to(shared.device)
 
 
-def measure(shared: Shared, weights: Weights, names: list[str], doses) -> Calibrated:
+def measure(shared: Shared, weights: Weights, names: list[str], doses: Doses) -> Calibrated:
     """Calibrated losses of photos' squares, of the pairs that the parts asked for compare."""
-    args, is_control = shared.args, doses is CONTROL
-    noise = "1.3" in args.parts
-    has_doses = noise and not args.no_curves
-    draws = 1 if is_control else args.noise_seeds
-    wanted = Treatment(
-        args.shift, args.edge, args.sigma, args.seed, draws, doses if has_doses else None,
-        distortions=has_doses, noise=noise,
-    )  # fmt: skip
-    places = {name: place for place, name in enumerate(shared.photos)}
-
-    def make_copies(name: str) -> tuple[dict[str, Tensor], dict]:
-        made = wanted.copies(shared.squares.region(name), places[name])
-        has_translated = noise and not is_control
-        return wanted.with_translated_noise(*made, places[name]) if has_translated else made
-
-    network = build_network(shared, weights)
-    return perceptual.calibrate(shared.squares, network, make_copies, names, weights.label)
+    args = shared.args
+    draws = args.noise_seeds if doses is TRAINED else 1
+    treatment = Treatment(
+        args.shift, args.edge, args.sigma, args.seed, draws, doses if "1.3" in args.parts else None
+    )
+    index = {name: place for place, name in enumerate(shared.photos)}
+    return perceptual.calibrate(
+        shared.squares,
+        build_network(shared, weights),
+        lambda name: treatment.copies(shared.squares.region(name), index[name]),
+        names,
+        weights.label,
+    )
 
 
 # ------------------------------------------- 1.3 robustness to noise, and the dose-response curves
@@ -252,34 +232,27 @@ def part_1_3(shared: Shared) -> results.Findings:
     result = {"sigma": args.sigma, "noise_seeds": args.noise_seeds, **losses}
     result |= used_references(shared)
     result["random_weights"] = control_rows(shared, "noise")
-    tables = {"1.3_noise.txt": problem1.noise_table(result, problem1.both(tags))}
-    figures = {"1.3_noise.png": figure}
-    if args.no_curves:
-        result |= {"shift_equivalent_sigma": dict.fromkeys(shared.measured.losses), "curves": None}
-        result |= {"order_turns": None, "slopes": None, "distortions": None}
-        return results.Findings(result, tables, figures=figures)
     result |= dose_response(shared)
-    dose_tables, dose_figures = problem1.dose_reports(result, tags)
-    dose_figures["1.3_doses.jpg"] = partial(dose_strip, pictures=first_under_doses(shared))
-    return results.Findings(result, tables | dose_tables, figures=figures | dose_figures)
+    tables, figures = problem1.dose_reports(result, tags)
+    tables = {"1.3_noise.txt": problem1.noise_table(result, problem1.both(tags)), **tables}
+    figures |= {"1.3_noise.png": figure}
+    figures["1.3_doses.jpg"] = partial(dose_strip, pictures=first_under_doses(shared))
+    return results.Findings(result, tables, figures=figures)
 
 
 def dose_response(shared: Shared) -> dict:
     """What is read off the doses and the distortions, of trained and of random weights."""
     measured, controls = shared.measured, shared.controls
+    curves = {"shift_px": TRAINED.shifts_px, "sigma": TRAINED.sigmas}
+    curves |= {"crop_px": shared.squares.side_px, "weights": perceptual.curves(measured, TRAINED)}
     equal = {"weights": perceptual.shift_equivalents(measured, TRAINED)}
-    ranked = {"weights": ranking(perceptual.distortion_rows(measured))}
-    curves = {
-        "shift_px": TRAINED.shifts_px,
-        "sigma": TRAINED.sigmas,
-        "crop_px": shared.squares.side_px,
-        "weights": perceptual.curves(measured, TRAINED),
-    }
+    ranked = {"weights": perceptual.distortion_ranking(measured)}
     if controls:
         curves |= {"random_shift_px": CONTROL.shifts_px, "random_sigma": CONTROL.sigmas}
-        curves["random_weights"] = perceptual_controls.curves_of_draws(controls)
-        equal["random_weights"] = perceptual_controls.equivalents_of_draws(controls)
-        ranked["random_weights"] = perceptual_controls.ranking_of_draws(controls)
+        curves["random_weights"] = averaged([perceptual.curves(c, CONTROL) for c in controls])
+        draws = [perceptual.shift_equivalents(draw, CONTROL) for draw in controls]
+        equal["random_weights"] = averaged(draws)
+        ranked["random_weights"] = averaged(list(map(perceptual.distortion_ranking, controls)))
     return {
         "shift_equivalent_sigma": {loss: row["sigma"] for loss, row in equal["weights"].items()},
         "shift_equivalent_sigma_intervals": equal,
@@ -292,11 +265,12 @@ def dose_response(shared: Shared) -> dict:
 
 def first_under_doses(shared: Shared) -> list[np.ndarray]:
     """The first photo's square, then under all shifts, then under all noises."""
-    args = shared.args
-    doses = Treatment(args.shift, args.edge, args.sigma, args.seed, doses=TRAINED)
-    copies, pairs = doses.copies(shared.squares.region(next(iter(shared.photos))), 0)
-    names = [pairs[pair, 0][1] for pair in (*TRAINED.shifts, *TRAINED.noises)]
-    return [images.to_uint8(copies[name]) for name in ("original", *names)]
+    region = shared.squares.region(next(iter(shared.photos)))
+    square = region[..., : shared.squares.side_px]
+    noise = unit_noise(square.shape, shared.args.seed, 0, 0)
+    shifted = [moved(region, px) for px in TRAINED.shifts_px[1:]]
+    noisy = [add_noise(square, sigma, noise)[0] for sigma in TRAINED.sigmas[1:]]
+    return [images.to_uint8(copy) for copy in (square, *shifted, *noisy)]
 
 
 def noise_losses(shared: Shared) -> tuple[dict, partial]:
@@ -305,35 +279,35 @@ def noise_losses(shared: Shared) -> tuple[dict, partial]:
     {"clipped_share", "wrapped", "losses", "losses_translated"}: losses as `Calibrated.rows` has
     them, and psnr and ssim, which are not calibrated.
     """
-    args, cells, side_px = shared.args, {}, shared.squares.side_px
-    wanted = Treatment(args.shift, args.edge, args.sigma, args.seed)
-    quality, wrapped = {"original": [], "translated": []}, []
+    args, measured, cells, quality, wrapped = shared.args, shared.measured, {}, [], []
     for index, photo in enumerate(progress(shared.photos, desc="PSNR and SSIM")):
         region = shared.squares.region(photo)
-        windows = {"original": region[..., :side_px]}
-        windows["translated"] = wanted.moved(region, side_px, args.shift, args.edge)
-        noise, copies = unit_noise(windows["original"].shape, args.seed, index, 0), {}
-        for name, window in windows.items():
-            noisy, clipped = add_noise(window, args.sigma, noise)
-            quality[name].append(
-                [psnr(pixel_losses(window, noisy)["l2"]), ssim(window, noisy), clipped]
-            )
-            copies |= {name: window, f"noisy {name}": noisy}
-        wrapped.append(perceptual_controls.wrapped_noise(windows["original"], noise, args.sigma))
+        square = region[..., : shared.squares.side_px]
+        noise, rows, copies = unit_noise(square.shape, args.seed, index, 0), [], []
+        for copy in (square, moved(region, args.shift, args.edge)):
+            noisy, clipped = add_noise(copy, args.sigma, noise)
+            rows.append([psnr(pixel_losses(copy, noisy)["l2"]), ssim(copy, noisy), clipped])
+            copies += [copy, noisy]
+        quality.append(rows)
+        wrapped.append(perceptual_controls.wrapped_noise(square, noise, args.sigma))
         if len(cells) < FIGURE_ROWS:
-            details = [images.centre_crop(copy, DETAIL_PX, DETAIL_PX) for copy in copies.values()]
+            details = [images.centre_crop(copy, DETAIL_PX, DETAIL_PX) for copy in copies]
             cells[photo] = [images.to_uint8(detail) for detail in details]
-    losses, clipped, unknown = {}, {}, dict.fromkeys(("relative", "low", "high"))
-    for name, pair in (("original", "noise"), ("translated", "noise translated")):
-        psnr_db, mean_ssim, clipped[name] = np.mean(quality[name], axis=0).tolist()
-        losses[name] = shared.measured.rows(pair)
-        losses[name] |= {"psnr": {"raw": psnr_db, **unknown}, "ssim": {"raw": mean_ssim, **unknown}}
+    result = {"clipped_share": {}, "wrapped": averaged(wrapped)}
+    keys = {
+        "original": ("losses", "noise"),
+        "translated": ("losses_translated", "noise translated"),
+    }
+    for (name, (key, pair)), means in zip(keys.items(), np.mean(quality, axis=0), strict=True):
+        *raw, result["clipped_share"][name] = means.tolist()
+        unknown = dict.fromkeys(("relative", "low", "high"))
+        result[key] = measured.rows(pair)
+        result[key] |= {
+            k: {"raw": v, **unknown} for k, v in zip(("psnr", "ssim"), raw, strict=True)
+        }
     title = f"Noise of sigma {args.sigma:g} of 255, central {DETAIL_PX} px at most"
     headers = ["original", "noisy original", "translated", "noisy translated"]
-    figure = partial(plotting.image_grid, title=title, headers=headers, rows=cells)
-    result = {"losses": losses["original"], "losses_translated": losses["translated"]}
-    wrapped = perceptual_controls.mean_rows(wrapped)
-    return {"clipped_share": clipped, "wrapped": wrapped, **result}, figure
+    return result, partial(plotting.image_grid, title=title, headers=headers, rows=cells)
 
 
 # ---------------------------------------------------------------- before any work: choose and check
@@ -351,17 +325,15 @@ def prepare(args: argparse.Namespace) -> Shared:
     layers = by_depth(map(layer_name, args.layers))
     photos, sizes, about = read_photos(args)
     margin_px = max(MARGIN_PX, int(np.ceil(args.shift)))
-    for width, _ in sizes.values():
-        translate(torch.zeros(1, width), args.shift, args.edge)  # refuses a shift that is too wide
     side_px = min([args.curve_size, *(min(w - margin_px, h) for w, h in sizes.values())])
     check_sizes(args, layers, sizes, side_px)
-    weights = None
+    weights = references = None
     if args.parts != ["1.1"]:
         weights = load_vgg16(args.weights, args.seed, want_lpips=not args.no_lpips)
-    references = choose_references(args, photos) if args.parts != ["1.1"] else None
+        references = choose_references(args, photos)
     squares = Squares(photos, side_px, margin_px, args.seed, args.max_references + 1, references)
-    about["weights_source"] = weights.source if weights else "none used"
     precision = {"asked": args.precision, "chosen": args.precision, "why": "asked for"}
+    about |= {"weights_source": weights.source if weights else "none used"}
     about |= {"device": str(device), "precision": precision}
     return Shared(args, device, layers, photos, sizes, squares, weights, about)
 
@@ -384,7 +356,7 @@ def read_photos(args: argparse.Namespace) -> tuple[Mapping[str, np.ndarray], dic
 def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_px: int) -> None:
     """Refuse before any work what would fail in the middle of it."""
     for photo, (width, height) in sizes.items():
-        left = min(width - int(np.ceil(args.shift)) * (args.edge == "crop"), height)
+        left = min(width - int(np.ceil(args.shift)), height)
         if left < SSIM_WINDOW_PX:
             raise UserError(
                 f"{photo}: only {width}x{height} px, of which the shift leaves {left}, less than"
@@ -440,22 +412,22 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add, source = parser.add, parser.add_mutually_exclusive_group()
     image_help = "one image (default: embedded photos)"
-    images_help = "images of a folder or of its folders (default: embedded photos)"
     source.add_argument("--image", type=cli.path, metavar="FILE", help=image_help)
+    images_help = "images of a folder or of its folders (default: embedded photos)"
     source.add_argument("--images", type=cli.path, metavar="DIR", help=images_help)
-    most_help = "a seeded draw of so many images of --images (default: all)"
-    add("--max-images", type=cli.positive, help=most_help)
+    add("--max-images", type=cli.positive, help="a seeded draw of so many --images (default: all)")
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
     edges = ("crop", "replicate", "wrap")
     add("--edge", choices=edges, default="crop", help="what the border does")
-    side_help = "input side of the VGG-16 table in px, 32 or more"
+    side_help = "input side of the VGG-16 table in px"
     add("--summary-size", type=cli.at_least(32, 4096), default=224, help=side_help)
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30, relu5_3 or pool2")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
     reference_help = "unrelated pictures to calibrate with (default: the other photos)"
     add("--reference", type=cli.path, nargs="+", metavar="FILE", help=reference_help)
-    references_help = "about how many unrelated pictures a photo is calibrated with"
-    add("--max-references", type=cli.positive, default=8, help=references_help)
+    add(
+        "--max-references", type=cli.positive, default=8, help="about how many of these a photo has"
+    )
     weights_help = "auto, random (a control) or a file of VGG-16 weights"
     add("--weights", type=cli.word_or_path, default="auto", help=weights_help)
     add("--draws", type=cli.at_least(1, 1000), default=5, help="draws of random weights, a control")
@@ -467,7 +439,6 @@ def make_parser() -> cli.ProblemParser:
     add("--noise-seeds", type=cli.at_least(1, 1000), default=1, help="draws of the doses' noise")
     size_help = "side in px, at most, of the central squares that parts 1.2 and 1.3 compare"
     add("--curve-size", type=cli.positive, default=256, help=size_help)
-    add("--no-curves", action="store_true", help="leave the dose-response out of part 1.3")
     return parser
 
 
@@ -476,14 +447,12 @@ def forecast_seconds(part: str, shared: Shared) -> float:
     args, photos = shared.args, len(shared.photos)
     if part == "1.1":
         return SECONDS_A_MEGAPIXEL * 0.1 * sum(w * h for w, h in shared.sizes.values()) / 1e6
-    controls = min(args.control_images, photos)
-    passes = 2 * photos + (2 * args.draws + 40) * controls
-    if "1.3" in args.parts:
-        doses = len(TRAINED.shifts) + args.noise_seeds * len(TRAINED.noises) + 8
-        passes = doses * photos + (14 * args.draws + 40) * controls
-    # Both read the same passes, which the first of them takes.
-    is_second = part == "1.3" and "1.2" in args.parts
-    return 5 if is_second else SECONDS_A_MEGAPIXEL * passes * shared.squares.side_px**2 / 1e6
+    if part == "1.3" and "1.2" in args.parts:
+        return 5  # 1.2 has taken the passes of both
+    has_noise, controls = "1.3" in args.parts, min(args.control_images, photos)
+    copies = len(TRAINED.shifts) + args.noise_seeds * len(TRAINED.noises) + 8 if has_noise else 2
+    passes = copies * photos + ((14 if has_noise else 2) * args.draws + 40) * controls
+    return SECONDS_A_MEGAPIXEL * passes * shared.squares.side_px**2 / 1e6
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def work(name: str, per_class: int, folder: Path) -> Callable[[], object]:
         network = VGG16Features(random_vgg16(0, want_lpips=False), ["relu1_2", "relu5_3"])
         images = {key: torch.rand(3, 20 * per_class, WIDTH_PX) for key in "ab"}
         losses, features = registry(network), partial(features_of, network)
-        return partial(compare, losses, features, images, {"pair": ("a", "b")})
+        return partial(compare, losses, features, images, [("a", "b")])
     if name == "catalogue":
         how = (CLASSES, per_class, (0.7, 0.15, 0.15), 0, False)
         return partial(manifest.draw, folder / "photos", *how)

@@ -37,10 +37,10 @@ def four_images(photo: np.ndarray) -> dict[str, Tensor]:
 
 def all_pairs(network: VGG16Features, sets: list[dict[str, Tensor]]) -> list[dict]:
     """All losses of the five pairs of every set of four images."""
-    pairs, features = {pair: pair for pair in PAIRS}, partial(features_of, network)
+    features = partial(features_of, network)
     # Those that the peers compute too.
     losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
-    found = (compare(losses, features, images, pairs) for images in sets)
+    found = (compare(losses, features, images, PAIRS) for images in sets)
     return [row for rows in found for row in rows.values()]
 
 

@@ -63,7 +63,7 @@ RUNS = [
     Published("1", "problem1_perceptual.py --curve-size 200", "1.3", "problem1", 3),
     Published(
         "1 flowers",
-        f"{ON_FOLDER} {{flowers}}/flowers-102/jpg --control-images 3",
+        f"{ON_FOLDER} {{originals}} --control-images 3",
         *("1.3", "flowers-originals/problem1", 12),
     ),
     Published(
@@ -163,8 +163,7 @@ def make(run: Published, args: argparse.Namespace, seconds: float) -> None:
 
 def run_words(run: Published, args: argparse.Namespace) -> list[str]:
     """The words of a run's command, on this user's data and device."""
-    data = {"flowers": args.flowers, "imagenet": args.imagenet, "hundred": args.hundred}
-    words = [word.format(**data) for word in shlex.split(run.command)]
+    words = [word.format(**vars(args)) for word in shlex.split(run.command)]
     words += ["--device", args.device] if args.device != "auto" else []
     trains = not run.command.startswith("problem1")
     return words + (["--jobs", str(args.jobs)] if trains and args.jobs > 1 else [])
@@ -177,6 +176,8 @@ def parse_args() -> argparse.Namespace:
     add("--run", action="store_true", help="make what is missing (default: only say it)")
     add("--minutes", type=cli.non_negative, default=1e6, help="stop in time, what is made is saved")
     add("--flowers", type=cli.path, default=Path("data"), help="holds flowers-102, or gets it")
+    originals = Path("data/flowers-102/jpg")
+    add("--originals", type=cli.path, default=originals, help="photos of flowers at full size")
     add("--imagenet", type=cli.path, default=Path("data/imagenet"), help="class folders")
     add("--hundred", type=cli.path, default=Path("data/hundred"), help="a hundred class folders")
     jobs = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)

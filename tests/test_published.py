@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.reporting.results import ROOT
 
 PARSERS = {"problem1": p1, "problem2": p2, "problem3": p3}
-ARGS = Namespace(flowers="F", imagenet="I", hundred="H", device="cpu", jobs=2)
+ARGS = Namespace(flowers="F", originals="O", imagenet="I", hundred="H", device="cpu", jobs=2)
 
 
 @pytest.mark.parametrize("run", published.RUNS, ids=lambda run: run.name)

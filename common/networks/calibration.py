@@ -19,15 +19,15 @@ from common.reporting.statistics import resample_weights
 PERCENT = (2.5, 97.5)
 
 
-def interval(resampled: np.ndarray) -> dict[str, float]:
-    """{"low", "high"} of a statistic's values in the resamples; NaN where all are the same.
+def interval(resampled: np.ndarray) -> dict:
+    """{"low", "high"} of a statistic's values (resamples,), or lists of them of (resamples, n).
 
-    The ends are values that it took, not interpolated: some may be infinite.
+    NaN where all values are the same. The ends are values that it took, not interpolated: some may
+    be infinite.
     """
-    if (resampled == resampled[0]).all():
-        return {"low": np.nan, "high": np.nan}
-    low, high = np.percentile(resampled, PERCENT, method="nearest")
-    return {"low": float(low), "high": float(high)}
+    ends = np.percentile(resampled, PERCENT, axis=0, method="nearest")
+    low, high = np.where((resampled == resampled[0]).all(0), np.nan, ends)
+    return {"low": low.tolist(), "high": high.tolist()}
 
 
 class Calibrated:
@@ -66,13 +66,10 @@ class Calibrated:
     def resampled(self) -> np.ndarray:
         weights = resample_weights(len(self.raw))
         between = np.ones((len(weights), len(self._others)))
-        for column, pair in enumerate(self._others):
-            for index in pair:
-                if index is not None:
-                    between[:, column] *= weights[:, index]
+        for column, (a, b) in enumerate(self._others):
+            between[:, column] = weights[:, a] * (1 if b is None else weights[:, b])
         # A resample of two pictures may hold one of them twice: no pair, and no "another picture".
-        none = between.sum(1) == 0
-        between[none] = 1
+        between[between.sum(1) == 0] = 1
         yardstick = between @ self._unrelated / between.sum(1, keepdims=True)
         return np.einsum("bn,npl->bpl", weights, self.raw) / yardstick[:, None]
 

@@ -9,7 +9,7 @@ Images are float (3, H, W) in [0, 1], sigma and l2 in 0-255 units.
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -142,43 +142,34 @@ def rank_losses(
 
     Returns what `ranking` does.
     """
-    rows = []
+    raw = []
     for number, image in enumerate(images):
         original, moved = translate(to_tensor(image), 1, "crop")
         noise = unit_noise(original.shape, seed, number, 0)
-        copies = {"shift": moved}
-        copies |= distorted(original, pixel_losses(original, moved)["l2"], noise)
-        of_original, row = features(original), {}
-        for name, copy in copies.items():
-            of_copy = features(copy)
-            row[name] = {loss: float(f(of_original, of_copy)) for loss, f in losses.items()}
-        rows.append(row)
-    return ranking(rows)
+        copies = distorted(original, pixel_losses(original, moved)["l2"], noise)
+        of_original, of_copies = features(original), map(features, (moved, *copies.values()))
+        raw.append([[float(f(of_original, copy)) for f in losses.values()] for copy in of_copies])
+    return ranking(list(losses), np.array(raw))
 
 
-def ranking(rows: list[dict[str, dict[str, float]]]) -> dict[str, dict]:
+def ranking(losses: Sequence[str], raw: np.ndarray) -> dict[str, dict]:
     """Losses by what distortions cost them beside a shift of one pixel of the same pixel loss.
 
-    `rows` has for each picture {"shift" or a distortion: {loss: value}}. Returns, the best first,
-    {loss: {"mean", "low", "high", "ratios": {distortion: {"mean", "low", "high"}}}}: a ratio is a
-    distortion's loss over the shift's, its geometric mean over pictures; "mean" beside "ratios" is
-    the geometric mean of all five. 1 is as the pixels' l2 has it. Intervals are 95 %, by a
-    bootstrap over pictures.
+    `raw` is (pictures, 6, losses): a shift's losses, then those of DISTORTIONS in their order.
+    Returns, the best first, {loss: {"mean", "low", "high", "ratios": {distortion: {"mean", "low",
+    "high"}}}}: a ratio is a distortion's loss over the shift's, its geometric mean over pictures;
+    "mean" beside "ratios" is the geometric mean of all five. 1 is as the pixels' l2 has it.
+    Intervals are 95 %, by a bootstrap over pictures.
     """
-    table = {}
-    weights = resample_weights(len(rows))
-    for loss in rows[0]["shift"]:
-        logs = np.array([[_log(row[name][loss]) for name in DISTORTIONS] for row in rows])
-        logs -= np.array([_log(row["shift"][loss]) for row in rows])[:, None]
-        logs = np.column_stack([logs, logs.mean(1)])
-        means, resampled = np.exp(logs.mean(0)), np.exp(weights @ logs)
-        ratios = [
-            {"mean": float(mean), **interval(ends)}
-            for mean, ends in zip(means, resampled.T, strict=True)
-        ]
-        table[loss] = ratios[-1] | {"ratios": dict(zip(DISTORTIONS, ratios, strict=False))}
+    logs = np.log(np.maximum(raw, 1e-12))
+    ratios = logs[:, 1:] - logs[:, :1]
+    weights, table = resample_weights(len(raw)), {}
+    for place, loss in enumerate(losses):
+        of_loss = np.column_stack([ratios[..., place], ratios[..., place].mean(1)])
+        means, ends = np.exp(of_loss.mean(0)), interval(np.exp(weights @ of_loss))
+        *rows, whole = (
+            {"mean": mean, "low": low, "high": high}
+            for mean, low, high in zip(means.tolist(), *ends.values(), strict=True)
+        )
+        table[loss] = whole | {"ratios": dict(zip(DISTORTIONS, rows, strict=True))}
     return dict(sorted(table.items(), key=lambda item: -item[1]["mean"]))
-
-
-def _log(value: float) -> float:
-    return math.log(max(value, 1e-12))

@@ -10,8 +10,7 @@ dict of maps that `features_of` makes, with the image itself under "pixels".
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from common.networks.vgg import VGG16Features
 
-Losses = dict[str, float]
 Features = Mapping[str, Tensor]
 Loss = Callable[[Features, Features], float]
 CHUNK_NUMBERS = 2**18  # of a map that are compared at a time, so that temporaries stay in the cache
@@ -52,7 +50,7 @@ def features_of(network: VGG16Features, image: Tensor) -> Features:
         return {"pixels": image, **network(image)}
 
 
-def pixel_losses(a: Tensor, b: Tensor) -> Losses:
+def pixel_losses(a: Tensor, b: Tensor) -> dict[str, float]:
     """Mean absolute and mean squared error of two images, {"l1", "l2"}, in 0-255 units."""
     difference = (a.double() - b.double()) * 255
     return {"l1": difference.abs().mean().item(), "l2": difference.square().mean().item()}
@@ -76,10 +74,10 @@ def ssim(a: Tensor, b: Tensor) -> float:
     )
 
 
-def wrapped_uint8_losses(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """The report's arithmetic error: l1 and l2 of uint8 arrays that are left to wrap around."""
+def wrapped_uint8_losses(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """The report's arithmetic error, {"l1_uint8", "l2_uint8"}: uint8 arrays left to wrap around."""
     difference = a - b
-    return float(np.abs(difference).mean()), float((difference**2).mean())
+    return {"l1_uint8": float(difference.mean()), "l2_uint8": float((difference**2).mean())}
 
 
 def mse(a: Tensor, b: Tensor) -> float:
@@ -115,7 +113,7 @@ def _row_chunks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield rows_a.float(), rows_b.float()
 
 
-def evaluate(losses: Mapping[str, Loss], a: Features, b: Features) -> Losses:
+def evaluate(losses: Mapping[str, Loss], a: Features, b: Features) -> dict[str, float]:
     """The value of every loss between two images' features."""
     return {name: float(loss(a, b)) for name, loss in losses.items()}
 
@@ -124,21 +122,22 @@ def compare(
     losses: Mapping[str, Loss],
     features: Callable[[Tensor], Features],
     images: Mapping[Hashable, Tensor],
-    pairs: Mapping[Hashable, tuple[Hashable, Hashable]],
-    known: Mapping[Hashable, Features] = MappingProxyType({}),
-) -> dict[Hashable, Losses]:
-    """All losses of all pairs of images: {key of a pair: {loss: value}}.
+    pairs: Iterable[tuple[Hashable, Hashable]],
+    known: Mapping[Hashable, Features] | None = None,
+) -> dict[tuple, dict[str, float]]:
+    """All losses of all pairs of images: {pair: {loss: value}}.
 
-    `images` maps names to images, `pairs` maps a key to two of the names, `known` has the features
-    of some. Others are computed once, when an image's first pair comes, and dropped behind its
-    last: pairs of one image stand together.
+    `images` maps names to images, a pair is two of the names, `known` has the features of some.
+    Others are computed once, when an image's first pair comes, and dropped behind its last: pairs
+    of one image stand together.
     """
-    due, held, values = Counter(name for pair in pairs.values() for name in pair), {}, {}
-    for key, pair in pairs.items():
+    pairs, held, values = list(dict.fromkeys(pairs)), dict(known or {}), {}
+    due = Counter(name for pair in pairs for name in pair)
+    for pair in pairs:
         for name in pair:
             if name not in held:
-                held[name] = known[name] if name in known else features(images[name])
-        values[key] = evaluate(losses, *(held[name] for name in pair))
+                held[name] = features(images[name])
+        values[pair] = evaluate(losses, *(held[name] for name in pair))
         due.subtract(pair)
         held = {name: maps for name, maps in held.items() if due[name] > 0}
     return values

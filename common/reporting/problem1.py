@@ -1,6 +1,7 @@
 """How Problem 1 is told: its tables and figures, made of what results.json holds.
 
-A `tag` says which weights and photos a result is of, such as "ImageNet weights, 6 photo(s)".
+A `tag` says which weights and photos a result is of, such as "ImageNet weights, 6 photo(s)"; `tags`
+are those of a result, "weights", and of its control where there is one, "random_weights".
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,14 +14,14 @@ from common.reporting import plotting
 from common.reporting.ratios import distortions_figure, is_absolute, squared
 from common.reporting.tables import table
 
-INTERVAL = "{low:.4f} - {high:.4f}"
 ROWS = 24  # of a table with a row a photo, at most
+CALIBRATED = {"raw": "{raw:.4g}", "relative": "{relative:.4f}"}
+CALIBRATED["95 % interval"] = "{low:.4f} - {high:.4f}"
 RANDOM = {"random": "{random[relative]:.4f}", "its range": "{random[low]:.4f} - {random[high]:.4f}"}
-
-
-def both(tags: Mapping[str, str]) -> str:
-    """The tags of a result and of its control, in one."""
-    return "; control: ".join(tags.values())
+DOSES = {
+    "shift": ("translation", "shift in px"),
+    "noise": ("Gaussian noise", "sigma in 0-255 units"),
+}
 
 
 def shift_table(result: Mapping) -> str:
@@ -40,45 +41,54 @@ def shift_table(result: Mapping) -> str:
     return table(caption, columns, rows[:ROWS])
 
 
+# ------------------------------------------------------------------------------------ 1.2
+
+
 def feature_reports(
     result: Mapping, shift_px: float, edge: str, tags: Mapping[str, str]
 ) -> tuple[dict, dict]:
-    """1.2's tables and figures, by file name; `tags` as `dose_reports` takes them."""
-    tag = both(tags)
-    tables = {"1.2_feature_losses.txt": feature_table(result, shift_px, edge, tag)}
+    """1.2's tables and figures, by file name."""
+    weights = tags["weights"].rpartition(", ")[0]  # the photos are fewer
+    makers = {"borders": _borders_table, "half_pixel": _half_pixel_table}
+    makers["report_scale"] = _scale_table
+    tables = {"1.2_feature_losses.txt": _feature_table(result, shift_px, edge, both(tags))}
     tables |= {
-        f"1.2_{key}.txt": make(result[key], tags["weights"].rpartition(", ")[0])  # no photos
-        for key, make in (
-            ("borders", _borders_table),
-            ("half_pixel", _half_pixel_table),
-            ("report_scale", _scale_table),
-        )
-        if result[key]
+        f"1.2_{key}.txt": make(result[key], weights) for key, make in makers.items() if result[key]
     }
-    return tables, {"1.2_feature_losses.png": feature_figure(result, shift_px, tag)}
+    return tables, {"1.2_feature_losses.png": feature_figure(result, shift_px, both(tags))}
 
 
-def feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
-    """1.2's losses under the shift, a row a loss."""
+def both(tags: Mapping[str, str]) -> str:
+    """The tags of a result and of its control, in one."""
+    return "; control: ".join(tags.values())
+
+
+def _feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
     caption = (
-        f"Shift by {shift_px:g} px, edge {edge}, {printable(tag)}.\n"
+        f"Shift by {shift_px:g} px, edge {edge}, {tag}.\n"
         "Features: MSE, and MAE as mae_. raw: mean loss. relative: 0 = the same, 1 = another\n"
         "picture, with its 95 % bootstrap interval over photos. random: with random weights,\n"
         f"the lowest and the highest draw.\n{_other_pictures(result)}"
     )
-    columns = {"loss": "{loss}", "layer": "{layer}"}
-    columns |= {"raw": "{raw:.4g}", "relative": "{relative:.4f}", "95 % interval": INTERVAL}
-    numbers, random = result["layers"], result.get("random_weights")
+    layers = {loss: _of_tap(result["layers"], loss) for loss in result["losses"]}
+    columns = {"loss": "{loss}", "layer": "{layer}"} | CALIBRATED
+    return _losses_table(caption, columns, result, layer=layers)
+
+
+def _losses_table(caption: str, columns: Mapping, result: Mapping, **beside: Mapping) -> str:
+    """A row a loss of a result, beside those of its control and what else is known of each."""
+    if random := result["random_weights"]:
+        columns, beside = columns | RANDOM, {**beside, "random": random}
     rows = [
-        {"loss": loss, "layer": numbers.get(loss.removeprefix("mae_"), ""), **row}
+        {"loss": loss, **row} | {key: known.get(loss, {}) for key, known in beside.items()}
         for loss, row in result["losses"].items()
     ]
-    return table(caption, columns | (RANDOM if random else {}), _beside(rows, random))
+    return table(caption, columns, rows)
 
 
-def _beside(rows: list[dict], random: Mapping | None) -> list[dict]:
-    """Rows with a "loss", each with the control's row under "random" where there is one."""
-    return [{**row, "random": (random or {}).get(row["loss"], {})} for row in rows]
+def _of_tap(known: Mapping, loss: str):
+    """What is known of a loss's layer; nothing of a loss of pixels."""
+    return known.get(loss.removeprefix("mae_"), "")
 
 
 def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
@@ -92,42 +102,36 @@ def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
         settings=f"Squared differences, lines: 95 % intervals. {tag}",
         xlabel="calibrated loss (0 = the same, 1 = another picture)",
         names=list(squared(result["losses"])),
-        series={
-            label: [
-                _numbers(row[key] for key in ("relative", "low", "high"))
-                for row in squared(losses).values()
-            ]
-            for label, losses in shown.items()
-        },
+        series={label: _dots(losses, "relative") for label, losses in shown.items()},
         digits=3,
     )
 
 
+def _dots(losses: Mapping, key: str) -> list[np.ndarray]:
+    """(value, low, high) of the squared losses."""
+    return [_numbers(row[k] for k in (key, "low", "high")) for row in squared(losses).values()]
+
+
 def _borders_table(found: Mapping, tag: str) -> str:
-    """What leaving out the cells at the border changes."""
     caption = (
         f"Calibrated losses of all cells, and of those alone that see no zero of the padding:\n"
-        f"{len(found['pictures'])} photos, central {found['crop_px']} px, {printable(tag)}."
+        f"{len(found['pictures'])} photos, central {found['crop_px']} px, {tag}."
     )
     columns = {"loss": "{loss}", "valid cells": "{cells}"}
     for pair in ("shift", "noise"):
-        columns |= {f"{pair}, all": f"{{{pair}[all]:.4f}}", "valid": f"{{{pair}[valid]:.4f}}"}
-        columns = {(f"{pair}, valid" if key == "valid" else key): v for key, v in columns.items()}
+        columns[f"{pair}, all"] = f"{{{pair}[all]:.4f}}"
+        columns[f"{pair}, valid"] = f"{{{pair}[valid]:.4f}}"
     cells = {tap: f"{valid:,} of {all_:,}" for tap, (all_, valid) in found["cells"].items()}
-    rows = [
-        {"loss": loss, "cells": cells.get(loss.removeprefix("mae_"), ""), **row}
-        for loss, row in found["losses"].items()
-    ]
+    losses = found["losses"].items()
+    rows = [{"loss": loss, "cells": _of_tap(cells, loss), **row} for loss, row in losses]
     return table(caption, columns, rows)
 
 
 def _half_pixel_table(found: Mapping, tag: str) -> str:
-    """Half a pixel made exactly, and by interpolation."""
     caption = (
         "Half a pixel, calibrated losses. exact: a picture of twice the size moves by a whole\n"
         "pixel, then each 2x2 pixels are averaged. Fourier: the small picture is interpolated.\n"
-        f"whole: one pixel. {len(found['pictures'])} photos, {found['side_px']} px,"
-        f" {printable(tag)}."
+        f"whole: one pixel. {len(found['pictures'])} photos, {found['side_px']} px, {tag}."
     )
     columns = {"loss": "{loss}", "half, exact": "{exact:.4f}", "half, Fourier": "{fourier:.4f}"}
     rows = [{"loss": loss, **row} for loss, row in found["losses"].items()]
@@ -135,212 +139,89 @@ def _half_pixel_table(found: Mapping, tag: str) -> str:
 
 
 def _scale_table(found: Mapping, tag: str) -> str:
-    """Which scale of the input gives the report's raw losses."""
     report = found["report"]
     caption = (
         f"The report's raw losses, and ours by the input's scale: {len(found['pictures'])} photos,"
         f"\nshifted, then scaled to {found['side_px']} px; noise: layer 30. factor: how far off the"
-        f" worst\nof the five is. {printable(tag)}."
+        f" worst\nof the five is. {tag}."
     )
     columns = {"input": "{scale}", "error": "{error}"}
     columns |= {key: f"{{{key}:.4g}}" for key in report} | {"factor": "{factor:.3g}"}
-    return table(
-        caption, columns, [{"scale": "the report", "error": "?", **report}, *found["rows"]]
-    )
+    rows = [{"scale": "the report", "error": "?", **report}, *found["rows"]]
+    return table(caption, columns, rows)
+
+
+# ------------------------------------------------------------------------------------ 1.3
 
 
 def noise_table(result: Mapping, tag: str) -> str:
     """1.3's losses under noise, a row a loss, of the photo and of its shifted copy."""
-    clipped, translated = result["clipped_share"], result["losses_translated"]
+    clipped = result["clipped_share"]
     wrapped = "; ".join(
         f"{way}: l1 {row['l1_uint8']:.1f}, l2 {row['l2_uint8']:.1f}"
         for way, row in result["wrapped"].items()
     )
     caption = (
-        f"Gaussian noise, sigma {result['sigma']:g} (0-255 units), {printable(tag)}; clipped:\n"
+        f"Gaussian noise, sigma {result['sigma']:g} (0-255 units), {tag}; clipped:\n"
         f"{clipped['original']:.1%} of the original's values, {clipped['translated']:.1%} of the"
         " translated one's.\nOriginal against its noisy copy; (tr.): translated against its noisy"
         f" copy.\n8-bit arithmetic that wraps (the report: l1 176.0, l2 102.5), by how noise is"
         f" added:\n{wrapped}.\n{_other_pictures(result)}"
     )
-    columns = {"loss": "{loss}"}
-    columns |= {"raw": "{raw:.4g}", "relative": "{relative:.4f}", "95 % interval": INTERVAL}
+    columns = {"loss": "{loss}", **CALIBRATED}
     columns |= {"raw (tr.)": "{tr[raw]:.4g}", "relative (tr.)": "{tr[relative]:.4f}"}
     columns |= {"95 % (tr.)": "{tr[low]:.4f} - {tr[high]:.4f}"}
-    rows = [{"loss": loss, **row, "tr": translated[loss]} for loss, row in result["losses"].items()]
-    random = result["random_weights"]
-    return table(caption, columns | (RANDOM if random else {}), _beside(rows, random))
+    return _losses_table(caption, columns, result, tr=result["losses_translated"])
 
 
 def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
-    """1.3's tables and figures of the dose-response, by file name.
-
-    `tags` are of the result's curves: "weights", and "random_weights" where there is a control.
-    """
+    """1.3's tables and figures of the dose-response, by file name."""
     curves, side_px = result["curves"], result["curves"]["crop_px"]
-    draws = f"{result['noise_seeds']} noise draw(s)"
-    ylim = _limits([curves[key] for key in tags])
-    tables, figures = {}, {}
+    tables, figures, of_weights = {}, {}, tags["weights"]
     for key, tag in tags.items():
-        name = "1.3_dose_response" + ("_random" if key == "random_weights" else "")
-        title = f"{printable(tag)}: central {side_px}x{side_px} px squares, {draws}"
-        text, panels, caption = "", [], f"Calibrated losses, {title}\n"
         prefix = "random_" if key == "random_weights" else ""
-        for kind, heading, unit, doses in (
-            ("shift", "translation", "shift in px", curves[f"{prefix}shift_px"]),
-            ("noise", "Gaussian noise", "sigma in 0-255 units", curves[f"{prefix}sigma"]),
-        ):
-            columns = {f"{dose:g}": f"{{relative[{i}]:.4f}}" for i, dose in enumerate(doses)}
-            rows = [{"loss": loss, **row[kind]} for loss, row in curves[key].items()]
-            text += table(caption, {unit: "{loss}", **columns}, rows)
-            caption = ""
-            # Dose 0 has loss 0, which a logarithmic axis can't show.
-            lines = {
-                loss: tuple(_numbers(row[kind][key][1:]) for key in ("relative", "low", "high"))
-                for loss, row in squared(curves[key]).items()
-            }
-            panels.append(plotting.Panel(heading, unit, doses[1:], lines))
-        tables[f"{name}.txt"] = text
+        doses = {"shift": curves[f"{prefix}shift_px"], "noise": curves[f"{prefix}sigma"]}
+        draws = f"{result['noise_seeds']} noise draw(s)"
+        title = f"{tag}: central {side_px}x{side_px} px squares, {draws}"
+        name = "1.3_dose_response" + ("_random" if prefix else "")
+        tables[f"{name}.txt"] = _doses_table(curves[key], doses, title)
         figures[f"{name}.png"] = partial(
             plotting.dose_response,
             title="What a shift and noise cost each loss, by their size",
             settings=f"Squared differences. {title}",
             ylabel="calibrated loss (0 = the same, 1 = another picture)",
-            panels=panels,
-            ylim=ylim,
+            panels=[_panel(curves[key], kind, doses[kind]) for kind in DOSES],
+            ylim=_limits([curves[key] for key in tags]),
         )
-    tag = both(tags)
-    tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, tags["weights"])
-    tables["1.3_order_turns.txt"] = _turns_table(result, tags["weights"])
-    tables["1.3_slopes.txt"] = _slopes_table(result, tags["weights"])
-    tables["1.3_distortions.txt"] = _distortions_table(result, tag)
-    settings = f"Central {side_px}x{side_px} px squares. {tag}"
-    figures["1.3_shift_worth.png"] = worth_figure(
+    tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, of_weights)
+    tables["1.3_order_turns.txt"] = _turns_table(result, of_weights)
+    tables["1.3_slopes.txt"] = _slopes_table(result["slopes"], of_weights)
+    tables["1.3_distortions.txt"] = _distortions_table(result["distortions"], both(tags))
+    settings = f"Central {side_px}x{side_px} px squares. {both(tags)}"
+    figures["1.3_shift_worth.png"] = _worth_figure(
         result, f"Squared differences, lines: 95 % intervals. {settings}"
     )
     figures["1.3_distortions.png"] = distortions_figure(result, settings)
     return tables, figures
 
 
-def _turns_table(result: Mapping, tag: str) -> str:
-    """The noise from which one loss answers more than another."""
-    largest = max(result["curves"]["sigma"])
-    caption = (
-        "Calibrated losses a and b under noise, two of a kind: from this sigma (0-255 units) on a\n"
-        'answers more than b, just below it less; "-": a answers more at all sigmas. Of an end,\n'
-        f'0.0 is below the smallest sigma, and "none" beyond {largest}. {printable(tag)}.'
-    )
-    columns = {"a": "{a}", "b": "{b}", "sigma": "{sigma:.1f}"}
-    columns["95 % interval"] = "{at[low]} - {at[high]}"
-    keys = ("sigma", "low", "high")
-    rows = [
-        {**row, "at": _reached({key: row[key] for key in keys})} for row in result["order_turns"]
-    ]
-    return table(caption, columns, rows)
+def _doses_table(losses: Mapping, doses: Mapping[str, list[float]], title: str) -> str:
+    """Losses over the shift, and over the noise below."""
+    text = f"Calibrated losses, {title}\n"
+    for kind, (_, unit) in DOSES.items():
+        columns = {f"{dose:g}": f"{{relative[{i}]:.4f}}" for i, dose in enumerate(doses[kind])}
+        rows = [{"loss": loss, **row[kind]} for loss, row in losses.items()]
+        text += table("", {unit: "{loss}", **columns}, rows)
+    return text
 
 
-def _slopes_table(result: Mapping, tag: str) -> str:
-    """The local slopes of the losses over sigma."""
-    sigmas = result["slopes"]["sigma"]
-    caption = (
-        "How fast calibrated losses grow with noise: local slopes in log-log between two doses,\n"
-        "at their middle (sigma in 0-255 units). 2: a square, or 1: an absolute difference, of\n"
-        f"what grows like the noise; near 0: saturated. {printable(tag)}."
-    )
-    columns = {f"{sigma:.3g}": f"{{slope[{i}]:.2f}}" for i, sigma in enumerate(sigmas)}
-    rows = [{"loss": loss, **row} for loss, row in result["slopes"].items() if loss != "sigma"]
-    return table(caption, {"sigma": "{loss}", **columns}, rows)
-
-
-def _distortions_table(result: Mapping, tag: str) -> str:
-    """What distortions cost beside a shift of the same pixel loss, the best of a kind first."""
-    trained, random = (result["distortions"].get(key) for key in ("weights", "random_weights"))
-    names = list(next(iter(trained.values()))["ratios"])
-    caption = (
-        "Distortions as strong as cost the pixels' l2 of a one-pixel shift: loss over the shift's\n"
-        "loss, geometric means over photos. Above 1: the loss forgives the shift and sees the\n"
-        "distortion. l2 is 1, and so is PSNR, a function of it. Squares, then absolute\n"
-        f"differences, each the best first. {printable(tag)}."
-    )
-    columns = {"loss": "{loss}"} | {name: f"{{ratios[{name}][mean]:.2f}}" for name in names}
-    columns |= {"mean": "{mean:.2f}", "95 % interval": "{low:.2f} - {high:.2f}"}
-    if random:
-        columns |= {"random": "{random[mean]:.2f}"}
-        columns["its range"] = "{random[low]:.2f} - {random[high]:.2f}"
-    rows = [{"loss": loss, **row} for loss, row in trained.items()]
-    rows.sort(key=lambda row: is_absolute(row["loss"]))
-    return table(caption, columns, _beside(rows, random))
-
-
-def worth_figure(result: Mapping, settings: str) -> partial:
-    """1.3's finding as dots: the noise that costs each loss as much as a one-pixel shift."""
-    equal = {key: squared(rows) for key, rows in result["shift_equivalent_sigma_intervals"].items()}
-    known = {k: row["sigma"] for k, row in equal["weights"].items() if row["sigma"] is not None}
-    title = "The noise that costs as much as a shift of one pixel"
-    if known:
-        ends = [f"{known[k]:.1f} in {plotting.shown_name(k)}" for k in
-                (min(known, key=known.get), max(known, key=known.get))]  # fmt: skip
-        title += f": sigma {ends[0]}, {ends[1]}"
-    labels = {"weights": "trained weights", "random_weights": "random weights, range over draws"}
-    return partial(
-        plotting.dots,
-        title=title,
-        settings=settings,
-        xlabel="sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)",
-        names=list(equal["weights"]),
-        digits=1,
-        series={
-            labels[key]: [
-                _numbers(row[k] for k in ("sigma", "low", "high")) for row in rows.values()
-            ]
-            for key, rows in equal.items()
-        },
-    )
-
-
-def _equivalents_table(result: Mapping, tag: str) -> str:
-    """The noise that costs as much as a one-pixel shift, a row a loss, beside the control's."""
-    curves, equal = result["curves"], result["shift_equivalent_sigma_intervals"]
-    side_px, at_1_px = curves["crop_px"], list(curves["shift_px"]).index(1)
-    columns = {"loss": "{loss}", "relative at 1 px": "{relative:.4f}"}
-    headers = {
-        "weights": ("equal sigma", "95 % interval"),
-        "random_weights": ("random", "its range"),
+def _panel(losses: Mapping, kind: str, doses: list[float]) -> plotting.Panel:
+    """Squared losses over doses but 0, whose loss of 0 a logarithmic axis can't show."""
+    lines = {
+        loss: tuple(_numbers(row[kind][key][1:]) for key in ("relative", "low", "high"))
+        for loss, row in squared(losses).items()
     }
-    for key in equal:
-        sigma, interval = headers[key]
-        columns |= {sigma: f"{{{key}[sigma]}}", interval: f"{{{key}[low]}} - {{{key}[high]}}"}
-    rows = [
-        {
-            "loss": loss,
-            "relative": row["shift"]["relative"][at_1_px],
-            **{key: _reached(sigmas[loss]) for key, sigmas in equal.items()},
-        }
-        for loss, row in curves["weights"].items()
-    ]
-    control = (
-        " random: the same\nwith random weights, the lowest and the highest draw."
-        if len(equal) > 1
-        else ""
-    )
-    caption = (
-        "The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
-        f" {printable(tag)},\ntheir central {side_px}x{side_px} px."
-        " A low sigma: a loss more sensitive to noise, by the"
-        ' measure of its own answer\nto the shift. "none": not reached up to sigma'
-        f" {max(curves['sigma'])}.{control}"
-    )
-    return table(caption, columns, rows)
-
-
-def _reached(sigmas: Mapping[str, float | None]) -> dict[str, str | None]:
-    """Sigmas as text, "none" where no dose reached the loss; no interval where low is missing.
-
-    results.json stores both infinity and NaN as null.
-    """
-    known = {key: value is not None and np.isfinite(value) for key, value in sigmas.items()}
-    text = {key: f"{value:.1f}" if known[key] else "none" for key, value in sigmas.items()}
-    return text if known["low"] else {**text, "low": None}
+    return plotting.Panel(*DOSES[kind], doses[1:], lines)
 
 
 def _limits(curves: list[Mapping]) -> tuple[float, float]:
@@ -351,6 +232,103 @@ def _limits(curves: list[Mapping]) -> tuple[float, float]:
     return 0.7 * lowest, 1.4 * highest
 
 
+def _turns_table(result: Mapping, tag: str) -> str:
+    caption = (
+        "Calibrated losses a and b under noise, two of a kind: from this sigma (0-255 units) on a\n"
+        'answers more than b, just below it less; "-": a answers more at all sigmas. Of an end,\n'
+        f'0.0 is below the smallest sigma, and "none" beyond {max(result["curves"]["sigma"])}.'
+        f" {tag}."
+    )
+    columns = {"a": "{a}", "b": "{b}", "sigma": "{sigma:.1f}"}
+    columns["95 % interval"] = "{at[low]} - {at[high]}"
+    return table(caption, columns, [{**row, "at": _reached(row)} for row in result["order_turns"]])
+
+
+def _slopes_table(slopes: Mapping, tag: str) -> str:
+    caption = (
+        "How fast calibrated losses grow with noise: local slopes in log-log between two doses,\n"
+        "at their middle (sigma in 0-255 units). 2: a square, or 1: an absolute difference, of\n"
+        f"what grows like the noise; near 0: saturated. {tag}."
+    )
+    columns = {f"{sigma:.3g}": f"{{slope[{i}]:.2f}}" for i, sigma in enumerate(slopes["sigma"])}
+    rows = [{"loss": loss, **row} for loss, row in slopes.items() if loss != "sigma"]
+    return table(caption, {"sigma": "{loss}", **columns}, rows)
+
+
+def _distortions_table(distortions: Mapping, tag: str) -> str:
+    trained, random = distortions["weights"], distortions.get("random_weights", {})
+    names = next(iter(trained.values()))["ratios"]
+    caption = (
+        "Distortions as strong as cost the pixels' l2 of a one-pixel shift: loss over the shift's\n"
+        "loss, geometric means over photos. Above 1: the loss forgives the shift and sees the\n"
+        "distortion. l2 is 1, and so is PSNR, a function of it. Squares, then absolute\n"
+        f"differences, each the best first. {tag}."
+    )
+    columns = {"loss": "{loss}"} | {name: f"{{ratios[{name}][mean]:.2f}}" for name in names}
+    columns |= {"mean": "{mean:.2f}", "95 % interval": "{low:.2f} - {high:.2f}"}
+    if random:
+        columns["random"] = "{random[mean]:.2f}"
+        columns["its range"] = "{random[low]:.2f} - {random[high]:.2f}"
+    rows = [{"loss": loss, **row, "random": random.get(loss)} for loss, row in trained.items()]
+    return table(caption, columns, sorted(rows, key=lambda row: is_absolute(row["loss"])))
+
+
+def _worth_figure(result: Mapping, settings: str) -> partial:
+    """1.3's finding as dots: the noise that costs each loss as much as a one-pixel shift."""
+    equal = result["shift_equivalent_sigma_intervals"]
+    sigmas = {loss: row["sigma"] for loss, row in squared(equal["weights"]).items()}
+    title = "The noise that costs as much as a shift of one pixel"
+    if known := {loss: sigma for loss, sigma in sigmas.items() if sigma is not None}:
+        ends = min(known, key=known.get), max(known, key=known.get)
+        first, last = (f"{known[loss]:.1f} in {plotting.shown_name(loss)}" for loss in ends)
+        title += f": sigma {first}, {last}"
+    labels = {"weights": "trained weights", "random_weights": "random weights, range over draws"}
+    return partial(
+        plotting.dots,
+        title=title,
+        settings=settings,
+        xlabel="sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)",
+        names=list(sigmas),
+        digits=1,
+        series={labels[key]: _dots(rows, "sigma") for key, rows in equal.items()},
+    )
+
+
+def _equivalents_table(result: Mapping, tag: str) -> str:
+    curves, equal = result["curves"], result["shift_equivalent_sigma_intervals"]
+    side_px, at_1_px = curves["crop_px"], list(curves["shift_px"]).index(1)
+    columns = {"loss": "{loss}", "relative at 1 px": "{relative:.4f}"}
+    columns["equal sigma"] = "{weights[sigma]}"
+    columns["95 % interval"] = "{weights[low]} - {weights[high]}"
+    caption = (
+        "The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
+        f" {tag},\ntheir central {side_px}x{side_px} px."
+        " A low sigma: a loss more sensitive to noise, by the"
+        ' measure of its own answer\nto the shift. "none": not reached up to sigma'
+        f" {max(curves['sigma'])}."
+    )
+    if "random_weights" in equal:
+        columns["random"] = "{random_weights[sigma]}"
+        columns["its range"] = "{random_weights[low]} - {random_weights[high]}"
+        caption += " random: the same\nwith random weights, the lowest and the highest draw."
+    rows = [
+        {"loss": loss, "relative": row["shift"]["relative"][at_1_px]}
+        | {key: _reached(sigmas[loss]) for key, sigmas in equal.items()}
+        for loss, row in curves["weights"].items()
+    ]
+    return table(caption, columns, rows)
+
+
+def _reached(row: Mapping[str, float | None]) -> dict[str, str | None]:
+    """A row's sigma and interval as text, "none" where no dose reached it, None without interval.
+
+    results.json stores both infinity and NaN as null.
+    """
+    values = {key: np.nan if row[key] is None else row[key] for key in ("sigma", "low", "high")}
+    text = {key: f"{v:.1f}" if np.isfinite(v) else "none" for key, v in values.items()}
+    return text if np.isfinite(values["low"]) else {**text, "low": None}
+
+
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
     """Values of results.json, which stores NaN as null."""
     return np.array(list(values), float)
@@ -358,11 +336,9 @@ def _numbers(values: Iterable[float | None]) -> np.ndarray:
 
 def _other_pictures(result: Mapping) -> str:
     """A caption's sentence on the pictures that losses were calibrated with."""
-    resized = result["references_resized"]
-    if len(result["references"]) > ROWS:
-        return f"Another picture: others of the {len(result['references']):,} photos."
-    names = [
-        f"{name} ({resized[name]})" if name in resized else name for name in result["references"]
-    ]
+    names, resized = result["references"], result["references_resized"]
+    if len(names) > ROWS:
+        return f"Another picture: others of the {len(names):,} photos."
+    named = ", ".join(f"{name} ({resized[name]})" if name in resized else name for name in names)
     scaled = ";\nthose with a size were scaled to the photo's" if resized else ""
-    return f"Another picture: {printable(', '.join(names))}{scaled}."
+    return f"Another picture: {printable(named)}{scaled}."

@@ -5,10 +5,10 @@ once each; all tables and curves are read off the calibrated losses of pairs of 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -18,14 +18,15 @@ from common.data.images import centre_crop, fit_to, to_tensor
 from common.errors import UserError
 from common.job import progress
 from common.networks.calibration import Calibrated, interval
-from common.networks.distortions import DISTORTIONS, add_noise, distorted, translate, unit_noise
-from common.networks.losses import (
-    compare,
-    evaluate,
-    features_of,
-    pixel_losses,
-    registry,
+from common.networks.distortions import (
+    DISTORTIONS,
+    add_noise,
+    distorted,
+    ranking,
+    translate,
+    unit_noise,
 )
+from common.networks.losses import compare, evaluate, features_of, pixel_losses, registry
 from common.networks.vgg import VGG16Features
 from common.reporting.ratios import is_absolute
 
@@ -51,6 +52,8 @@ class Doses:
 TRAINED = Doses((0, 0.5, 1, 2, 4, 8, 16), (0, 1, 2, 5, 10, 15, 25, 50, 100))
 CONTROL = Doses((0, 1, 4, 16), (0, 2, 5, 10, 25, 100))  # of random weights, a network a draw
 MARGIN_PX = max(TRAINED.shifts_px)
+Copies = dict[str, Tensor]
+Pairs = dict[str, list[tuple[str, str]]]  # by their name, two names of copies for each draw
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,22 @@ class Squares:
 def calibrate(
     squares: Squares,
     network: VGG16Features,
-    make_copies: Callable[[str], tuple[dict[str, Tensor], dict]],
+    make_copies: Callable[[str], tuple[Copies, Pairs]],
     names: Sequence[str],
     label: str,
     losses: Mapping[str, Callable] | None = None,
 ) -> Calibrated:
     """Calibrated losses of pairs of copies of pictures' squares, each image in one pass.
 
-    `make_copies(picture)` gives the copies, the square itself as "original" among them, and the
-    pairs: {(name of the pair, draw): two names of copies}; draws are averaged. `losses` are those
-    of the registry where none are given.
+    `make_copies(picture)` gives the copies, the square itself as "original" among them, and their
+    pairs; draws are averaged. `losses` are those of the registry where none are given.
 
     Raises:
         UserError: a picture has no other one to be calibrated with.
     """
     losses, features = losses or registry(network), partial(features_of, network)
     index = {name: place for place, name in enumerate(names)}
-    raw, unrelated, others, pair_names = {}, [], [], []
+    raw, unrelated, others, pairs = {}, [], [], {}
     with progress(total=len(names), desc=label, unit="picture") as bar:
         for members in squares.sets(names):
             made = {name: make_copies(name) for name in members}
@@ -117,17 +119,18 @@ def calibrate(
                 others.append((index[a], index.get(b)))
             for name in members:
                 copies, pairs = made[name]
-                values = compare(losses, features, copies, pairs, {"original": known[name]})
-                pair_names = list(dict.fromkeys(pair for pair, _ in pairs))
+                values = compare(
+                    losses, features, copies, chain(*pairs.values()), {"original": known[name]}
+                )
                 raw[name] = [
-                    np.mean([list(values[key].values()) for key in pairs if key[0] == pair], axis=0)
-                    for pair in pair_names
+                    np.mean([list(values[draw].values()) for draw in draws], axis=0)
+                    for draws in pairs.values()
                 ]
                 bar.update()
     if not unrelated:
         raise UserError(f"{names[0]}: no other picture to calibrate with; name one: --reference")
     rows = np.array([raw[name] for name in names])
-    return Calibrated(pair_names, list(losses), rows, np.array(unrelated), others)
+    return Calibrated(list(pairs), list(losses), rows, np.array(unrelated), others)
 
 
 def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, features: Callable):
@@ -147,12 +150,19 @@ def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, feature
 # ------------------------------------------------------------------------------- copies of a square
 
 
+def moved(region: Tensor, shift_px: float, edge: str = "crop") -> Tensor:
+    """A region's square moved to the left; with "crop" real pixels of the margin come in."""
+    side_px = region.shape[1]
+    if edge == "crop":
+        return translate(region, shift_px, edge)[1][..., :side_px]
+    return translate(region[..., :side_px], shift_px, edge)[1]
+
+
 @dataclass(frozen=True)
 class Treatment:
     """What is done to the squares: the shift and the noise that a run asks for, and doses beside.
 
-    noise_seeds: draws of the doses' noise. doses: None leaves them out. distortions: whether these
-    are made too, each as strong as costs the pixel loss of a one-pixel shift.
+    noise_seeds: draws of the doses' noise. doses: None leaves out all but the shift.
     """
 
     shift_px: float
@@ -161,62 +171,43 @@ class Treatment:
     seed: int
     noise_seeds: int = 1
     doses: Doses | None = None
-    distortions: bool = False
-    noise: bool = True
 
-    def moved(self, region: Tensor, side_px: int, shift_px: float, edge: str) -> Tensor:
-        """The square moved to the left; with "crop" real pixels of the margin come in."""
-        if edge == "crop":
-            return translate(region, shift_px, edge)[1][..., :side_px]
-        return translate(region[..., :side_px], shift_px, edge)[1]
-
-    def copies(self, region: Tensor, index: int) -> tuple[dict[str, Tensor], dict]:
+    def copies(self, region: Tensor, index: int) -> tuple[Copies, Pairs]:
         """The copies of a (3, S, S + margin) region of the picture `index`, and pairs of them.
 
-        Pairs are "shift", "noise" and "noise translated", as asked for, "shift DOSE", "noise DOSE"
-        and "distorted NAME".
+        Pairs are "shift", "noise", "noise translated" (the moved square and its own noisy copy),
+        "shift DOSE", "noise DOSE", and "distorted NAME", as strong as costs the pixel loss of a
+        one-pixel shift.
         """
-        side_px = region.shape[1]
-        square = region[..., :side_px]
+        square = region[..., : region.shape[1]]
         noises = [unit_noise(square.shape, self.seed, index, n) for n in range(self.noise_seeds)]
         copies, pairs = {"original": square}, {}
 
-        def add(pair: str, copy: str, make: Callable[[], Tensor], draw: int = 0) -> None:
-            if copy not in copies:
-                copies[copy] = make()
-            pairs[pair, draw] = ("original", copy)
+        def shift(pair: str, px: float, edge: str) -> str:
+            name = f"moved {px:g} {edge}"
+            copies[name], pairs[pair] = moved(region, px, edge), [("original", name)]
+            return name
 
-        for pair, px, edge in self._shifts():
-            moved = partial(self.moved, region, side_px, px, edge)
-            add(pair, f"moved {px:g} {edge}", moved)
-        for pair, sigma, draw in self._noises():
-            noisy = partial(add_noise, square, sigma, noises[draw])
-            add(pair, f"noisy {sigma:g} {draw}", lambda noisy=noisy: noisy()[0], draw)
-        if self.distortions:
-            l2 = pixel_losses(square, self.moved(region, side_px, 1, "crop"))["l2"]
-            for name, copy in distorted(square, l2, noises[0]).items():
-                add(f"distorted {name}", name, lambda copy=copy: copy)
+        def noise(pair: str, sigma: float, draws: int, of: str = "original") -> None:
+            pairs[pair] = []
+            for draw in range(draws):
+                name = f"{of}, noisy {sigma:g} {draw}"
+                copies[name] = add_noise(copies[of], sigma, noises[draw])[0]
+                pairs[pair].append((of, name))
+
+        translated = shift("shift", self.shift_px, self.edge)
+        if self.doses is None:
+            return copies, pairs
+        noise("noise", self.sigma, 1)
+        noise("noise translated", self.sigma, 1, translated)
+        for px, pair in zip(self.doses.shifts_px[1:], self.doses.shifts, strict=True):
+            shift(pair, px, "crop")
+        for sigma, pair in zip(self.doses.sigmas[1:], self.doses.noises, strict=True):
+            noise(pair, sigma, self.noise_seeds)
+        l2 = pixel_losses(square, moved(region, 1))["l2"]
+        for name, copy in distorted(square, l2, noises[0]).items():
+            copies[name], pairs[f"distorted {name}"] = copy, [("original", name)]
         return copies, pairs
-
-    def _shifts(self) -> Iterator[tuple[str, float, str]]:
-        """(pair, px, edge) of all shifts."""
-        yield "shift", self.shift_px, self.edge
-        if self.doses:
-            yield from ((f"shift {px:g}", px, "crop") for px in self.doses.shifts_px[1:])
-
-    def _noises(self) -> Iterator[tuple[str, float, int]]:
-        """(pair, sigma, draw) of all noises."""
-        if self.noise:
-            yield "noise", self.sigma, 0
-        for sigma in self.doses.sigmas[1:] if self.doses else ():
-            yield from ((f"noise {sigma:g}", sigma, draw) for draw in range(self.noise_seeds))
-
-    def with_translated_noise(self, copies: dict, pairs: dict, index: int) -> tuple[dict, dict]:
-        """The same with "noise translated": the moved square against its own noisy copy."""
-        name = f"moved {self.shift_px:g} {self.edge}"
-        noise = unit_noise(copies["original"].shape, self.seed, index, 0)
-        copies["noisy translated"] = add_noise(copies[name], self.sigma, noise)[0]
-        return copies, {**pairs, ("noise translated", 0): (name, "noisy translated")}
 
 
 # ----------------------------------------------------------------- what is read off the curves
@@ -224,17 +215,13 @@ class Treatment:
 
 def curves(calibrated: Calibrated, doses: Doses) -> dict[str, dict]:
     """{loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list, a number a dose."""
-    rows = {}
+    kinds, rows = {"shift": doses.shifts, "noise": doses.noises}, {}
     for loss in calibrated.losses:
         rows[loss] = {}
-        for kind, pairs in (("shift", doses.shifts), ("noise", doses.noises)):
+        for kind, pairs in kinds.items():
             relative, resampled = calibrated.curve(pairs, loss)
-            ends = [interval(column) for column in resampled.T]
-            rows[loss][kind] = {
-                "relative": [0.0, *relative.tolist()],
-                "low": [0.0, *(end["low"] for end in ends)],
-                "high": [0.0, *(end["high"] for end in ends)],
-            }
+            row = {"relative": relative.tolist(), **interval(resampled)}
+            rows[loss][kind] = {key: [0.0, *values] for key, values in row.items()}
     return rows
 
 
@@ -278,27 +265,24 @@ def slopes(calibrated: Calibrated, doses: Doses) -> dict:
     for loss in calibrated.losses:
         relative, resampled = calibrated.curve(doses.noises, loss)
         of_all = np.diff(np.log([relative, *resampled])) / np.diff(sigmas)
-        ends = [interval(column) for column in of_all[1:].T]
-        rows[loss] = {"slope": of_all[0].tolist()}
-        rows[loss] |= {key: [end[key] for end in ends] for key in ("low", "high")}
+        rows[loss] = {"slope": of_all[0].tolist(), **interval(of_all[1:])}
     return rows
 
 
 def turning_sigma(log_a: np.ndarray, log_b: np.ndarray, log_sigmas: np.ndarray) -> np.ndarray:
-    """The sigma from which on curve a (..., doses) lies above b, by lines between the doses.
+    """The sigma from which on curve a (n, doses) lies above b, (n,), by lines between the doses.
 
     0 where it does from the first dose on, infinite where it does not at the last.
     """
     difference = log_a - log_b
-    doses = np.arange(difference.shape[-1])
-    last_below = np.where(difference < 0, doses, -1).max(-1)
-    turns = (last_below >= 0) & (last_below < doses[-1])
-    before = np.where(turns, last_below, 0)[..., None]
-    low, high = (np.take_along_axis(difference, at, -1)[..., 0] for at in (before, before + 1))
+    n, last = len(difference), difference.shape[-1] - 1
+    last_below = np.where(difference < 0, np.arange(last + 1), -1).max(-1)
+    turns = (last_below >= 0) & (last_below < last)
+    before = np.where(turns, last_below, 0)
+    low, high = difference[np.arange(n), before], difference[np.arange(n), before + 1]
     share = np.divide(low, low - high, out=np.zeros_like(low), where=turns)
-    step = np.diff(log_sigmas)[before[..., 0]]
-    at = np.exp(log_sigmas[before[..., 0]] + step * share)
-    return np.where(turns, at, np.where(last_below < 0, 0.0, np.inf))
+    sigma = np.exp(log_sigmas[before] + np.diff(log_sigmas)[before] * share)
+    return np.where(turns, sigma, np.where(last_below < 0, 0.0, np.inf))
 
 
 def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
@@ -328,14 +312,8 @@ def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
     return rows
 
 
-def distortion_rows(calibrated: Calibrated) -> list[dict[str, dict[str, float]]]:
-    """The raw losses as `distortions.ranking` takes them: a row a picture."""
-    pairs = {"shift": "shift 1"} | {name: f"distorted {name}" for name in DISTORTIONS}
-    places = {name: calibrated.pairs.index(pair) for name, pair in pairs.items()}
-    return [
-        {
-            name: dict(zip(calibrated.losses, of_one[place], strict=True))
-            for name, place in places.items()
-        }
-        for of_one in calibrated.raw
-    ]
+def distortion_ranking(calibrated: Calibrated) -> dict[str, dict]:
+    """`distortions.ranking` of the losses."""
+    pairs = ["shift 1", *(f"distorted {name}" for name in DISTORTIONS)]
+    places = [calibrated.pairs.index(pair) for pair in pairs]
+    return ranking(calibrated.losses, calibrated.raw[:, places])

@@ -3,7 +3,7 @@
 Each is measured on a few pictures alone, which its result names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,19 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.data.images import to_tensor, to_uint8
-from common.networks.calibration import Calibrated
-from common.networks.distortions import add_noise, ranking, translate, unit_noise
+from common.networks.distortions import add_noise, translate, unit_noise
 from common.networks.losses import Loss, features_of, mae, mse, registry, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, VGG16Features, valid_cells
 from common.networks.weights import Weights
-from common.studies.perceptual import (
-    CONTROL,
-    Squares,
-    calibrate,
-    curves,
-    distortion_rows,
-    shift_equivalents,
-)
+from common.studies.perceptual import Copies, Pairs, Squares, calibrate, moved
 
 BORDER_SIDE_PX = 384  # of the crops whose cells beyond the reach of the padding are compared apart
 REPORT_SIDE_PX = 244  # of the report's input
@@ -50,49 +42,53 @@ def enlarged(squares: Squares, names: Sequence[str], side_px: int) -> Squares:
 
 
 def borders(
-    squares: Squares, network: VGG16Features, names: Sequence[str], side_px: int, sigma: float
-) -> dict:
+    squares: Squares, network: VGG16Features, names: Sequence[str], most_px: int, sigma: float
+) -> dict | None:
     """How losses change where cells that see the zeros of the padding are left out.
+
+    The crops have sides of `most_px` at most; None where each cell of the deepest layer sees zeros.
 
     {"crop_px", "pictures", "cells": {tap: (all, valid)}, "losses": {loss: {"shift" | "noise":
     {"all", "valid"}}}}: calibrated losses of a one-pixel shift and of noise on larger crops.
     """
+    side_px = min(most_px, BORDER_SIDE_PX)
     large = enlarged(squares, names, side_px)
-    cells = {tap: valid_cells(tap, side_px) for tap in network.taps}
+    valid = {tap: valid_cells(tap, side_px) for tap in network.taps}
+    if valid[network.taps[-1]].stop == valid[network.taps[-1]].start:
+        return None
 
     def of_valid(loss: Loss) -> Loss:
         def crop(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            maps = {tap: features[tap][..., cells[tap], cells[tap]] for tap in network.taps}
+            maps = {tap: features[tap][..., cells, cells] for tap, cells in valid.items()}
             return {**features, **maps}
 
         return lambda a, b: loss(crop(a), crop(b))
 
-    losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
-    both = losses | {f"valid {name}": of_valid(loss) for name, loss in losses.items()}
-
-    def make_copies(name: str) -> tuple[dict[str, Tensor], dict]:
+    def make_copies(name: str) -> tuple[Copies, Pairs]:
         region = large.region(name)
         square = region[..., :side_px]
         noise = unit_noise(square.shape, squares.seed, names.index(name), 0)
-        copies = {"original": square, "moved": translate(region, 1, "crop")[1][..., :side_px]}
-        copies["noisy"] = add_noise(square, sigma, noise)[0]
-        return copies, {("shift", 0): ("original", "moved"), ("noise", 0): ("original", "noisy")}
+        copies = {"original": square, "shift": moved(region, 1)}
+        copies["noise"] = add_noise(square, sigma, noise)[0]
+        return copies, {pair: [("original", pair)] for pair in ("shift", "noise")}
 
+    losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
+    both = losses | {f"valid {name}": of_valid(loss) for name, loss in losses.items()}
     found = calibrate(large, network, make_copies, names, "borders", both)
-
-    def row(name: str) -> dict:
-        return {
-            pair: {"all": found.row(pair, name)["relative"],
-                   "valid": found.row(pair, f"valid {name}")["relative"]}
-            for pair in ("shift", "noise")
-        }  # fmt: skip
-
-    counts = {}
-    for tap, kept in cells.items():
-        stride_px = LAYERS[tap].stride_px
-        counts[tap] = [(side_px // stride_px) ** 2, (kept.stop - kept.start) ** 2]
-    rows = {name: row(name) for name in losses}
-    return {"crop_px": side_px, "pictures": list(names), "cells": counts, "losses": rows}
+    rows = {pair: found.rows(pair) for pair in found.pairs}
+    return {
+        "crop_px": side_px,
+        "pictures": list(names),
+        "cells": {
+            tap: [(side_px // LAYERS[tap].stride_px) ** 2, (cells.stop - cells.start) ** 2]
+            for tap, cells in valid.items()
+        },
+        "losses": {
+            name: {pair: {"all": row[name]["relative"], "valid": row[f"valid {name}"]["relative"]}
+                   for pair, row in rows.items()}
+            for name in losses
+        },
+    }  # fmt: skip
 
 
 def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) -> dict:
@@ -104,11 +100,9 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
     """
     side_px = squares.side_px
     large = enlarged(squares, names, 2 * side_px)
+    halved = partial(functional.avg_pool2d, kernel_size=2)
 
-    def halved(image: Tensor) -> Tensor:
-        return functional.avg_pool2d(image, 2)
-
-    def make_copies(name: str) -> tuple[dict[str, Tensor], dict]:
+    def make_copies(name: str) -> tuple[Copies, Pairs]:
         region = large.region(name)
         small = halved(region)
         copies = {
@@ -117,14 +111,14 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
             "fourier": translate(small, 0.5, "crop")[1][..., :side_px],
             "whole": small[..., 1 : side_px + 1],
         }
-        return copies, {(pair, 0): ("original", pair) for pair in copies if pair != "original"}
+        return copies, {pair: [("original", pair)] for pair in ("exact", "fourier", "whole")}
 
     found = calibrate(large, network, make_copies, names, "half a pixel")
-    rows = {
-        loss: {pair: found.row(pair, loss)["relative"] for pair in found.pairs}
-        for loss in found.losses
+    rows = {pair: found.rows(pair) for pair in found.pairs}
+    losses = {
+        loss: {pair: row[loss]["relative"] for pair, row in rows.items()} for loss in found.losses
     }
-    return {"side_px": side_px, "pictures": list(names), "losses": rows}
+    return {"side_px": side_px, "pictures": list(names), "losses": losses}
 
 
 def report_scale(
@@ -139,8 +133,8 @@ def report_scale(
     network = VGG16Features(replace(weights, lpips_heads=None), list(REPORT)).to(device)
     values = {(scale, error): [] for scale in SCALES for error in ("MSE", "MAE")}
     for number, picture in enumerate(pictures.values()):
-        original, moved = (
-            to_tensor(resize(columns, REPORT_SIDE_PX))
+        original, shifted = (
+            to_tensor(np.array(Image.fromarray(columns).resize((REPORT_SIDE_PX, REPORT_SIDE_PX))))
             for columns in (picture[:, :-1], picture[:, 1:])
         )
         noise = unit_noise(original.shape, seed, number, 0)
@@ -149,21 +143,16 @@ def report_scale(
             network.mean, network.std = (
                 (part / factor).view(3, 1, 1).to(device) for part in (mean, std)
             )
-            a, b, c = map(partial(features_of, network), (original, moved, noisy))
+            a, b, c = map(partial(features_of, network), (original, shifted, noisy))
             for error, measure in (("MSE", mse), ("MAE", mae)):
                 row = {layer: measure(a[layer], b[layer]) for layer in REPORT}
                 values[scale, error].append({**row, "noise": measure(a["relu5_3"], c["relu5_3"])})
     wanted, rows = {**REPORT, "noise": REPORT_NOISE}, []
-    for (scale, error), of_all in values.items():
-        row = {key: float(np.mean([values[key] for values in of_all])) for key in wanted}
+    for (scale, error), of_pictures in values.items():
+        row = {key: float(np.mean([values[key] for values in of_pictures])) for key in wanted}
         off = max(abs(np.log(row[key] / wanted[key])) for key in wanted)
         rows.append({"scale": scale, "error": error, **row, "factor": float(np.exp(off))})
     return {"report": wanted, "pictures": list(pictures), "side_px": REPORT_SIDE_PX, "rows": rows}
-
-
-def resize(image: np.ndarray, side_px: int) -> np.ndarray:
-    """An image, uint8 (height, width, 3), stretched to a square."""
-    return np.array(Image.fromarray(image).resize((side_px, side_px)))
 
 
 def wrapped_noise(image: Tensor, noise: Tensor, sigma: float) -> dict[str, dict[str, float]]:
@@ -180,65 +169,24 @@ def wrapped_noise(image: Tensor, noise: Tensor, sigma: float) -> dict[str, dict[
         "cast, saturating": (original.astype(int) + cast).clip(max=255).astype(np.uint8),
         "cast, wrapping": original + cast,
     }
-    keys = ("l1_uint8", "l2_uint8")
-    return {
-        way: dict(zip(keys, wrapped_uint8_losses(original, noisy), strict=True))
-        for way, noisy in ways.items()
-    }
+    return {way: wrapped_uint8_losses(original, noisy) for way, noisy in ways.items()}
 
 
-# --------------------------------------------------------------------- over draws of random weights
+def averaged(rows: Sequence[Mapping]) -> dict:
+    """Results of several pictures or draws in one: the means of their numbers, and of their lists.
+
+    Where they have intervals, the ends are the lowest and the highest of the results instead.
+    """
+    joined = {}
+    for key, first in rows[0].items():
+        values = [row[key] for row in rows]
+        joined[key] = averaged(values) if isinstance(first, Mapping) else _over(np.mean, values)
+    if "low" in joined:
+        key = next(key for key in ("relative", "sigma", "mean") if key in joined)
+        values = [row[key] for row in rows]
+        joined |= {"low": _over(np.min, values), "high": _over(np.max, values)}
+    return joined
 
 
-def mean_rows(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """The means of {name: {key: number}} over several such."""
-    return {
-        name: {key: float(np.mean([row[name][key] for row in rows])) for key in numbers}
-        for name, numbers in rows[0].items()
-    }
-
-
-def over_draws(values: Sequence[float], key: str) -> dict[str, float]:
-    """The mean over draws of random weights under `key`, the lowest and the highest draw."""
-    return {key: float(np.mean(values)), "low": min(values), "high": max(values)}
-
-
-def of_draws(found: Sequence[Calibrated], pair: str) -> dict[str, dict[str, float]]:
-    """{loss: {"raw", "relative", "low", "high"}} of a pair over draws."""
-    means = mean_rows([draw.rows(pair) for draw in found])
-    return {
-        loss: row | over_draws([draw.row(pair, loss)["relative"] for draw in found], "relative")
-        for loss, row in means.items()
-    }
-
-
-def curves_of_draws(found: Sequence[Calibrated]) -> dict[str, dict]:
-    """The curves of `perceptual.curves` over draws, low and high their range."""
-    by_draw, rows = [curves(draw, CONTROL) for draw in found], {}
-    for loss in found[0].losses:
-        rows[loss] = {}
-        for kind in ("shift", "noise"):
-            values = np.array([of_draw[loss][kind]["relative"] for of_draw in by_draw])
-            ends = {"relative": values.mean(0), "low": values.min(0), "high": values.max(0)}
-            rows[loss][kind] = {key: row.tolist() for key, row in ends.items()}
-    return rows
-
-
-def equivalents_of_draws(found: Sequence[Calibrated]) -> dict[str, dict[str, float]]:
-    """The noise that equals a one-pixel shift over draws, low and high their range."""
-    by_draw = [shift_equivalents(draw, CONTROL) for draw in found]
-    return {
-        loss: over_draws([row[loss]["sigma"] for row in by_draw], "sigma") for loss in by_draw[0]
-    }
-
-
-def ranking_of_draws(found: Sequence[Calibrated]) -> dict[str, dict]:
-    """`distortions.ranking` over draws, low and high their range, in the losses' order."""
-    by_draw, rows = [ranking(distortion_rows(draw)) for draw in found], {}
-    for loss in found[0].losses:
-        rows[loss] = over_draws([row[loss]["mean"] for row in by_draw], "mean")
-        rows[loss]["ratios"] = {
-            name: over_draws([row[loss]["ratios"][name]["mean"] for row in by_draw], "mean")
-            for name in by_draw[0][loss]["ratios"]
-        }
-    return rows
+def _over(statistic: Callable, values: Sequence[float | Sequence[float]]) -> float | list[float]:
+    return statistic(np.array(values), axis=0).tolist()

@@ -77,13 +77,12 @@ def test_a_square_is_central_with_real_pixels_beside_it():
     squares = squares_of({"a": picture(9, 60, 34)}, side_px=30)
     region = data.to_tensor(picture(9, 60, 34)[2:32, 7 : 7 + 46])
     assert torch.equal(squares.region("a"), region)
-    treatment = Treatment(1, "crop", 25, seed=0, doses=TRAINED, distortions=True)
-    copies, pairs = treatment.copies(region, 0)
+    copies, pairs = Treatment(1, "crop", 25, seed=0, doses=TRAINED).copies(region, 0)
     assert torch.equal(copies["original"], region[..., :30])
     assert torch.equal(copies["moved 16 crop"], region[..., 16:])
-    assert pairs["shift", 0] == pairs["shift 1", 0]  # one pass for both
-    assert pairs["noise", 0] == pairs["noise 25", 0]
-    assert len(copies) == 1 + len(TRAINED.shifts) + len(TRAINED.noises) + 5
+    assert pairs["shift"] == pairs["shift 1"]  # one pass for both
+    assert pairs["noise"] == pairs["noise 25"]
+    assert len(copies) == 2 + len(TRAINED.shifts) + len(TRAINED.noises) + 5
     assert {copy.shape for copy in copies.values()} == {(3, 30, 30)}
 
 
@@ -102,7 +101,7 @@ def network():
 
 def test_calibrated_losses_are_those_of_single_pairs(network):
     pictures = {name: picture(seed, 60, 40) for seed, name in enumerate("abc")}
-    squares, treatment = squares_of(pictures), Treatment(1, "crop", 25, seed=3, noise_seeds=2)
+    squares, treatment = squares_of(pictures), Treatment(1, "crop", 25, seed=3)
 
     def make_copies(name):
         return treatment.copies(squares.region(name), "abc".index(name))
@@ -198,5 +197,8 @@ def test_noise_cast_to_8_bits_and_saturated_gives_the_reports_pair():
 
 def test_draws_are_told_by_their_mean_and_range():
     draws = [power_laws(2), power_laws(2, scale=3e-4)]
-    row = perceptual_controls.of_draws(draws, "shift 1")["l2"]
+    row = perceptual_controls.averaged([draw.rows("shift 1") for draw in draws])["l2"]
     assert (row["relative"], row["low"], row["high"]) == pytest.approx((0.02, 0.01, 0.03))
+    curves = [{"relative": [0.0, k], "low": [0.0, 0.5], "high": [0.0, 9.0]} for k in (1.0, 3.0)]
+    expected = {"relative": [0.0, 2.0], "low": [0.0, 1.0], "high": [0.0, 3.0]}
+    assert perceptual_controls.averaged([{"noise": row} for row in curves]) == {"noise": expected}
