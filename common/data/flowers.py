@@ -109,22 +109,15 @@ class _Sprite(NamedTuple):
 
 
 def class_names(num_classes: int = NUM_CLASSES) -> list[str]:
-    """Unique names of the first classes in the order of labels, such as "white daisy".
-
-    Raises:
-        UserError: num_classes is not in 1 to 102.
-    """
-    _check_range("classes", num_classes, 1, NUM_CLASSES)
+    """Unique names of the first classes in the order of labels, such as "white daisy"."""
+    if num_classes > NUM_CLASSES:
+        raise UserError(f"classes {num_classes}: there are {NUM_CLASSES} classes of drawn flowers")
     colours, forms = list(COLOURS), [form.name for form in FORMS]
     return [f"{colours[k % len(colours)]} {forms[k % len(forms)]}" for k in range(num_classes)]
 
 
 def full_size(seed: int, split: str, index: int) -> tuple[int, int]:
-    """(width, height) in px of a picture at full resolution, without drawing it.
-
-    Raises:
-        ValueError: unknown split, or a negative seed or index.
-    """
+    """(width, height) in px of a picture at full resolution, without drawing it."""
     return FULL_SIZES_PX[_generator(seed, split, index).integers(len(FULL_SIZES_PX))]
 
 
@@ -137,19 +130,13 @@ def draw_flower(
 ) -> Flower:
     """Draw picture `index` of a split, which has the label index % num_classes.
 
-    With `short_side_px` the same scene is drawn at that resolution, else at `full_size`: the two
-    agree but for sensor noise, which is per pixel.
-
-    Raises:
-        ValueError: unknown split, or a negative seed or index.
-        UserError: num_classes is not in 1 to 102, or short_side_px not in 16 to 4000.
+    With `short_side_px`, at least 16, the same scene is drawn at that resolution, else at
+    `full_size`: the two agree but for sensor noise, which is per pixel.
     """
-    _check_range("classes", num_classes, 1, NUM_CLASSES)
     label = index % num_classes
     rng = _generator(seed, split, index)
     full_px = FULL_SIZES_PX[rng.integers(len(FULL_SIZES_PX))]
-    short_px = min(full_px) if short_side_px is None else short_side_px
-    _check_range("short side", short_px, 16, 4000)
+    short_px = short_side_px or min(full_px)
     size_px = tuple(round(side * short_px / min(full_px)) for side in full_px)
     supersample = 3 if short_px <= 128 else 2
     canvas_px = tuple(supersample * side for side in size_px)
@@ -158,11 +145,6 @@ def draw_flower(
     _paint_plant(rng, canvas, mask, label)
     image = _photograph(rng, canvas.reduce(supersample))
     return Flower(image, np.asarray(mask.reduce(supersample)) >= 128, label)
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{name} {value}: choose from {low} to {high}")
 
 
 def _generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -315,16 +297,8 @@ def write_folders(
     """Write class folders of drawn flowers: SPLIT/CLASS/00000.png, masks/SPLIT/CLASS/00000.png.
 
     Each split has `images_per_class` pictures of every class, as `draw_flower` draws them.
-
-    Raises:
-        UserError: the folder is not empty or can't be written, or a number is out of range.
     """
-    if short_side_px is not None:
-        _check_range("short side", short_side_px, 16, 4000)
     names = [name.replace(" ", "_") for name in class_names(num_classes)]
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: not an empty folder; choose another --out")
-    make_folder(folder)
     pictures = list(itertools.product(splits, range(num_classes * images_per_class)))
     for split, index in progress(pictures, desc="pictures"):
         flower = draw_flower(seed, split, index, num_classes, short_side_px)
@@ -337,13 +311,15 @@ def write_folders(
 def main() -> None:
     """Write the class folders that the command line asks for."""
     parser = cli.Parser(__doc__)
-    add = parser.add
+    add, short_side = parser.add, "(default: full resolution, 500)"
     add("--out", type=cli.path, required=True, help="new or empty folder")
-    add("--classes", type=cli.positive, default=10, help="1 to 102")
+    add("--classes", type=cli.at_least(1, NUM_CLASSES), default=10, help="1 to 102")
     add("--images-per-class", type=cli.positive, default=20, help="images a class in each split")
-    add("--short-side", type=cli.positive, metavar="PX", help="(default: full resolution, 500)")
+    add("--short-side", type=cli.at_least(16, 4000), metavar="PX", help=short_side)
     add("--seed", type=cli.seed, default=0, help="seed of all randomness")
     args = parser.parse_args()
+    if any(make_folder(args.out).iterdir()):
+        raise UserError(f"{args.out}: not an empty folder; choose another --out")
     write_folders(args.out, args.classes, args.images_per_class, args.short_side, args.seed)
     say(f"-> {args.out}: {', '.join(SPLITS)}, masks")
 

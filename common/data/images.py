@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from common.data.decoding import load_image, one_line_errors
+from common.data.decoding import load_image
 from common.errors import UserError
 from common.job import printable, progress, say
 
@@ -43,11 +43,6 @@ def why_left_out(name: str) -> str | None:
     if name.startswith("."):
         return "hidden" if is_image else ""  # a Mac writes ._a.jpg beside a.jpg
     return None if is_image else "no image by its ending; rename or convert it"
-
-
-def leads_out(path: Path, root: Path) -> bool:
-    """Whether a path leads by symbolic links out of a folder, which may be a link itself."""
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def say_left_out(reasons: Sequence[str], source: str) -> None:
@@ -83,23 +78,13 @@ def open_folder(
     """Images of a folder in sorted order, or a seeded draw of `most`; sizes; what was left out.
 
     They lie directly in it or, where none does, in its folders. Each is read once to see whether it
-    can be, and none is kept. Sizes are (width, height) by name. Left out are, as "NAME: why", files
-    that are no image, or a bad one, folders, and links that lead out of the folder.
-
-    Raises:
-        UserError: no such folder, or no image in it that can be read.
+    can be, and none is kept. Sizes are (width, height) by name. Left out are, as "NAME: why",
+    folders and files that are no image, or a bad one.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a single image is given by --image")
-    with one_line_errors(folder):
-        paths = sorted(folder.iterdir())
-        if not any(why_left_out(path.name) is None and path.is_file() for path in paths):
-            folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
-            paths = [path for inner in folders for path in sorted(inner.iterdir())] or paths
-    names = {str(path.relative_to(folder)): path for path in paths}
-    left_out = {name: _why_not_read(path, folder) for name, path in names.items()}
-    left_out = {name: reason for name, reason in left_out.items() if reason is not None}
-    candidates = [name for name in names if name not in left_out]
+    paths, left_out = _list_images(folder)
+    candidates = list(paths)
     if most is not None:
         order = np.random.default_rng(seed).permutation(len(candidates))
         candidates = [candidates[place] for place in order]
@@ -108,25 +93,32 @@ def open_folder(
         if len(sizes) == most:
             break
         try:
-            sizes[name] = load_image(names[name]).shape[1::-1]
+            sizes[name] = load_image(paths[name]).shape[1::-1]
         except UserError as error:
-            left_out[name] = str(error).removeprefix(printable(f"{names[name]}: "))
-    reasons = [f"{name}: {left_out[name]}" for name in sorted(left_out) if left_out[name]]
+            left_out[name] = str(error).removeprefix(printable(f"{paths[name]}: "))
+    reasons = [f"{name}: {left_out[name]}" for name in sorted(left_out)]
     if not sizes:
         found = f"{len(reasons)} left out; first: {reasons[0]}" if reasons else "no images"
         raise UserError(f"{folder}: none of its files is an image that can be read ({found})")
     sizes = {name: sizes[name] for name in sorted(sizes)}
-    return Pictures({name: names[name] for name in sizes}), sizes, reasons
+    return Pictures({name: paths[name] for name in sizes}), sizes, reasons
 
 
-def _why_not_read(path: Path, folder: Path) -> str | None:
-    """Why a path of a folder is left out unread, or None; empty where nobody will miss it."""
-    reason = why_left_out(path.name)
-    if reason != "" and path.is_dir():
-        return "a folder"
-    if reason is None and leads_out(path, folder):
-        return "a link that leads out of the folder; copy it, or give it by --image"
-    return reason
+def _list_images(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The images of a folder by name, told by their endings, and why others are left out."""
+    inside, paths, left_out = sorted(folder.iterdir()), {}, {}
+    if not any(why_left_out(path.name) is None and path.is_file() for path in inside):
+        folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+        inside = [path for inner in folders for path in sorted(inner.iterdir())] or inside
+    for path in inside:
+        name = str(path.relative_to(folder))
+        is_folder = path.is_dir() and not path.name.startswith(".")
+        reason = "a folder" if is_folder else why_left_out(path.name)
+        if reason is None:
+            paths[name] = path
+        elif reason:
+            left_out[name] = reason
+    return paths, left_out
 
 
 def embedded_photos() -> dict[str, np.ndarray]:

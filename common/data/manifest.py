@@ -1,12 +1,9 @@
-"""A prototype data set, drawn from class folders: verified, split, and kept as a list of files.
-
-Its images are decoded twice: here to be verified, before it is known which are in the set, and by
-`common.data.packed` to be packed, at a size that the manifest does not know.
-"""
+"""A prototype data set, drawn from class folders: verified, split, and kept as a list of files."""
 
 import csv
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +18,6 @@ from common.data.decoding import load_image, open_image
 from common.data.folders import class_names, list_classes
 from common.data.packed import in_parallel
 from common.data.sets import SPLITS, FileSet
-from common.data.splits import check_class_size, split_sizes
 from common.errors import UserError
 from common.job import printable
 
@@ -67,11 +63,7 @@ class Manifest:
     left_out: list[str]
 
     def catalogue(self) -> dict:
-        """Count the classes and the images, of each split too.
-
-        Keys: classes, images_per_class (an integer, or [fewest, most] where they differ), total,
-        train, val, test.
-        """
+        """Counts: classes, images_per_class ([fewest, most] if they differ), total, each split."""
         class_sizes = Counter(row.class_id for row in self.rows)
         split_images = Counter(row.split for row in self.rows)
         fewest, most = min(class_sizes.values()), max(class_sizes.values())
@@ -115,6 +107,16 @@ class Manifest:
         return text.getvalue().encode(*ENCODING)
 
 
+def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
+    """How many of `images` go to train, val and test: by largest remainder, each at least 1."""
+    sizes = [1] * len(SPLITS)
+    for _ in range(images - len(SPLITS)):
+        # Rounded, so that equal fractions tie exactly, and the first of them gets the image.
+        lack = [round(images * split[place] - size, 9) for place, size in enumerate(sizes)]
+        sizes[lack.index(max(lack))] += 1
+    return sizes
+
+
 # ------------------------------------------------------------------------------------------- draw
 
 
@@ -131,9 +133,9 @@ def draw(
 
     An image that can't be decoded, or whose pixels are those of one drawn before, is quarantined;
     the next draw of its class takes its place, so the splits of the other images stay. A class that
-    runs out is replaced by the next one drawn, or with `allow_fewer` keeps what it has. `classes`
-    None means 500, or all where there are fewer. `split` is one that `splits.check_split` lets
-    pass, `written` as in `folders.list_classes`.
+    runs out is replaced by the next one drawn, or with `allow_fewer` keeps what it has, at least
+    one image a split. `classes` None means 500, or all where there are fewer. `split` are fractions
+    that sum to 1, `written` is as in `folders.list_classes`.
     """
     drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
     least = len(SPLITS) if allow_fewer else per_class
@@ -166,13 +168,11 @@ def choose(
     allow_fewer: bool,
     written: Sequence[Path] = (),
 ) -> tuple[Listing, Listing, list[str]]:
-    """Choose the classes drawn and those in reserve: ids and all their file names, in draw order.
+    """The classes drawn, those in reserve (ids and all file names in draw order), and left out.
 
-    The third are the files and classes left out: "PATH: why". Nothing is opened. The order of
-    classes depends on the seed and the sorted ids, that of a class's files on the seed, its id and
-    its sorted file names: fewer images are the first of more.
+    Nothing is opened. The order of classes depends on the seed and the sorted ids, that of a
+    class's files on the seed, its id and its sorted names: fewer images are the first of more.
     """
-    check_class_size(per_class)
     listing, left_out = list_classes(root, written)
     least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
@@ -210,19 +210,16 @@ def _fill_seats(
     `seen` are files that were looked at already, `taken` the paths of images by their pixels'
     digest, to which the good ones are added.
     """
-    good, bad, spare = [], [], iter(paths[per_class:])
-    for path in paths[:per_class]:
-        while path is not None:
+    good, bad, spares = [], [], iter(paths[per_class:])
+    for seat in paths[:per_class]:
+        for path in itertools.chain([seat], spares):
             found = seen.get(path) or _look(root, path)
-            if isinstance(found, str):
-                bad.append(f"{path}: {found}")
-            elif found[-1] in taken:
-                bad.append(f"{path}: duplicate of {taken[found[-1]]}")
-            else:
+            if not isinstance(found, str) and found[-1] not in taken:
                 taken[found[-1]] = path
                 good.append((path, *found[:-1]))
                 break
-            path = next(spare, None)
+            why = found if isinstance(found, str) else f"duplicate of {taken[found[-1]]}"
+            bad.append(f"{path}: {why}")
     return good, bad
 
 
@@ -263,7 +260,17 @@ def _rows(
 
 def read(path: Path, root: Path) -> Manifest:
     """The data set of a file of `Manifest.csv_bytes`, every image file of it checked."""
-    rows = _parse(path)
+    text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
+    try:
+        header, *lines = csv.reader(text)
+        rows = [Row(*line[:4], *map(int, line[4:7]), *line[7:]) for line in lines]
+    except (TypeError, ValueError, csv.Error):
+        header, rows = [], []
+    if header != COLUMNS or {row.split for row in rows} != set(SPLITS):
+        raise UserError(
+            f"{path}: not a manifest of this project, with the columns {','.join(COLUMNS)} and"
+            f" images of {', '.join(SPLITS)}; restore it, or draw the data set anew"
+        )
     faults = in_parallel(partial(_fault, root), rows, "checking")
     bad = [f"{root / row.path}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault]
     if bad:
@@ -279,22 +286,3 @@ def _fault(root: Path, row: Row) -> str:
     if not (root / row.path).is_file():
         return "missing"
     return "" if files.sha256_of(root / row.path) == row.sha256 else "changed"
-
-
-def _parse(path: Path) -> list[Row]:
-    """The rows of a manifest, whose file has to be as it was saved."""
-    text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
-    try:
-        header, *lines = csv.reader(text)
-        rows = [
-            Row(file, class_id, name, split, int(width), int(height), int(size), sha256)
-            for file, class_id, name, split, width, height, size, sha256 in lines
-        ]
-        if header == COLUMNS and {row.split for row in rows} == set(SPLITS):
-            return rows
-    except (ValueError, csv.Error):
-        pass
-    raise UserError(
-        f"{path}: not a manifest of this project, with the columns {','.join(COLUMNS)} and images"
-        f" of {', '.join(SPLITS)}; restore it, or draw the data set anew"
-    )

@@ -1,7 +1,4 @@
-"""The packed cache, for which every image of a split is decoded once, by a thread for each core.
-
-An image of Problem 3 is decoded twice: to be verified (`common.data.manifest`), and to be packed.
-"""
+"""The packed cache: all images of a split, decoded once by a thread for each core."""
 
 import contextlib
 import os
@@ -146,13 +143,12 @@ def _decode_into(file, source, side_px: int, skip_bad: bool) -> tuple[list[int],
             file.write(square.tobytes())
     if not rows:
         raise UserError(f"{source.name}: none of {count} images can be read; first: {bad[0]}")
-    file.seek(0)
+    file.seek(0)  # the header's length stays: NumPy leaves room for the first number
     _npy_header(file, (len(rows), side_px, side_px, 3))
     return rows, bad
 
 
 def _npy_header(file, shape: tuple[int, ...]) -> None:
-    # NumPy pads the header to a multiple of 64 bytes and leaves room for a growing first number.
     about = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
 

@@ -11,34 +11,25 @@ from common.data import manifest
 from common.data.images import say_left_out
 from common.data.packed import packed_side_px
 from common.data.sets import SPLITS, embedded_folders
-from common.data.splits import check_split
 from common.errors import UserError
 
 SYNTHETIC_CLASSES = 10
-DRAW_DEFAULTS = {  # of the flags that a manifest answers
-    "classes": None,
-    "per_class": 600,
-    "allow_fewer": False,
-    "split": (0.7, 0.15, 0.15),
-}
+# Of the flags that a manifest answers.
+DEFAULTS = {"classes": None, "per_class": 600, "allow_fewer": False, "split": (0.7, 0.15, 0.15)}
 
 
 def add_flags(parser: cli.Parser) -> None:
     """Add the flags that say what is drawn from where."""
-    add, default = parser.add, DRAW_DEFAULTS
+    add, parts = parser.add, len(SPLITS)
     source = "folder of class folders; synthetic: embedded drawn flowers"
     add("--data", type=cli.word_or_path, metavar="DIR", help=source)
     classes = "classes drawn (default: 500, or all where fewer; synthetic: 10)"
     add("--classes", type=cli.at_least(2, 100_000), help=classes)
-    add(
-        "--per-class",
-        type=cli.at_least(1, 1_000_000),
-        default=default["per_class"],
-        help="images of each class",
-    )
+    per_class = {"type": cli.at_least(parts, 1_000_000), "default": DEFAULTS["per_class"]}
+    add("--per-class", **per_class, help="images of each class, one a split or more")
     add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
     names = tuple(split.upper() for split in SPLITS)
-    numbers = {"nargs": len(names), "metavar": names, "default": default["split"]}
+    numbers = {"nargs": parts, "metavar": names, "default": DEFAULTS["split"]}
     add("--split", type=cli.fraction, help="fractions of each class", **numbers)
     add("--manifest", type=cli.path, metavar="FILE", help="this data set again (default: draw one)")
 
@@ -48,7 +39,12 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
 
     `parts` are those that need the data, of the parts that are to be run.
     """
-    check_split(args.split)
+    if not all(fraction > 0 for fraction in args.split) or not abs(sum(args.split) - 1) <= 1e-6:
+        raise UserError(
+            f"--split {' '.join(f'{fraction:g}' for fraction in args.split)}: shares of train, val"
+            f" and test must be above 0 and sum to 1, not to {sum(args.split):g}; try --split 0.7"
+            " 0.15 0.15"
+        )
     if parts and not args.data:
         raise UserError(
             f"part {parts[0]} needs --data DIR, a folder of class folders, or --data synthetic, the"
@@ -56,7 +52,7 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
         )
     if not args.manifest or args.data == "synthetic":
         return
-    for name, default in DRAW_DEFAULTS.items():
+    for name, default in DEFAULTS.items():
         if getattr(args, name) != default:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: --manifest says what was drawn; leave one out")
@@ -74,8 +70,7 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
     if args.manifest:
         return manifest.read(args.manifest, root)
     how = (args.classes, args.per_class, args.split, args.seed, args.allow_fewer)
-    # Of someone who works in the data's folder.
-    written = (args.out / "problem3", args.cache)
+    written = (args.out / "problem3", args.cache)  # of someone who works in the data's folder
     drawn = manifest.draw(root, *how, written)
     say_left_out([*drawn.left_out, *drawn.quarantined], str(root))
     return drawn

@@ -4,29 +4,23 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 from torchvision.datasets import Flowers102
-from torchvision.datasets.utils import check_integrity
 
 from common import files
 from common.data import flowers
 from common.data.decoding import load_image, load_square, open_image
-from common.data.folders import readable
 from common.data.images import fit_to
 from common.errors import UserError
 
 SPLITS = flowers.SPLITS
-FLOWERS_SIZES = {"train": 1020, "val": 1020, "test": 6149}
-FLOWERS_LABELS = dict(Flowers102._file_dict[key] for key in ("label", "setid"))
-FLOWERS_URL = Flowers102._download_url_prefix
 SAMPLE_CLASSES, SAMPLE_SIDE_PX = 5, 300
 TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 
 
 class FileSet:
-    """The labelled image files of a split, `files`.
+    """The labelled image files of a split.
 
     `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files,
     where they are known, tell two sets apart whose files have the same names and sizes.
@@ -40,8 +34,7 @@ class FileSet:
         class_names: list[str],
         sha256: Sequence[str] = (),
     ):
-        self.name, self.files, self.class_names = name, files, class_names
-        self.sha256 = sha256
+        self.name, self.files, self.class_names, self.sha256 = name, files, class_names, sha256
         self.labels = np.array(labels, dtype=np.int64)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -61,9 +54,8 @@ class FileSet:
         """A SHA-256 that changes with the file list, and any file's size, or SHA-256 if known."""
         digest = hashlib.sha256()
         for path in self.files:
-            with readable():
-                about = path.stat()
-            digest.update(os.fsencode(f"{path.parent.name}/{path.name} {about.st_size}\n"))
+            about = f"{path.parent.name}/{path.name} {path.stat().st_size}\n"
+            digest.update(os.fsencode(about))
         digest.update("".join(self.sha256).encode())
         return digest.hexdigest()
 
@@ -154,52 +146,29 @@ def flowers102(root: Path) -> dict[str, FileSet]:
     """
     if root.name == "flowers-102":
         root = root.parent
-    folder = root / "flowers-102"
-    for file in FLOWERS_LABELS:
-        _check_md5(folder / file)
-    needed = [folder / name for name in ("jpg", *FLOWERS_LABELS)]
-    missing = [path for path in needed if not path.exists()]
-    if missing:
-        _download_flowers(root, missing[0])
-    _check_flowers(folder / "jpg")
-    splits = {}
-    for split in FLOWERS_SIZES:
-        official = Flowers102(root, split)
-        # Private, but the alternatives decode every image or parse the label files once more.
-        splits[split] = FileSet(
-            f"flowers102 {split}", official._image_files, official._labels, Flowers102.classes
-        )
-    return splits
-
-
-def _check_flowers(folder: Path) -> None:
-    count = sum(FLOWERS_SIZES.values())
-    with readable():
-        there = set(os.listdir(folder))
-    names = (f"image_{number:05}.jpg" for number in range(1, count + 1))
-    if missing := [name for name in names if name not in there]:
-        raise UserError(
-            f"{folder}: {len(missing):,} of {count:,} images are missing, the first {missing[0]};"
-            f" unpack {FLOWERS_URL}102flowers.tgz there again, or delete the folder and run again"
-            " to download them"
-        )
-
-
-def _check_md5(path: Path) -> None:
-    wanted = FLOWERS_LABELS[path.name]
-    if path.exists() and not check_integrity(path, wanted):
-        raise UserError(
-            f"{path}: its MD5 is not {wanted}, so it is not Flowers-102's: refused; delete it and"
-            " run again to download it"
-        )
-
-
-def _download_flowers(root: Path, missing: Path) -> None:
+    folder, url = root / "flowers-102", Flowers102._download_url_prefix
+    names = ("jpg", "imagelabels.mat", "setid.mat")
+    missing = [name for name in names if not (folder / name).exists()]
     try:
-        Flowers102(root, download=True)
-    except (URLError, OSError, RuntimeError) as error:
+        official = {split: Flowers102(root, split, download=bool(missing)) for split in SPLITS}
+    except (OSError, RuntimeError) as error:
+        reason = "imagelabels.mat or setid.mat has another MD5 than Flowers-102's, delete it"
+        if missing:
+            reason = f"{missing[0]} is missing, and the download from {url} failed ({error})"
         raise UserError(
-            f"no Flowers-102: {missing} is missing and its download from {FLOWERS_URL} failed"
-            f" ({error}); put 102flowers.tgz (extracted: jpg/), imagelabels.mat and setid.mat into"
-            f" {missing.parent}, or choose --data-root DIR or --data synthetic"
+            f"no Flowers-102 in {folder}: {reason}; put 102flowers.tgz (extracted: jpg/),"
+            " imagelabels.mat and setid.mat there, or choose --data-root DIR or --data synthetic"
         ) from None
+    # Private, but the alternatives decode every image or parse the label files once more.
+    files = {split: each._image_files for split, each in official.items()}
+    there = set(os.listdir(folder / "jpg"))
+    lacking = sorted({path.name for paths in files.values() for path in paths} - there)
+    if lacking:
+        raise UserError(
+            f"{folder / 'jpg'}: {len(lacking):,} images are missing, the first {lacking[0]}; unpack"
+            f" {url}102flowers.tgz there again, or delete the folder and run again"
+        )
+    return {
+        split: FileSet(f"flowers102 {split}", files[split], each._labels, Flowers102.classes)
+        for split, each in official.items()
+    }

@@ -121,7 +121,7 @@ def test_folders_hold_what_was_drawn(run, tmp_path):
 def test_the_command_line_refuses_in_one_line(fails, tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
     assert "not an empty folder" in fails(flowers, "--out", tmp_path)
-    assert "not an empty folder" in fails(flowers, "--out", tmp_path / "mine.txt")
-    assert "classes 103" in fails(flowers, "--out", tmp_path / "new", "--classes", 103)
-    assert "short side 8" in fails(flowers, "--out", tmp_path / "new", "--short-side", 8)
+    assert "mine.txt" in fails(flowers, "--out", tmp_path / "mine.txt")
+    assert "'103' is not" in fails(flowers, "--out", tmp_path / "new", "--classes", 103)
+    assert "'8' is not" in fails(flowers, "--out", tmp_path / "new", "--short-side", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -14,7 +14,7 @@ from common.data import manifest
 from common.data.sets import SPLITS, FileSet
 from common.errors import UserError
 from common.reporting.results import ROOT
-from tests.data.conftest import draw, fails
+from tests.data.conftest import SPLIT, draw, fails
 
 SHARED = ROOT.parent / "shared" / "data"
 FOLDER_100 = SHARED / "imagenet-100x32"
@@ -46,6 +46,26 @@ def test_a_row_describes_its_file(root):
         with Image.open(root / row.path) as image:
             assert (row.width, row.height) == image.size
         assert row.path.startswith(f"{row.class_id}/{row.class_id} ")
+
+
+def test_split_sizes_by_largest_remainder():
+    assert manifest.split_sizes(600, SPLIT) == [420, 90, 90]
+    assert manifest.split_sizes(10, SPLIT) == [7, 2, 1]  # 7, 1.5, 1.5
+    assert manifest.split_sizes(8, SPLIT) == [6, 1, 1]  # 5.6, 1.2, 1.2
+    assert manifest.split_sizes(5, (0.5, 0.25, 0.25)) == [3, 1, 1]  # 2.5, 1.25, 1.25
+    assert manifest.split_sizes(3, SPLIT) == [1, 1, 1]
+    assert manifest.split_sizes(10, (0.98, 0.01, 0.01)) == [8, 1, 1]
+
+
+@pytest.mark.parametrize("images", [3, 7, 50, 601])
+@pytest.mark.parametrize("split", [SPLIT, (0.4, 0.3, 0.3), (0.05, 0.05, 0.9), (1 / 3,) * 3])
+def test_split_sizes_add_up_and_are_within_one_of_the_shares(images, split):
+    sizes = manifest.split_sizes(images, split)
+    assert sum(sizes) == images
+    assert min(sizes) >= 1
+    if images * min(split) >= 1:
+        pairs = zip(sizes, split, strict=True)
+        assert all(abs(size - images * fraction) < 1 for size, fraction in pairs)
 
 
 def test_the_same_seed_draws_the_same_from_any_order_of_the_file_system(root):
@@ -97,7 +117,6 @@ def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
 def test_more_than_there_is_is_refused(root):
     fails(r"--classes 5: 4 of the 4 classes .* have 8 or more images", root, classes=5)
     fails(r"0 of the 4 classes .* have 13 or more images \(12 to 12", root, per_class=13)
-    fails(r"2 images a class: a class needs at least 3", root, per_class=2)
     fails(r"--classes 1: .* at least 2 classes", root, classes=1)
 
 

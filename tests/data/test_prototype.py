@@ -31,6 +31,14 @@ def test_a_manifest_answers_what_is_drawn_but_not_of_embedded_data(flags):
     prototype.check_flags(parse("--data", "a", "--manifest", "m.csv"), ["3.1"])
 
 
+def test_shares_are_above_0_and_sum_to_1():
+    for split in [(0.7, 0.2, 0.2), (1, 0, 0)]:
+        with pytest.raises(UserError, match=r"must be above 0 and sum to 1, .* try --split 0.7"):
+            prototype.check_flags(parse("--data", "a", "--split", *split), [])
+    # Their float sum is not exactly 1.
+    prototype.check_flags(parse("--data", "a", "--split", 0.7, 0.2, 0.1), [])
+
+
 def test_parts_that_need_data_say_so_and_others_do_not():
     with pytest.raises(UserError, match=r"part 3\.4 needs --data DIR"):
         prototype.check_flags(parse(), ["3.4"])
