@@ -81,23 +81,22 @@ class Shared:
     @cached_property
     def controls(self) -> list[Calibrated]:
         """The same of a few photos, in networks with random weights: a draw each."""
-        args, names = self.args, control_names(self)
+        args, names = self.args, list(control_sides(self))
         if args.weights == "random" or len(names) < 2:
             return []
         draws = [random_vgg16(args.seed + draw, not args.no_lpips) for draw in range(args.draws)]
         return [measure(self, weights, names, CONTROL) for weights in draws]
 
 
-def control_names(shared: Shared, least_px: int = 0) -> list[str]:
-    """The first photos that controls are measured on, of those with a square of at least a side."""
-    large = [name for name in shared.photos if square_side_px(shared, name) >= least_px]
-    return large[: shared.args.control_images]
+def control_sides(shared: Shared, least_px: int = 0) -> dict[str, int]:
+    """The first photos that controls are measured on, and the side of their largest square.
 
-
-def square_side_px(shared: Shared, name: str) -> int:
-    """The side of the largest square with a margin beside it that a photo has."""
-    width, height = shared.sizes[name]
-    return min(width - shared.squares.margin_px, height)
+    Only photos whose square, with its margin, has a side of `least_px` at least.
+    """
+    margin_px, sizes = shared.squares.margin_px, shared.sizes.items()
+    sides = {name: min(width - margin_px, height) for name, (width, height) in sizes}
+    large = [(name, side_px) for name, side_px in sides.items() if side_px >= least_px]
+    return dict(large[: shared.args.control_images])
 
 
 # ------------------------------------------------------------------ 1.1 pixel losses under a shift
@@ -174,16 +173,15 @@ def other_controls(shared: Shared) -> dict:
     args, squares, weights = shared.args, shared.squares, shared.weights
     network = build_network(shared, weights)
     found = dict.fromkeys(("borders", "half_pixel", "report_scale"))
-    names = control_names(shared, squares.side_px + 1)
-    sides_px = [square_side_px(shared, name) for name in names]
-    if len(names) > 1:
+    if len(sides := control_sides(shared, squares.side_px + 1)) > 1:
+        most_px = min(sides.values())
         found["borders"] = perceptual_controls.borders(
-            squares, network, names, min(sides_px), args.sigma
+            squares, network, list(sides), most_px, args.sigma
         )
-    if len(names := control_names(shared, 2 * squares.side_px)) > 1:
-        found["half_pixel"] = perceptual_controls.fractions(squares, network, names)
+    if len(sides := control_sides(shared, 2 * squares.side_px)) > 1:
+        found["half_pixel"] = perceptual_controls.fractions(squares, network, list(sides))
     if args.control_images > 1 and set(perceptual_controls.REPORT) <= set(shared.layers):
-        pictures = {name: shared.photos[name] for name in control_names(shared)}
+        pictures = {name: shared.photos[name] for name in control_sides(shared)}
         found["report_scale"] = perceptual_controls.report_scale(
             pictures, weights, args.sigma, args.seed, shared.device
         )
@@ -194,7 +192,7 @@ def tags_of(shared: Shared) -> dict[str, str]:
     """What tables and figures of features say of their weights and photos."""
     tags = {"weights": printable(f"{shared.weights.label}, {len(shared.photos)} photo(s)")}
     if shared.controls:
-        photos = len(control_names(shared))
+        photos = len(control_sides(shared))
         tags["random_weights"] = f"random weights, {len(shared.controls)} draws, {photos} photos"
     return tags
 

@@ -119,9 +119,8 @@ class VGG16Features(nn.Module):
         self._tap_of = {LAYERS[tap].number: tap for tap in self.taps}
         for number in self._tap_of:
             if number < len(self.steps) and isinstance(self.steps[number], nn.ReLU):
-                self.steps[
-                    number
-                ].inplace = False  # it would overwrite the tapped convolution's map
+                # In place it would overwrite the tapped convolution's map.
+                self.steps[number].inplace = False
         self.to(dtype=dtype, memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))

@@ -73,7 +73,9 @@ def test_losses_of_all_31_layers_equal_plain_vgg16(which, request):
     network = VGG16Features(weights, list(LAYERS))
     values = compared(network, {"a": a, "b": b}, [("a", "b")])["a", "b"]
     maps_a, maps_b = plain_maps(weights, a), plain_maps(weights, b)
-    assert len(network.layers) == 31
+    assert network.layers == list(LAYERS)
+    assert len(LAYERS) == 31
+    assert maps_a["conv5_3"].min() < 0  # the value before the ReLU
     for name in network.layers:
         difference = (maps_a[name] - maps_b[name]).double()
         assert values[name] == pytest.approx(difference.square().mean().item(), rel=1e-5)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from common.data import images as data
-from common.errors import UserError
 from common.networks import losses
 from common.networks.calibration import Calibrated
 from common.networks.vgg import VGG16Features
@@ -129,13 +128,6 @@ def test_draws_of_noise_are_averaged(network):
 
     assert not np.allclose(raw(1), raw(3))
     np.testing.assert_allclose(raw(1), raw(3), rtol=0.2)
-
-
-def test_two_equal_pictures_are_not_each_others_other(network):
-    squares = squares_of({"a": picture(0, 60, 40), "b": picture(0, 60, 40)})
-    make = lambda name: Treatment(1, "crop", 25, seed=0).copies(squares.region(name), 0)  # noqa: E731
-    with pytest.raises(UserError, match="no other picture"):
-        perceptual.calibrate(squares, network, make, ["a", "b"], "test")
 
 
 def test_a_small_reference_is_scaled():
