@@ -11,7 +11,8 @@ network is dead when no channel of its last batch norm depends on the image.
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ def statistics(values: Tensor) -> dict[str, float]:
     """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
     The largest absolute value, the mean, the variance, the share of values that are not finite, the
-    Euclidean norm, and `constant_share`. They are computed in float64, so that the squares of large
-    values do not overflow; where a value is NaN all but the peak and the shares are.
+    Euclidean norm, and `constant_share`; in float64, so that squares of large values do not
+    overflow. Where a value is NaN mean, variance and norm are.
     """
     values = for_float64(values)
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
@@ -85,13 +86,11 @@ def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULE
     outputs, _ = _probe(network, images)
     peaks = {module: output["peak"] for module, output in outputs.items()}
     largest = max(peaks, key=peaks.get)
-    infinite_from, dead_from = _dead_layers(network, outputs)
     return {
         "peak": peaks[largest],
         "module": largest,
         "beyond_fp16": next((name for name in peaks if peaks[name] > RANGES["fp16"]), None),
-        "infinite_from": infinite_from,
-        "dead_from": dead_from,
+        **_dead_layers(network, outputs),
         "blocks": {name: outputs[name] for name in outputs if blocks.fullmatch(name)},
     }
 
@@ -104,14 +103,12 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
         `forecast`; dead_share, the share of constant channels of all batch norms together.
     """
     outputs, logits = _probe(network, images)
-    infinite_from, dead_from = _dead_layers(network, outputs)
     channels = {name: norm.num_features for name, norm in _batch_norms(network).items()}
     constant = sum(count * outputs[name]["constant"] for name, count in channels.items())
     return {
         "first_loss": functional.cross_entropy(logits.float(), labels).item(),
         "peaks": {name: outputs[name]["peak"] for name in outputs if blocks.fullmatch(name)},
-        "infinite_from": infinite_from,
-        "dead_from": dead_from,
+        **_dead_layers(network, outputs),
         "dead_share": constant / sum(channels.values()),
     }
 
@@ -146,12 +143,12 @@ def _batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if isinstance(module, BATCH_NORMS)}
 
 
-def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> tuple[str | None, str | None]:
-    """`infinite_from` and `dead_from`, as `forecast` has them."""
+def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str | None]:
+    """infinite_from and dead_from, as `forecast` has them."""
     norms = [name for name in outputs if name in _batch_norms(network)]
     infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
     is_dead = infinite_from is not None and outputs[norms[-1]]["constant"] == 1
-    return infinite_from, infinite_from if is_dead else None
+    return {"infinite_from": infinite_from, "dead_from": infinite_from if is_dead else None}
 
 
 def peak_at_the_border(squarings: int) -> float:
@@ -174,26 +171,25 @@ def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
     The pass is made in the block. Yields a list that gets `backward_terms` of what came in there,
     and "module", its name; it stays empty where there is none.
     """
-    bad, handles = [], []
+    bad = []
 
-    def make_hook(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            values = inputs[0].detach()
+    def watch(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        values = inputs[0].detach()
 
-            def look(gradient: Tensor) -> None:
-                if bad or not torch.isfinite(gradient).all():
-                    return
-                terms = backward_terms(values, gradient, module.weight.detach(), module.eps)
-                if not terms["finite_in_fp32"]:
-                    bad.append({"module": name, **terms})
+        def look(gradient: Tensor) -> None:
+            if bad or not torch.isfinite(gradient).all():
+                return
+            terms = backward_terms(values, gradient, module.weight.detach(), module.eps)
+            if not terms["finite_in_fp32"]:
+                bad.append({"module": name, **terms})
 
-            output.register_hook(look)
+        output.register_hook(look)
 
-        return hook
-
-    for name, module in network.named_modules():
-        if isinstance(module, BATCH_NORMS):
-            handles.append(module.register_forward_hook(make_hook(name)))
+    handles = [
+        module.register_forward_hook(partial(watch, name))
+        for name, module in network.named_modules()
+        if isinstance(module, BATCH_NORMS)
+    ]
     try:
         yield bad
     finally:

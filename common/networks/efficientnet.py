@@ -34,13 +34,8 @@ def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[s
     """torchvision's bare EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
 
     `init` is "scratch", "imagenet" (torchvision's IMAGENET1K_V1 weights) or the path of a file of
-    weights, of which a line says what was loaded.
-
-    Returns:
-        The network, "scratch" or its file's SHA-256, and the names of its new tensors.
-
-    Raises:
-        UserError: as `load_but_head`, or torchvision's file can't be had.
+    weights, of which a line says what was loaded. Returned are the network, "scratch" or its file's
+    SHA-256, and the names of its new tensors.
     """
     torch.manual_seed(seed)
     network = efficientnet_v2_s(num_classes=classes)
@@ -58,9 +53,6 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
 
     Returns the names of the head's tensors where they were left as they are, and a line on what was
     loaded.
-
-    Raises:
-        UserError: as `statedict.find`.
     """
     wanted = network.state_dict()
     tensors, taken = statedict.find(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
@@ -72,11 +64,7 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
 
 
 def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
-    """The bare network of a file of weights, head and all, and a line on what was loaded.
-
-    Raises:
-        UserError: as `load_but_head`, or it has no head, or one of another number of classes.
-    """
+    """The bare network of a file of weights, head and all, and a line on what was loaded."""
     network = efficientnet_v2_s(num_classes=classes)
     new, story = load_but_head(network, path)
     if new:
@@ -137,11 +125,10 @@ class Taught(nn.Module):
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:
-    """The size of every stage of two networks, of a width each, that are on the CPU.
+    """A dict a stage of two networks of a width each.
 
-    Returns:
-        A dict a stage: name; narrow and wide (the channels that come out), parameters_narrow,
-        parameters_wide, macs_narrow and macs_wide (multiply-adds for one image).
+    name; narrow and wide (the channels that come out), parameters_narrow, parameters_wide,
+    macs_narrow and macs_wide (multiply-adds for one image).
     """
     modules = [*(f"features.{k}" for k in range(len(narrow.features))), "classifier"]
     names = ["stem", *(f"stage {k}" for k in range(1, len(modules) - 2)), "head conv", "classifier"]

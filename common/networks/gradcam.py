@@ -32,13 +32,13 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
     Returns:
         Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
     """
-    logits, output = _logits_and_output(network, layer, images)
-    return _maps(logits, output, classes, images.shape[2:])
+    return _logits_and_maps(network, layer, images, classes)[1]
 
 
-def _logits_and_output(
-    network: nn.Module, layer: nn.Module, images: Tensor
+def _logits_and_maps(
+    network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    """Logits, and maps of these classes, or where they are None of the predicted ones."""
     outputs = []
 
     def keep(_module, _inputs, output: Tensor) -> Tensor:
@@ -51,22 +51,20 @@ def _logits_and_output(
             logits = network(images.detach().requires_grad_())
     finally:
         handle.remove()
-    return logits, outputs[0]
-
-
-def _maps(logits: Tensor, output: Tensor, classes: Tensor, size_px: torch.Size) -> Tensor:
+    classes = logits.argmax(1) if classes is None else classes
     scores = logits.gather(1, classes[:, None]).sum()
-    (gradients,) = torch.autograd.grad(scores, output)
+    (gradients,) = torch.autograd.grad(scores, outputs[0])
     weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * output).sum(dim=1, keepdim=True).relu().detach()
-    return functional.interpolate(maps, size_px, mode="bilinear", align_corners=False)[:, 0]
+    maps = (weights * outputs[0]).sum(dim=1, keepdim=True).relu().detach()
+    size_px = images.shape[2:]
+    maps = functional.interpolate(maps, size_px, mode="bilinear", align_corners=False)[:, 0]
+    return logits.detach(), maps
 
 
 def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Module:
     """The module of that name in a bare network with `features`, such as "features.6".
 
-    Raises:
-        UserError: there is none, or for images of this size its output is no map of 2x2 or more.
+    Refused where there is none, or its output for images of this size is smaller than 2x2.
     """
     modules = dict(network.named_modules())
     stages = [f"features.{k}" for k in range(len(network.features))]
@@ -141,7 +139,6 @@ def predict_with_cams(network: nn.Module, layer: nn.Module, images: Tensor) -> P
     """What a network predicts of any number of images, with `grad_cam` of it, on the CPU."""
     batches = []
     for batch in images.split(BATCH):
-        logits, output = _logits_and_output(network, layer, batch)
-        maps = _maps(logits, output, logits.argmax(1), batch.shape[2:])
-        batches.append((logits.detach().softmax(1).cpu(), maps.cpu()))
+        logits, maps = _logits_and_maps(network, layer, batch, classes=None)
+        batches.append((logits.softmax(1).cpu(), maps.cpu()))
     return Predictions(*map(torch.cat, zip(*batches, strict=True)))

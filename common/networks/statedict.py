@@ -1,8 +1,8 @@
 """Files of weights as people have them: unwrapped, checked, and their code never run.
 
     import torch; from pathlib import Path; from common.networks import statedict
-    content, wanted = {"model": {"module.bias": torch.ones(3)}}, {"bias": torch.zeros(3)}
-    print(statedict.fit(content, Path("checkpoint.pt"), wanted, "a network of one bias"))
+    torch.save({"model": {"module.bias": torch.ones(3)}}, "checkpoint.pt")
+    print(statedict.find(Path("checkpoint.pt"), {"bias": torch.zeros(3)}, "a network of one bias"))
 
 A file is torch.save's, of today or of old, or safetensors'. Weights may lie under one of the keys
 CONTAINERS, and their names may begin with words of WRAPPERS.
@@ -44,14 +44,9 @@ def find(
         The tensors on the CPU, in the order and of the dtypes of `wanted`, and words on the key
         that they were taken from, empty where the file is a state dict and no more.
     """
-    return fit(_read(path), path, wanted, network, may_miss)
-
-
-def fit(
-    content, path: Path, wanted: Mapping[str, Tensor], network: str, may_miss: Collection[str] = ()
-) -> tuple[dict[str, Tensor], str]:
-    """As `find`, in the content that a file was found to have."""
-    weights = content if isinstance(content, dict) else {}
+    weights = _read(path)
+    if not isinstance(weights, dict):
+        weights = {}
     container = next((key for key in CONTAINERS if isinstance(weights.get(key), dict)), "")
     if container:
         weights = weights[container]

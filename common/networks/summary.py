@@ -28,9 +28,6 @@ class Table:
     trainable: int
 
     def __str__(self) -> str:
-        lines = [
-            f"{name:>20}  {shape!s:>25} {parameters:>15,}" for name, shape, parameters in self.rows
-        ]
         total = sum(parameters for _, _, parameters in self.rows)
         # torchsummary's own reckoning: float32, one image, outputs twice for their gradients.
         numbers = {
@@ -40,15 +37,10 @@ class Table:
         }
         numbers["Estimated Total Size"] = sum(numbers.values())
         rule, double = "-" * 64, "=" * 64
-        counts = {"Total": total, "Trainable": self.trainable}
-        counts["Non-trainable"] = total - self.trainable
-        lines = [
-            rule,
-            f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}",
-            double,
-            *lines,
-        ]
-        lines += [double, *(f"{kind} params: {count:,}" for kind, count in counts.items()), rule]
+        lines = [rule, f"{'Layer (type)':>20}  {'Output Shape':>25} {'Param #':>15}", double]
+        lines += [f"{name:>20}  {shape!s:>25} {count:>15,}" for name, shape, count in self.rows]
+        lines += [double, f"Total params: {total:,}", f"Trainable params: {self.trainable:,}"]
+        lines += [f"Non-trainable params: {total - self.trainable:,}", rule]
         lines += [f"{name} (MB): {count * 4 / 2**20:.2f}" for name, count in numbers.items()]
         return "\n".join([*lines, rule, ""])
 
@@ -118,10 +110,7 @@ def count_parameters(network: nn.Module) -> int:
 def count_macs(network: nn.Module, image_size_px: int, names: Iterable[str]) -> dict[str, int]:
     """Multiply-adds of convolutions and matrix products for one square image, by module.
 
-    `names` are those of modules of the bare network, which is on the CPU and keeps its mode.
-
-    Raises:
-        KeyError: there is no such module, or it multiplies nothing.
+    `names` are those of modules of the bare network that multiply anything.
     """
     was_training = network.training
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -26,20 +26,23 @@ def compare_costs(
     """Measure the forward and backward pass of several forms of a function on the same input.
 
     Returns:
-        {"seconds": {form: median over the repeats, the forms in turn so that drift hits all alike},
-        "bytes": {form: most that its tensors held at once, x and the gradient that comes in left
-        out}}.
+        {"seconds": {form: median over the repeats}, "bytes": {form: most that its tensors held at
+        once, x and the gradient that comes in left out}}.
     """
     x = x.detach().requires_grad_()
     gradient = torch.ones_like(x)
+    passes = {
+        name: lambda form=form: torch.autograd.grad(form(x), x, gradient)
+        for name, form in forms.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(WARM_UPS + repeats):
-        for name, form in forms.items():
-            seconds[name].append(_pass_seconds(form, x, gradient))
+        for name, both_ways in passes.items():
+            seconds[name].append(_seconds(both_ways, x.device))
     peaks = {}
-    for name, form in forms.items():
+    for name, both_ways in passes.items():
         with PeakMemory() as memory:
-            torch.autograd.grad(form(x), x, gradient)
+            both_ways()
         peaks[name] = memory.peak
     medians = {name: statistics.median(times[WARM_UPS:]) for name, times in seconds.items()}
     return {"seconds": medians, "bytes": peaks}
@@ -47,21 +50,15 @@ def compare_costs(
 
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """The median seconds of a call on a device, after a warm-up."""
-    seconds = []
-    for _ in range(WARM_UPS + repeats):
-        start = time.perf_counter()
-        call()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+    seconds = [_seconds(call, device) for _ in range(WARM_UPS + repeats)]
     return statistics.median(seconds[WARM_UPS:])
 
 
-def _pass_seconds(form: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> float:
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
-    torch.autograd.grad(form(x), x, gradient)
-    if x.device.type != "cpu":
-        torch.accelerator.synchronize(x.device)
+    call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - start
 
 

@@ -13,47 +13,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torchvision.models import EfficientNet
-from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig, _efficientnet_conf
+from torchvision.models.efficientnet import _efficientnet_conf
 from torchvision.ops import SqueezeExcitation
 
 
-class _Channels:
-    """How a block's expanded channels are counted: exactly.
-
-    torchvision rounds to multiples of 8. The first stage has an expansion of 1 and no convolution
-    for it; 26 channels would "expand" to 24, and torchvision would add one.
-    """
-
-    @staticmethod
-    def adjust_channels(channels: int, width_mult: float, min_value: int = 1) -> int:
-        return max(min_value, round(channels * width_mult))
-
-
-class WideFusedMBConvConfig(_Channels, FusedMBConvConfig):
-    """A stage of fused blocks with any number of channels."""
-
-
-class WideMBConvConfig(_Channels, MBConvConfig):
-    """A stage of MBConv blocks with any number of channels."""
-
-
 def wide_efficientnet(classes: int, width: float) -> EfficientNet:
-    """EfficientNetV2-S with stem, stages and head `width` times as wide, torchvision's blocks."""
+    """EfficientNetV2-S with stem, stages and head `width` times as wide, torchvision's blocks.
+
+    Expanded channels are counted exactly: torchvision rounds them to multiples of 8, and the first
+    stage, whose expansion is 1, would get a convolution more where its channels are none.
+    """
     stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
-    configs = {FusedMBConvConfig: WideFusedMBConvConfig, MBConvConfig: WideMBConvConfig}
-    wide_stages = [
-        configs[type(stage)](
-            stage.expand_ratio,
-            stage.kernel,
-            stage.stride,
-            round(width * stage.input_channels),
-            round(width * stage.out_channels),
-            stage.num_layers,
-        )
-        for stage in stages
-    ]
+    for stage in stages:
+        stage.input_channels = round(width * stage.input_channels)
+        stage.out_channels = round(width * stage.out_channels)
+        stage.adjust_channels = lambda channels, expansion: round(channels * expansion)
     return EfficientNet(
-        wide_stages,
+        stages,
         dropout=0.2,
         num_classes=classes,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3),

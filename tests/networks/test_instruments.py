@@ -27,7 +27,8 @@ def example(instrument):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
-def test_the_three_lines_at_its_head_run(instrument, monkeypatch):
+def test_the_three_lines_at_its_head_run(instrument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("socket.socket.connect", None)  # no network
     lines = example(instrument)
     assert len(lines.splitlines()) == 3
