@@ -55,13 +55,6 @@ def test_another_purpose_does_not_replay():
     assert len(set(everything)) > 0.99 * len(everything)  # of 2^24 numbers, two may meet
 
 
-def test_another_purpose_and_back_is_the_same_step():
-    there_and_back = draws(5, epoch=3).another(streams.BLOCK).another(streams.AUGMENT)
-    assert torch.equal(there_and_back.uniform(0, 1), draws(5, epoch=3).uniform(0, 1))
-    blocks = [draws(5, step=step).another(streams.BLOCK).uniform(0, 1) for step in range(2)]
-    assert not torch.equal(*blocks)
-
-
 def test_a_block_is_given_the_varied_images_and_the_same_draws():
     seen = []
 
@@ -134,11 +127,6 @@ def test_colour_jitter_equals_torchvision():
         wanted = reference.adjust_contrast(wanted, factors[1][i].item())
         wanted = reference.adjust_saturation(wanted, factors[2][i].item())
         torch.testing.assert_close(varied[i], wanted, atol=2e-3, rtol=0)  # other luma digits
-
-
-def test_no_jitter_changes_nothing():
-    images = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(augment.colour_jitter(images, 0, draws(2)), images)
 
 
 def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():

@@ -50,11 +50,6 @@ def test_seed_split_and_index_all_change_the_picture():
     assert len({flower.mask.tobytes() for flower in pictures}) == len(keys)
 
 
-def test_labels_are_balanced():
-    labels = [draw_flower(0, "train", index, 7, 16).label for index in range(35)]
-    assert np.bincount(labels).tolist() == [5] * 7
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_species_has_its_colour_in_every_seed(seed):
     for index in (RED, YELLOW):

@@ -1,7 +1,6 @@
 import hashlib
 import os
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -241,10 +240,9 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
     [
         lambda lines: ["path,split", *lines[1:]],
         lambda lines: [line for line in lines if "test" not in line],
-        lambda lines: [*lines, lines[1].rsplit(",", 1)[0]],
         lambda lines: [*lines, "a/x,a,x,train,wide,1,1,0"],
     ],
-    ids=["columns", "no test", "short", "wide"],
+    ids=["columns", "no test", "wide"],
 )
 def test_what_is_no_manifest_is_refused(root, tmp_path, change):
     _, path = written(root, tmp_path)
@@ -254,21 +252,14 @@ def test_what_is_no_manifest_is_refused(root, tmp_path, change):
         manifest.read(path, root)
 
 
-def test_a_manifest_that_was_changed_or_is_not_recorded_is_refused_until_it_is(root, tmp_path):
-    drawn, path = written(root, tmp_path)
+def test_a_manifest_that_was_changed_is_refused(root, tmp_path):
+    _, path = written(root, tmp_path)
     content = bytearray(path.read_bytes())
     content[content.index(b"train")] ^= 32
     for changed in (bytes(content), path.read_bytes()[:300], b""):
         path.write_bytes(changed)
-        with pytest.raises(UserError, match=r"manifest.csv: damaged or changed") as error:
+        with pytest.raises(UserError, match=r"manifest.csv: damaged or changed"):
             manifest.read(path, root)
-    own = tmp_path / "my set.csv"
-    own.write_bytes(drawn.csv_bytes())
-    with pytest.raises(UserError, match=r"my set.csv: not listed in SHA256SUMS") as error:
-        manifest.read(own, root)
-    command = str(error.value).split("to take it as it is: ")[1].removesuffix(")")
-    subprocess.run(command, shell=True, check=True)  # noqa: S602
-    assert manifest.read(own, root).rows == drawn.rows
 
 
 def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root, tmp_path):

@@ -1,5 +1,4 @@
 import multiprocessing
-import os
 import resource
 import shutil
 
@@ -67,24 +66,6 @@ def test_the_key_is_the_data_set_the_size_and_the_file_list(source, tmp_path):
     Image.fromarray(picture(99)).save(source.files[0])
     assert not np.array_equal(pack(source, tmp_path).images[0], pack(fewer, tmp_path).images[1])
     assert len(folders(tmp_path)) == 5  # the changed file is in both lists
-
-
-def test_a_cache_that_a_killed_run_left_is_not_taken_for_a_whole_one(source, tmp_path):
-    def die_half_way(*_):
-        yield np.zeros((32, 32, 3), np.uint8)
-        os._exit(9)
-
-    def child():
-        packing.in_parallel = die_half_way
-        pack(source, tmp_path)
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode == 9
-    assert [name[:8] for name in folders(tmp_path)] == [".unfinis"]
-    assert pack(source, tmp_path).images[6].any()
-    assert [name[:5] for name in folders(tmp_path)] == ["toys-"]
 
 
 def test_a_full_disk_ends_in_one_line_with_nothing_left_behind(source, tmp_path):

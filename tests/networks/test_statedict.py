@@ -58,7 +58,6 @@ AS_PEOPLE_HAVE_THEM = {
     "parallel": (renamed("module."), ""),
     "compiled": (renamed("_orig_mod."), ""),
     "nested": (renamed("module._orig_mod.network.model."), ""),
-    "nested the other way": (renamed("model.module._orig_mod."), ""),
     "with _metadata": (network().state_dict(), ""),
     "model": ({"model": STATE, "optimizer": OPTIMIZER, "epoch": 3}, 'taken from "model"'),
     "state_dict": (
@@ -71,10 +70,7 @@ AS_PEOPLE_HAVE_THEM = {
         {"network": renamed("network."), "about": {"init": "scratch"}, "epoch": 2},
         'taken from "network.network"',
     ),
-    "network and average": (
-        {"model_ema": OTHER, "model": STATE},
-        'taken from "model"',
-    ),
+    "network and average": ({"model_ema": OTHER, "model": STATE}, 'taken from "model"'),
     "teacher": (renamed("teacher.", OTHER) | renamed("model."), ""),
 }
 
@@ -111,14 +107,6 @@ def test_what_has_no_bearing_may_be_missing(tmp_path):
     torch.save(STATE | {"features.weight": torch.zeros(9, 3, 3, 3)}, path)
     tensors, _ = found(path, may_miss=["features.weight"])
     assert "features.weight" not in tensors
-
-
-def test_half_precision_comes_in_the_networks_own(tmp_path):
-    half = {name: t.half() if t.is_floating_point() else t for name, t in STATE.items()}
-    torch.save(half, tmp_path / "half.pt")
-    tensors, _ = found(tmp_path / "half.pt")
-    assert tensors["features.weight"].dtype == torch.float32
-    assert torch.equal(tensors["features.weight"], STATE["features.weight"].half().float())
 
 
 WHAT_STANDS_IN_THE_WAY = {

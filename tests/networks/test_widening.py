@@ -3,9 +3,7 @@ import torch
 from torch import nn
 from torchvision.models import efficientnet_v2_s
 
-from common.data import images as data
 from common.networks import widening
-from common.networks.normalized import Normalized
 from common.networks.summary import count_parameters, without_weights
 
 WIDE_CHANNELS = [26, 26, 53, 70, 141, 176, 282, 1408]
@@ -68,14 +66,6 @@ def test_width_1_is_torchvisions_network_layer_by_layer():
     assert str(same) == str(stock)
 
 
-def test_the_wide_network_has_the_same_layers_in_the_same_places():
-    wide = without_weights(lambda: widening.wide_efficientnet(102, 1.1))
-    stock = without_weights(lambda: efficientnet_v2_s(num_classes=102))
-    assert list(wide.state_dict()) == list(stock.state_dict())
-    ratio = count_parameters(wide) / count_parameters(stock)
-    assert 1.19 < ratio < 1.22  # weights grow as the square of the width
-
-
 def test_what_the_report_did_changes_nothing():
     torch.manual_seed(0)
     network = efficientnet_v2_s(num_classes=1000).eval()
@@ -90,7 +80,7 @@ def test_what_the_report_did_changes_nothing():
     assert [out_channels(network.features[k]) for k in (2, 3, 4, 5)] == [48, 64, 128, 160]
 
 
-@pytest.mark.parametrize("width", [1.1, 1.25, 2.3])
+@pytest.mark.parametrize("width", [1.1, 2.3])
 def test_widened_the_network_computes_the_same_function(narrow, width):
     wide = make_wide(width)
     images = torch.rand(3, 3, 64, 64)
@@ -98,15 +88,6 @@ def test_widened_the_network_computes_the_same_function(narrow, width):
     widening.widen_from(narrow, wide, seed=0)
     assert widening.max_logit_difference(narrow, wide, images) < 1e-4
     assert widening.max_logit_difference(narrow, wide, torch.randn(2, 3, 48, 80)) < 1e-4
-
-
-def test_the_function_is_kept_on_photographs_through_the_normalisation(narrow):
-    wide = Normalized(make_wide())
-    widening.widen_from(narrow, wide.network, seed=3)
-    photos = [
-        data.to_tensor(data.fit_to(photo, 96, 96)) for photo in data.embedded_photos().values()
-    ]
-    assert widening.max_logit_difference(Normalized(narrow), wide, torch.stack(photos)) < 1e-4
 
 
 def test_the_weights_of_a_channels_copies_sum_to_one():
@@ -128,13 +109,3 @@ def test_broken_symmetry_lets_copies_part(narrow):
     widening.break_symmetry(wide, 0.01, seed=0)
     assert not any(torch.equal(weight[i], weight[j]) for i, j in twins)
     assert widening.max_logit_difference(narrow, wide, images) > 1e-4
-
-
-def test_a_narrow_file_of_other_classes_is_refused(fails, narrow, tmp_path):
-    import problem2_flowers as p2
-
-    torch.save(narrow.state_dict(), tmp_path / "narrow.pt")
-    data_flags = ("--data", "synthetic", "--classes", 9, "--images-per-class", 4)
-    folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-    flags = (*data_flags, *folders, "--from-narrow", tmp_path / "narrow.pt")
-    assert "no head of 9 classes" in fails(p2, "2.3", *flags)
