@@ -42,7 +42,8 @@ from common.networks.distortions import add_noise, translate, unit_noise
 from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name, pools_of
 from common.networks.weights import Weights, load_vgg16, random_vgg16
-from common.reporting import html, plotting, problem1, results
+from common.reporting import plotting, problem1, results
+from common.reporting.parts import run_parts
 from common.reporting.ratios import dose_strip
 from common.studies import perceptual, perceptual_controls
 from common.studies.perceptual import CONTROL, MARGIN_PX, TRAINED, Doses, Squares, Treatment, moved
@@ -459,13 +460,7 @@ def main() -> None:
     args = make_parser().parse_args()
     folder = results.open_folder(args.out / "problem1", args.parts)
     shared = prepare(args)
-
-    def publish(part: str, findings: results.Findings, seconds: float) -> None:
-        provenance = results.provenance(args.seed, seconds, **shared.about)
-        results.publish(folder, part, findings, provenance)
-
-    cli.run_parts(PARTS, args.parts, shared, publish, forecast_seconds)
-    html.write(args.out)
+    run_parts(PARTS, args, folder, shared, forecast_seconds, lambda: shared.about)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ from common.job import say
 from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.networks.timing import median_seconds
-from common.reporting import html, problem2, results, tensorboard
+from common.reporting import problem2, results
+from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import baselines, cams, modes
@@ -508,15 +509,7 @@ def main() -> None:
     args = parse_args()
     folder = results.open_folder(args.out / "problem2", args.parts)
     setup = prepare(args, folder)
-
-    def publish(part: str, findings: Findings, seconds: float) -> None:
-        provenance = results.provenance(args.seed, seconds, **setup.provenance())
-        results.publish(folder, part, findings, provenance)
-
-    cli.run_parts(PARTS, args.parts, setup, publish, forecast_seconds)
-    html.write(args.out)
-    if args.tensorboard:
-        tensorboard.write(folder)
+    run_parts(PARTS, args, folder, setup, forecast_seconds, setup.provenance)
     parallel.stop()
 
 

@@ -31,7 +31,6 @@ import argparse
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +53,8 @@ from common.networks.resnet36 import (
     resnet34_with,
 )
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
-from common.reporting import html, plotting, problem3, results, tensorboard
+from common.reporting import problem3, results
+from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.studies import accuracy, divergence, places, reproduction
@@ -76,16 +76,6 @@ BEST_STEM = "f,f+dn"  # on val, of those that keep f
 NOT_FOUND = dict.fromkeys(divergence.PLACE)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part: its function, about how many seconds it takes beside trainings, what it needs."""
-
-    run: Callable[["Prepared"], Findings]
-    seconds: float
-    needs_images: bool = False
-    trains: bool = False
-
-
 # --------------------------------------------------------------------------- 3.1 the data set
 @dataclass(frozen=True)
 class Prepared:
@@ -104,12 +94,14 @@ def part_3_1(prepared: Prepared) -> Findings:
         "left_out": drawn.left_out,
         "manifest_sha256": hashlib.sha256(listing).hexdigest(),
     }
-    samples = sets.sample_pictures(setup.sources, setup.args.seed)
+    names, pictures = sets.sample_pictures(setup.sources, setup.args.seed)
+    shown = {"data": setup.data, "class_names": names, "pictures": pictures}
+    samples = partial(problem3.draw_samples, **shown)
     return Findings(
         result,
         tables={"3.1_catalogue.txt": problem3.catalogue_table(result, setup.data)},
         texts={"3.1_manifest.csv": listing},
-        figures={"3.1_samples.png": problem3.samples_figure(setup.data, *samples)},
+        figures={"3.1_samples.png": samples},
     )
 
 
@@ -170,7 +162,7 @@ def part_3_3(prepared: Prepared) -> Findings:
             "3.3_moments.txt": problem3.moments_table(result, SAMPLES),
             "3.3_cost.txt": problem3.cost_table(result, TIMED_IMAGES, REPEATS, device.type),
         },
-        figures={"3.3_activation.png": partial(plotting.functions, x=x, curves=curves)},
+        figures={"3.3_activation.png": partial(problem3.draw_functions, x=x, curves=curves)},
     )
 
 
@@ -359,7 +351,8 @@ def findings_3_4(
         name: {step: followed.peaks(step, blocks) for step in (1, followed.last_step)}
         for name, followed in watched.items()
     }
-    figures["3.4_doctor.png"] = problem3.doctor_figure(curves, blocks, doctor.RANGES, tag)
+    drawn = {"curves": curves, "blocks": blocks, "ranges": doctor.RANGES, "tag": tag}
+    figures["3.4_doctor.png"] = partial(problem3.draw_doctor, **drawn)
     return Findings(result, tables, texts, figures)
 
 
@@ -370,13 +363,8 @@ STUDIES = {  # flags of 3.4, each with its function, if it has one of its own, a
     "factorial": (places.factorial, "f in each set of places, by two recipes"),
     "exponents": (places.exponents, "x^p for x^2"),
 }
-PARTS = {
-    "3.1": Part(part_3_1, seconds=2, needs_images=True),
-    "3.2": Part(part_3_2, seconds=2),
-    "3.3": Part(part_3_3, seconds=6),
-    "3.4": Part(part_3_4, seconds=10, needs_images=True, trains=True),
-}
-FUNCTIONS = {number: part.run for number, part in PARTS.items()}
+PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
+NEED_IMAGES = ("3.1", "3.4")
 
 
 # ------------------------------------------------------------------------------ command line
@@ -384,7 +372,7 @@ FUNCTIONS = {number: part.run for number, part in PARTS.items()}
 
 def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
-    parser = cli.ProblemParser(__doc__, FUNCTIONS)
+    parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
     prototype.add_flags(parser)
     add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
@@ -414,7 +402,7 @@ def make_parser() -> cli.ProblemParser:
 
 def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     """Check the flags, draw the data set where a part needs it, and set up trainings."""
-    needing = [number for number in args.parts if PARTS[number].needs_images]
+    needing = [number for number in args.parts if number in NEED_IMAGES]
     prototype.check_flags(args, needing)
     parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))
     if args.study and args.parts != ["3.4"]:
@@ -425,22 +413,21 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     sources = drawn.sets() if drawn else {}
     if sources:
         parallel.check_images(min(len(source.labels) for source in sources.values()))
-    trains = any(PARTS[number].trains for number in args.parts)
     build = partial(ResNet36, args.classes or manifest.CLASSES, width=args.width)
-    example = build if trains else None
+    example = build if "3.4" in args.parts else None
     setup = runs.set_up(args, prototype.name(args), sources, folder, example)
     return Prepared(setup, drawn)
 
 
 def forecast_seconds(number: str, prepared: Prepared) -> float:
     """About how long a part takes on this machine, apart from the studies of 3.4."""
-    part, setup = PARTS[number], prepared.setup
-    if not part.trains:
-        return part.seconds
+    setup = prepared.setup
+    if number != "3.4":
+        return 5
     specs = () if setup.args.study else compared_networks(setup).values()
     followed = (len(single_changes(0)) + 3) * setup.args.steps * setup.args.batch_size
     trained = training_seconds(setup, specs, setup.args.seeds)
-    return trained + followed / images_per_second(setup) + part.seconds
+    return trained + followed / images_per_second(setup) + 10
 
 
 def main() -> None:
@@ -451,15 +438,7 @@ def main() -> None:
     # Of its own, so that the networks trained before are kept.
     folder = args.out / "problem3" / (args.study or "")
     prepared = prepare(args, results.open_folder(folder, args.parts))
-
-    def publish(number: str, findings: Findings, seconds: float) -> None:
-        provenance = results.provenance(args.seed, seconds, **prepared.setup.provenance())
-        results.publish(folder, number, findings, provenance)
-
-    cli.run_parts(FUNCTIONS, args.parts, prepared, publish, forecast_seconds)
-    html.write(args.out)
-    if args.tensorboard:
-        tensorboard.write(folder)
+    run_parts(PARTS, args, folder, prepared, forecast_seconds, prepared.setup.provenance)
     parallel.stop()
 
 

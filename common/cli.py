@@ -1,16 +1,15 @@
-"""The command line that all problems share: the parser, argument types, and running parts."""
+"""The command line that all problems share: the parser, argument types, and the words for parts."""
 
 import argparse
 import difflib
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tabulate import tabulate
 
-from common.job import is_first, printable, say
+from common.job import is_first, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,26 +75,6 @@ class ProblemParser(Parser):
 def title(part: Callable) -> str:
     """A part's title: the first line of its docstring, without the full stop."""
     return (part.__doc__ or part.__name__).splitlines()[0].rstrip(".")
-
-
-def run_parts(
-    parts: Mapping[str, Callable],
-    numbers: list[str],
-    shared,
-    publish: Callable[..., None],
-    forecast_seconds: Callable[..., float],
-) -> None:
-    """Run parts in order, and publish the findings of each as soon as they are there.
-
-    A part is called with `shared`, `publish` with the part's number, its findings and its seconds,
-    `forecast_seconds` with the number and `shared`.
-    """
-    for number in numbers:
-        seconds = forecast_seconds(number, shared)
-        say(f"\n== {number} {title(parts[number])} ({duration(seconds)})")
-        start = time.perf_counter()
-        findings = parts[number](shared)
-        publish(number, findings, time.perf_counter() - start)
 
 
 def duration(seconds: float) -> str:

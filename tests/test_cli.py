@@ -43,31 +43,6 @@ def test_parts_run_in_order_and_between_flags():
     assert p1.make_parser().parse_args([]).parts == ["1.1", "1.2", "1.3"]
 
 
-def test_each_part_is_published_before_the_next_one_runs(capsys):
-    events = []
-
-    def part_a(shared):
-        """The first part."""
-        events.append(("run", shared))
-        return "findings of a"
-
-    def part_b(shared):
-        """The second part."""
-        events.append(("run", shared))
-        return "findings of b"
-
-    def publish(number, findings, seconds):
-        assert seconds >= 0
-        events.append((number, findings))
-
-    cli.run_parts({"1.1": part_a, "1.2": part_b}, ["1.1", "1.2"], "shared", publish, lambda *_: 100)
-    ran = ("run", "shared")
-    assert events == [ran, ("1.1", "findings of a"), ran, ("1.2", "findings of b")]
-    assert capsys.readouterr().out == (
-        "\n== 1.1 The first part (about 2 minutes)\n\n== 1.2 The second part (about 2 minutes)\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [

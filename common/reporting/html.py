@@ -66,6 +66,7 @@ class Run:
             for name in self.files
             if name.endswith(".png") and not name.endswith(shown_again)
             if (self.folder / name).is_file()
+            if name.replace(".png", "_1.png") not in self.files  # its pictures stand alone too
         }
 
     @property

@@ -6,6 +6,7 @@ Tables are made of what results.json holds, so that they can be made again witho
 import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from common.job import printable
 from common.reporting import plotting
+from common.reporting.canvas import lines_more, load_matplotlib, new_figure, wrapped
 from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
 
@@ -64,20 +66,42 @@ def data_figures(
     several; `class_counts`, the images of each class, int (classes,); `pictures` of the named
     classes, uint8 (H, W, 3).
     """
-    figures = {}
-    for split, counts in sizes.items():
-        if len(counts) == 1:  # copies of one size
-            continue
-        draw = partial(plotting.resolutions, title=f"{data}: {split}", sizes=counts)
-        figures[f"2.1_resolutions_{split}.png"] = draw
-    figures["2.1_class_counts.png"] = partial(
-        plotting.class_counts, title=data, counts=class_counts
-    )
+    figures = {
+        f"2.1_resolutions_{split}.png": partial(
+            draw_resolutions, title=f"{data}: {split}", sizes=counts
+        )
+        for split, counts in sizes.items()
+        if len(counts) > 1  # not copies of one size
+    }
+    figures["2.1_class_counts.png"] = partial(draw_class_counts, title=data, counts=class_counts)
     title = f"{data}: {len(class_names)} random classes"
-    figures["2.1_samples.png"] = partial(
-        plotting.image_grid, title=title, headers=class_names, rows=pictures
-    )
-    return figures
+    samples = partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
+    return {**figures, "2.1_samples.png": samples}
+
+
+def draw_resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) -> None:
+    """How many images have which (width, height) in px: a circle each, its area the number."""
+    counts = np.array(list(sizes.values()))
+    title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
+    common = sorted(sizes, key=sizes.get, reverse=True)[:3]
+    ranks = [f"{n}: {w}x{h}, {sizes[w, h]:,}" for n, (w, h) in enumerate(common, 1)]
+    with new_figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
+        areas = 8 + 600 * counts / counts.max()
+        axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
+        for rank, size_px in enumerate(common, 1):
+            axis.annotate(str(rank), size_px, ha="center", va="center", fontsize=8)
+        axis.set(xlabel="width in px", ylabel="height in px")
+        axis.set_title("; ".join(ranks), fontsize=9)
+
+
+def draw_class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
+    """Images per class in each split, the classes in the order of their labels."""
+    size = (9, 1.9 * len(counts) + 0.6)
+    with new_figure(path, title, (len(counts), 1), size, sharex=True) as (_, axes):
+        for axis, (split, images) in zip(axes[:, 0], counts.items(), strict=True):
+            axis.bar(np.arange(1, len(images) + 1), images, width=0.8)
+            axis.set(title=f"{split}: {images.sum():,} images", ylabel="images")
+        axes[-1, 0].set_xlabel("class")
 
 
 def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
@@ -163,15 +187,18 @@ def faithfulness_table(result: Mapping, tag: str) -> str:
     return table(caption, columns, rows)
 
 
-def faithfulness_figure(result: Mapping, tag: str) -> Callable[[Path], None]:
-    """2.6's figure of the curves of deletion and insertion."""
-    curves = {
-        kind: {shown: result[kind][name]["curve"] for name, shown in MAP_NAMES.items()}
-        for kind in ("deletion", "insertion")
-    }
+def draw_faithfulness(path: Path, result: Mapping, tag: str) -> None:
+    """2.6's figure of deletion and insertion: a panel each, over the share of pixels."""
     title = "The predicted class's probability while pixels go or come"
     settings = f"{tag}; mean of {result['curve_images']} test images"
-    return partial(plotting.pixel_curves, title=title, settings=settings, curves=curves)
+    with new_figure(path, title, (1, 2), (8, 3.4), settings, sharey=True) as (_, axes):
+        for axis, kind in zip(axes[0], ("deletion", "insertion"), strict=True):
+            for style, (name, label) in zip(("o-", "s--", "^:"), MAP_NAMES.items(), strict=True):
+                curve = result[kind][name]["curve"]
+                axis.plot(np.linspace(0, 100, len(curve)), curve, style, ms=4, label=label)
+            axis.set(title=kind, xlabel="pixels in %")
+        axes[0, 0].set(ylabel="probability", ylim=(0, None))
+        axes[0, 0].legend()
 
 
 def noise_figure(
@@ -183,34 +210,86 @@ def noise_figure(
     return partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
 
 
-def draw_maps(
-    path: Path,
-    title: str,
-    settings: str,
+@dataclass(frozen=True)
+class Overlay:
+    """An image, uint8 (H, W, 3), under a (H, W) map >= 0, or without one, and a caption."""
+
+    image: np.ndarray
+    map: np.ndarray | None
+    caption: str
+
+
+def map_rows(
     images: Sequence[np.ndarray],
     labels: Sequence[int],
     class_names: Sequence[str],
     seen: Mapping[str, tuple[np.ndarray, np.ndarray]],
     maps_of_truth: np.ndarray,
-) -> None:
-    """2.6's figure: images, and every network's map of the class it predicts, with confidences.
+) -> list[list[Overlay]]:
+    """A row an image: itself, and every network's map of the class it predicts, with confidences.
 
     `images` are uint8 (H, W, 3). `seen` has by network probabilities (N, classes) and maps
     (N, H, W); `maps_of_truth` are the first network's of the true classes, shown where it is wrong.
     """
     rows = []
     for number, (image, truth) in enumerate(zip(images, labels, strict=True)):
-        cells = [plotting.Overlay(image, None, f"true: {class_names[truth]}")]
+        cells = [Overlay(image, None, f"true: {class_names[truth]}")]
         for network, (probabilities, maps) in seen.items():
             name, confidence = plotting.shown_name(network), 100 * probabilities[number]
             predicted = int(confidence.argmax())
             caption = f"{name}, predicted: {class_names[predicted]}, {confidence[predicted]:.0f} %"
             if predicted != truth:
                 caption += f" (true:\u00a0{confidence[truth]:.0f} %)"
-            cells.append(plotting.Overlay(image, maps[number], caption))
+            cells.append(Overlay(image, maps[number], caption))
             if predicted != truth and len(cells) == 2:  # the first network
                 about = f"{name}, map of the true class"
-                cells.append(plotting.Overlay(image, maps_of_truth[number], about))
+                cells.append(Overlay(image, maps_of_truth[number], about))
         rows.append(cells)
-    shown = " ".join(map(plotting.shown_name, title.split(" ")))
-    plotting.overlays(path, title=shown, settings=settings, rows=rows)
+    return rows
+
+
+def map_figures(kind: str, title: str, settings: str, rows: list[list[Overlay]]) -> Figures:
+    """2.6's figures of images that are predicted "right" or "wrong": all of them, and each alone.
+
+    The report page shows each alone, so that its filter hides single predictions.
+    """
+    draw = partial(draw_overlays, title=title, settings=settings)
+    alone = {f"2.6_{kind}_{n}.png": partial(draw, rows=[row]) for n, row in enumerate(rows, 1)}
+    return {f"2.6_{kind}.png": partial(draw, rows=rows), **alone}
+
+
+def draw_overlays(path: Path, title: str, settings: str, rows: list[list[Overlay]]) -> None:
+    """A grid of images, grey under maps in shares of their own largest value, on one scale.
+
+    Colours fade with the share and contours stand at quarters, so that the picture stays to be seen
+    and no petal is taken for a map.
+    """
+    shape = (len(rows), max(map(len, rows)))
+    captions = [[_caption(cell) for cell in cells] for cells in rows]
+    more = sum(map(lines_more, captions))
+    size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.14 * more)
+    with new_figure(path, title, shape, size, settings) as (figure, axes):
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for row, cells, texts in zip(axes, rows, captions, strict=True):
+            for axis, cell, caption in zip(row, cells, texts, strict=False):
+                if cell.map is None:
+                    axis.imshow(cell.image)
+                else:
+                    axis.imshow(cell.image.mean(2), cmap="gray", vmin=0, vmax=255)
+                    shares = cell.map / (cell.map.max() or 1)
+                    colours = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+                    axis.imshow(shares, alpha=0.6 * shares, **colours)
+                    if levels := [q for q in (0.25, 0.5, 0.75) if shares.min() < q < shares.max()]:
+                        axis.contour(shares, levels=levels, linewidths=1.2, **colours)
+                axis.set_title(caption, fontsize=9)
+        label = "share of the map's largest value"
+        scale = load_matplotlib().cm.ScalarMappable(cmap="viridis")  # from 0 to 1
+        figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
+
+
+def _caption(cell: Overlay) -> str:
+    # textwrap breaks at spaces alone: a number keeps its percent sign.
+    caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 22)
+    blank = cell.map is not None and not cell.map.max() > 0
+    return caption + "\n(all-zero map)" * blank

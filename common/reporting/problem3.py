@@ -4,12 +4,13 @@ A `tag` says of what data a result is, at which size and width.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from common.job import printable
-from common.reporting import plotting
+from common.reporting.canvas import new_figure
+from common.reporting.plotting import image_grid, power_of_ten, shown_name
 from common.reporting.tables import table
 
 OPTIMIZERS = {"sgd": "SGD with Nesterov momentum 0.9", "adamw": "AdamW"}
@@ -47,13 +48,12 @@ def catalogue_table(result: Mapping, data: str) -> str:
     return table(caption, {"": "{name}", "number": "{number}"}, rows)
 
 
-def samples_figure(
-    data: str, class_names: Sequence[str], pictures: Mapping[str, list[np.ndarray]]
-) -> partial:
+def draw_samples(
+    path: Path, data: str, class_names: Sequence[str], pictures: Mapping[str, list[np.ndarray]]
+) -> None:
     """3.1's figure: pictures of some classes, a row a split, under each class's first name."""
-    title = f"{data}: {len(class_names)} random classes"
     headers = [name.split(",")[0] for name in class_names]
-    return partial(plotting.image_grid, title=title, headers=headers, rows=pictures)
+    image_grid(path, f"{data}: {len(class_names)} random classes", headers, pictures)
 
 
 def summary_text(result: Mapping, tables: Mapping[str, object]) -> str:
@@ -75,6 +75,30 @@ def moments_table(result: Mapping, samples: int) -> str:
         "the kurtosis of a normal value is 3."
     )
     return table(caption, columns, result["moments"])
+
+
+def draw_functions(
+    path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Functions and their derivatives over x; `curves[name]` is (values, slopes).
+
+    The derivative at 0 is marked, since it may jump there.
+    """
+    x = np.asarray(x)
+    with new_figure(path, "", (1, 2), (9, 4)) as (_, axes):
+        for number, (name, (values, slopes)) in enumerate(curves.items()):
+            colour, slopes = f"C{number}", np.asarray(slopes)
+            axes[0, 0].plot(x, values, color=colour, label=name)
+            for side in (x < 0, x > 0):
+                axes[0, 1].plot(x[side], slopes[side], color=colour)
+            for slope in slopes[x == 0]:
+                axes[0, 1].plot(0, slope, "o", color=colour)
+                place = {"xytext": (-8, 40 + 16 * number), "textcoords": "offset points"}
+                text = f"{name}: {slope + 0.0:g} at 0"
+                axes[0, 1].annotate(text, (0, slope), **place, color=colour, ha="right")
+        for axis, label in zip(axes[0], ("value", "derivative"), strict=True):
+            axis.set(title=label, xlabel="x", ylabel=label)
+        axes[0, 0].legend(loc="upper left")
 
 
 def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
@@ -178,20 +202,31 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag:
     return table(caption, columns, rows)
 
 
-def doctor_figure(
+def draw_doctor(
+    path: Path,
     curves: Mapping[str, Mapping[int, list[float]]],
     blocks: Sequence[str],
     ranges: Mapping[str, float],
     tag: str,
-) -> partial:
-    """3.4's figure of the peaks by depth: `curves[training][step]` has one a block."""
+) -> None:
+    """3.4's figure of the peaks by depth, log scale: `curves[network][step]` has one a block.
+
+    The first step is solid. What is not finite lies at the top.
+    """
+    title = "The largest output by depth, in the first and the last step watched"
+    settings = f"After and off the sums by SGD at 0.1, the third network as it was trained. {tag}"
     limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
-    return partial(
-        plotting.peaks,
-        title="The largest output by depth, in the first and the last step watched",
-        settings="After and off the sums by SGD at 0.1, the third network as it was trained."
-        f" {tag}",
-        modules=blocks,
-        curves=curves,
-        limits=limits,
-    )
+    top = 10 * max(limits.values())
+    with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
+        for number, (name, steps) in enumerate(curves.items()):
+            for style, (step, values) in zip(("o-", "s--"), steps.items(), strict=False):
+                label = f"{shown_name(name)}, step {step}"
+                values = np.minimum(values, top)
+                axis.plot(blocks, values, style, color=f"C{number}", ms=4, label=label)
+        for name, limit in limits.items():
+            axis.axhline(limit, color="grey", linewidth=1, linestyle=":")
+            axis.text(1.01, limit, name, transform=axis.get_yaxis_transform(), va="center")
+        axis.set(ylabel="largest |output| (topmost: not finite)", yscale="log")
+        axis.yaxis.set_major_formatter(power_of_ten)
+        axis.tick_params(axis="x", rotation=45)
+        axis.legend(loc="upper right", bbox_to_anchor=(1, 0.9))

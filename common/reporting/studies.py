@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+
+import numpy as np
 
 from common.job import printable
-from common.reporting import plotting
+from common.reporting.canvas import load_matplotlib, new_figure
+from common.reporting.plotting import power_of_ten
 from common.reporting.problem3 import recipe_words, width_words
 from common.reporting.results import Findings
 from common.reporting.tables import table
@@ -110,22 +114,39 @@ def autopsy_words(row: Mapping) -> str:
     return AUTOPSY.format(network=row["network"], **values)
 
 
-def first_loss_figure(
-    cases: Sequence[Mapping], chance_loss: float, size_px: int, tag: str
-) -> partial:
-    """The figure of the report's network's first losses by batch size and kind of pictures."""
-    kinds = {}
-    for case in cases:
-        point = (case["images"], case["first_loss"], case["dead_from"] is not None)
-        kinds.setdefault(f"pictures: {case['pictures']}", []).append(point)
-    return partial(
-        plotting.first_losses,
-        title="First losses of new networks by batch size; the filled ones are dead",
-        settings=f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
-        f" answer for every picture. {tag}",
-        kinds=kinds,
-        level=(f"dead: ln 650 = {chance_loss:.3f}", chance_loss),
+def draw_first_losses(
+    path: Path, cases: Sequence[Mapping], chance_loss: float, size_px: int, tag: str
+) -> None:
+    """First losses of the report's network by batch size and kind of pictures; dead ones filled."""
+    title = "First losses of new networks by batch size; the filled ones are dead"
+    settings = (
+        f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
+        f" answer for every picture. {tag}"
     )
+    ticker = load_matplotlib().ticker
+    batches = sorted({case["images"] for case in cases})
+    kinds = list(dict.fromkeys(case["pictures"] for case in cases))
+    with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
+        for number, kind in enumerate(kinds):
+            beside = 1.16 ** (number - (len(kinds) - 1) / 2)  # kinds stand side by side
+            how = {"s": 38, "marker": "os^D"[number % 4], "edgecolors": f"C{number}", "zorder": 3}
+            for dead, face in ((False, "none"), (True, f"C{number}")):
+                shown = [
+                    (case["images"] * beside, case["first_loss"])
+                    for case in cases
+                    if case["pictures"] == kind and (case["dead_from"] is not None) == dead
+                ]
+                label = None if dead else f"pictures: {kind}"
+                axis.scatter(*np.reshape(shown, (-1, 2)).T, facecolors=face, label=label, **how)
+        axis.axhline(chance_loss, color="black", linewidth=1, linestyle=":")
+        place = {"textcoords": "offset points", "fontsize": 9}
+        text = f"dead: ln 650 = {chance_loss:.3f}"
+        axis.annotate(text, (batches[0] * 0.8, chance_loss), (0, 6), **place)
+        axis.set(xlabel="pictures in the batch", ylabel="first loss", xscale="log", yscale="log")
+        axis.xaxis.set(major_locator=ticker.FixedLocator(batches), major_formatter="{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.yaxis.set(major_formatter=power_of_ten, minor_locator=ticker.NullLocator())
+        axis.legend(loc="upper left")
 
 
 # ------------------------------------------------------------------------- 3.4 the three studies
@@ -167,8 +188,7 @@ def study_findings(study: str, result: Mapping, tag: str) -> Findings:
     text = table(caption, columns, [_study_row(row) for row in result[study]])
     if study != "exponents":
         return Findings(result, {f"3.4_{study}.txt": text})
-    title = "What the exponent of f_p(x) = x^p, 0.2x costs"
-    figure = partial(plotting.tails, title=title, settings=tag, rows=result[study])
+    figure = partial(draw_exponents, tag=tag, rows=result[study])
     return Findings(result, {f"3.4_{study}.txt": text}, figures={f"3.4_{study}.png": figure})
 
 
@@ -181,3 +201,36 @@ def _study_row(row: Mapping) -> dict:
         "not_finite": row["test_not_finite"] or None,
         "spread": "" if spread is None else f" +- {spread:.1f}",
     }
+
+
+def draw_exponents(path: Path, tag: str, rows: Sequence[Mapping]) -> None:
+    """Test top-1 over p of f_p, and over the kurtosis of its output, a colour a gamma.
+
+    The row without a power is ReLU's, a level.
+    """
+    title = "What the exponent of f_p(x) = x^p, 0.2x costs"
+    labels = {"power": "exponent p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
+    shown = [row for row in rows if row["test_top1"] is not None]
+    powers = sorted((row for row in shown if row["power"]), key=lambda row: row["power"])
+    levels = [row["test_top1"] for row in shown if not row["power"]]
+    gammas = sorted({row["gamma"] for row in powers}, reverse=True)
+    with new_figure(path, title, (1, 2), (10, 4.6), tag, sharey=True) as (_, axes):
+        for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
+            for level in levels:
+                axis.axhline(level, color="grey", linestyle=":", label="ReLU throughout")
+            for number, gamma in enumerate(gammas):
+                of_gamma = [row for row in powers if row["gamma"] == gamma]
+                aside = 0.015 * (number - 1) if key == "power" else 0
+                x = [row[key] + aside for row in of_gamma]
+                y = [row["test_top1"] for row in of_gamma]
+                errors = [row["test_top1_std"] or 0 for row in of_gamma]
+                how = {"fmt": "o-", "capsize": 3, "ms": 4, "linewidth": 1.2}
+                axis.errorbar(x, y, errors, label=f"gammas start at {gamma:g}", **how)
+            axis.set(xlabel=label)
+        for row in powers:
+            if row["power"] >= 1.75:  # below, points lie too close for their labels
+                place = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8}
+                where = (row["kurtosis"], row["test_top1"])
+                axes[0, 1].annotate(f"p = {row['power']:g}", where, **place)
+        axes[0, 0].set(ylabel="test top-1 in %")
+        axes[0, 0].legend(loc="lower left")

@@ -18,6 +18,7 @@ from common.job import say
 from common.networks import faithfulness, gradcam, statedict
 from common.networks.normalized import Normalized
 from common.reporting import problem2
+from common.reporting.plotting import shown_name
 from common.reporting.results import Findings
 from common.reporting.statistics import bootstrap_interval
 from common.training.runs import NetworkSpec, Setup
@@ -74,7 +75,7 @@ def measure(
         **delete_and_insert(setup, network, sample, seen[name]),
     }
     tables = {"2.6_faithfulness.txt": problem2.faithfulness_table(result, tag)}
-    figures["2.6_faithfulness.png"] = problem2.faithfulness_figure(result, tag)
+    figures["2.6_faithfulness.png"] = partial(problem2.draw_faithfulness, result=result, tag=tag)
     if isinstance(setup.packed["test"].source, DrawnSet):
         maps["random_weights"] = predict(setup, untrained, sample).maps
         result |= play_pointing_game(setup, sample, maps)
@@ -115,19 +116,18 @@ def map_figures(
             continue
         images, labels = sample.images[shown], sample.labels[shown]
         layer = network.network.get_submodule(args.layer)
-        figures[f"2.6_{kind}.png"] = partial(
-            problem2.draw_maps,
-            title=f"Grad-CAM at {args.layer}, {kind} predictions of {name}",
-            settings=tag,
-            images=[to_uint8(image) for image in images.cpu()],
-            labels=labels.tolist(),
-            class_names=test.class_names,
-            seen={
+        rows = problem2.map_rows(
+            [to_uint8(image) for image in images.cpu()],
+            labels.tolist(),
+            test.class_names,
+            {
                 other: (made.probabilities[shown].numpy(), made.maps[shown].numpy())
                 for other, made in seen.items()
             },
             maps_of_truth=gradcam.grad_cam(network, layer, images, labels).cpu().numpy(),
         )
+        title = f"Grad-CAM at {args.layer}, {kind} predictions of {shown_name(name)}"
+        figures |= problem2.map_figures(kind, title, tag, rows)
     return indexes, figures
 
 

@@ -362,5 +362,6 @@ def reproduce(setup: Setup) -> Findings:
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])
     tables = studies.reproduction_tables(result, args.image_size, args.width, tag)
-    figure = studies.first_loss_figure(of_report, math.log(OUTPUTS), args.image_size, tag)
+    drawn = {"chance_loss": math.log(OUTPUTS), "size_px": args.image_size, "tag": tag}
+    figure = partial(studies.draw_first_losses, cases=of_report, **drawn)
     return Findings({"reproduction": result}, tables, figures={"3.4_first_loss.png": figure})

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from common.reporting import plotting
+from common.reporting import plotting, problem2, problem3, studies
 
 PICTURE = np.full((40, 60, 3), 128, np.uint8)
 MAP = np.linspace(0, 2, 2400).reshape(40, 60)
@@ -46,51 +46,56 @@ FIGURES = {
         ylim=(0.01, 1),
     ),
     "resolutions": partial(
-        plotting.resolutions, title="train", sizes={(500, 667): 1000, (640, 480): 2}
+        problem2.draw_resolutions, title="train", sizes={(500, 667): 1000, (640, 480): 2}
     ),
     "class_counts": partial(
-        plotting.class_counts, title="flowers", counts={"train": np.array([2, 1000])}
+        problem2.draw_class_counts, title="flowers", counts={"train": np.array([2, 1000])}
     ),
     "training_curves": partial(
         plotting.training_curves, title="flowers", histories={"resnet34": [EPOCHS, EPOCHS]}
     ),
     "overlays": partial(
-        plotting.overlays,
+        problem2.draw_overlays,
         title="Grad-CAM",
         settings="drawn flowers",
         rows=[
-            [plotting.Overlay(PICTURE, None, "true: rose")],
-            [plotting.Overlay(PICTURE, MAP, "rose"), plotting.Overlay(PICTURE, 0 * MAP, "tulip")],
+            [problem2.Overlay(PICTURE, None, "true: rose")],
+            [problem2.Overlay(PICTURE, MAP, "rose"), problem2.Overlay(PICTURE, 0 * MAP, "tulip")],
         ],
     ),
-    "pixel_curves": partial(
-        plotting.pixel_curves,
-        title="Pixels",
-        settings="32 images",
-        curves={"deletion": {"Grad-CAM": [0.9, 0.1]}, "insertion": {"Grad-CAM": [0.1, 0.9]}},
+    "faithfulness": partial(
+        problem2.draw_faithfulness,
+        result={
+            "curve_images": 32,
+            "deletion": {name: {"curve": [0.9, 0.1]} for name in problem2.MAP_NAMES},
+            "insertion": {name: {"curve": [0.1, 0.9]} for name in problem2.MAP_NAMES},
+        },
+        tag="drawn flowers",
     ),
     "functions": partial(
-        plotting.functions, x=np.arange(-1, 2), curves={"f": (np.arange(3), np.ones(3))}
+        problem3.draw_functions, x=np.arange(-1, 2), curves={"f": (np.arange(3), np.ones(3))}
     ),
-    "peaks": partial(
-        plotting.peaks,
-        title="Peaks",
-        settings="64 px",
-        modules=["conv1", "fc"],
+    "doctor": partial(
+        problem3.draw_doctor,
         curves={"resnet36_sum": {1: [2.0, np.inf], 2: [np.inf, np.inf]}},
-        limits={"fp16": 65504.0},
+        blocks=["conv1", "fc"],
+        ranges={"fp16": 65504.0, "bf16": 3e38},
+        tag="64 px",
     ),
     "first_losses": partial(
-        plotting.first_losses,
-        title="First losses",
-        settings="224 px",
-        kinds={"whole": [(1, 100.0, False), (128, 6.5, True)], "crops": [(1, 90.0, False)]},
-        level=("dead: ln 650", 6.477),
+        studies.draw_first_losses,
+        cases=[
+            {"images": 1, "first_loss": 100.0, "dead_from": None, "pictures": "whole"},
+            {"images": 128, "first_loss": 6.5, "dead_from": "bn", "pictures": "whole"},
+            {"images": 1, "first_loss": 90.0, "dead_from": None, "pictures": "crops"},
+        ],
+        chance_loss=6.477,
+        size_px=224,
+        tag="flowers",
     ),
-    "tails": partial(
-        plotting.tails,
-        title="Exponents",
-        settings="64 px",
+    "exponents": partial(
+        studies.draw_exponents,
+        tag="64 px",
         rows=[
             {"power": 2, "gamma": 1, "kurtosis": 23.0, "test_top1": 43.0, "test_top1_std": None},
             {"power": None, "gamma": 1, "kurtosis": None, "test_top1": 59.0, "test_top1_std": 1.0},
@@ -108,11 +113,11 @@ TEXTS = {
     "class_counts": ["train: 1,002 images", "class"],
     "training_curves": ["top-1 in %", "ResNet-34", "triangles: val beyond the top"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
-    "pixel_curves": ["deletion", "insertion", "Grad-CAM", "32 images", "pixels in %"],
+    "faithfulness": ["deletion", "insertion", "Grad-CAM", "32 test images", "pixels in %"],
     "functions": ["derivative", "f", "f: 1 at 0"],
-    "peaks": ["f after the sums, step 2", "fp16", "conv1"],
-    "first_losses": ["whole", "dead: ln 650", "128", "224 px"],
-    "tails": ["ReLU throughout", "gammas start at 1", "p = 2"],
+    "doctor": ["f after the sums, step 2", "fp16", "conv1"],
+    "first_losses": ["pictures: whole", "dead: ln 650", "128", "224 px"],
+    "exponents": ["ReLU throughout", "gammas start at 1", "p = 2"],
 }
 
 

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import re
 import sys
+from argparse import Namespace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from common import files
 from common.errors import UserError
 from common.reporting import results
+from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 
 ABOUT = {"command": "python problem1_perceptual.py", "call_seconds": 1.5}
@@ -133,6 +135,28 @@ def test_results_that_name_a_file_no_part_writes_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="not a results file"):
         publish(tmp_path / "out", tables={"1.1.txt": "new"})
     assert mine.read_text() == "the user's"
+
+
+def test_each_part_is_published_before_the_next_one_runs(tmp_path, capsys):
+    def part_a(shared):
+        """The first part."""
+        return Findings({"found": shared})
+
+    def part_b(shared):
+        """The second part."""
+        assert stored(tmp_path)["parts"]["1.1"]["found"] == shared
+        raise KeyboardInterrupt
+
+    args = Namespace(parts=["1.1", "1.2"], seed=3, out=tmp_path)
+    parts = {"1.1": part_a, "1.2": part_b}
+    with pytest.raises(KeyboardInterrupt):
+        run_parts(parts, args, tmp_path, 7, lambda *_: 100, lambda: {"data": "D"})
+    provenance = stored(tmp_path)["parts"]["1.1"]["provenance"]
+    assert (provenance["data"], provenance["seed"]) == ("D", 3)
+    assert provenance["call_seconds"] >= 0
+    told = capsys.readouterr().out
+    assert told.startswith("\n== 1.1 The first part (about 2 minutes)\n")
+    assert "\n== 1.2 The second part (about 2 minutes)\n" in told
 
 
 # ------------------------------------------------------------------------------------- the files
