@@ -49,6 +49,7 @@ from common.reporting import problem2, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
+from common.reporting.trainings import over_seeds, training_report, with_means
 from common.studies import baselines, cams, modes
 from common.studies import teacher as teaching
 from common.studies.accuracy import differences
@@ -203,14 +204,14 @@ def part_2_2(setup: Setup) -> Findings:
         "epochs": args.epochs,
         "init": init,
         "recipe": replace(setup.recipe, precision=trained[0]["precision"]).as_dict(),
-        **runs.over_seeds(trained, len(setup.packed["test"])),
+        **over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
         "baselines": beside,
         "teacher": teaching.told(setup, trained),
         "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }
-    tables, figures = runs.training_report(setup, "2.2", {NARROW: trained}, f"init {init}", rows)
+    tables, figures = training_report(setup, "2.2", {NARROW: trained}, f"init {init}", rows)
     return Findings(result, tables, layer_summary("2.2", bare, args.image_size), figures)
 
 
@@ -240,12 +241,10 @@ def part_2_3(setup: Setup) -> Findings:
         "stages": efficientnet.stage_rows(narrow, wide, args.image_size),
         "max_logit_difference": logit_difference(setup),
         "symmetry_noise": args.symmetry_noise,
-        "runs": runs.with_means(setup, trained),
+        "runs": with_means(trained, len(setup.packed["test"])),
         "differences": differences(trained, pairs),
     }
-    tables, figures = runs.training_report(
-        setup, "2.3", trained, f"init {problem2.init_words(args)}"
-    )
+    tables, figures = training_report(setup, "2.3", trained, f"init {problem2.init_words(args)}")
     tables["2.3_differences.txt"] = differences_table(result["differences"], setup.tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
@@ -338,14 +337,14 @@ def part_2_5(setup: Setup) -> Findings:
     say(f"the noise block takes {1000 * seconds:.2f} ms of a {1000 * step_seconds:.0f} ms step")
     result = {
         "noise_block": asdict(block),
-        "runs": runs.with_means(setup, trained),
+        "runs": with_means(trained, len(setup.packed["test"])),
         "paired_difference": [a["test_top1"] - b["test_top1"] for a, b in pairs],
         "differences": differences(trained, [(NOISE_BLOCK, NARROW)]),
         "block_seconds": seconds,
         "step_cost_share": seconds / step_seconds,
     }
     words = problem2.init_words(setup.args)
-    tables, figures = runs.training_report(setup, "2.5", trained, f"init {words}")
+    tables, figures = training_report(setup, "2.5", trained, f"init {words}")
     tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
     pictures = covered_pictures(setup, block)
     figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)

@@ -57,6 +57,7 @@ from common.reporting import problem3, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
+from common.reporting.trainings import training_report, with_means
 from common.studies import accuracy, divergence, places, reproduction
 from common.studies.divergence import REPORT_RECIPE, Followed, Training
 from common.training import loop, parallel, runs
@@ -273,7 +274,7 @@ def part_3_4(prepared: Prepared) -> Findings:
     result = {
         "networks": {
             name: {"epochs": network["runs"][0]["history"], **network}
-            for name, network in runs.with_means(setup, trained).items()
+            for name, network in with_means(trained, len(setup.packed["test"])).items()
         },
         "differences": accuracy.differences(
             trained, [(name, control) for name in trained if name != control]
@@ -308,8 +309,8 @@ def follow_changes(setup: Setup) -> tuple[dict[str, Followed], dict[str, Followe
         TWO_CHANGES: changed_training(setup, *two_changes, watch=False),
         RESNET34_F: Training(f_in_resnet34, replace(setup.recipe, **REPORT_RECIPE)),
     }
-    kept = divergence.kept_in(setup)
-    return tuple(divergence.follow_all(setup, kept, which) for which in (changed, others))
+    cache = divergence.result_cache(setup)
+    return tuple(divergence.follow_all(setup, cache, which) for which in (changed, others))
 
 
 def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
@@ -317,9 +318,9 @@ def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
     args = setup.args
     spec = compared_networks(setup)[f"resnet36{NAME_ENDS[args.residual]}"]
     gammas = {"zero_init_residual": args.zero_init_residual}
-    kept = divergence.kept_in(setup, stem=args.stem, residual=args.residual, **gammas)
+    cache = divergence.result_cache(setup, stem=args.stem, residual=args.residual, **gammas)
     training = Training(lambda: spec.build(args.seed)[0], recipe, watch=True)
-    return divergence.follow(setup, kept, f"{name_beside_report(spec.name)}, as trained", training)
+    return divergence.follow(setup, cache, f"{name_beside_report(spec.name)}, as trained", training)
 
 
 def change_rows(trainings: dict[str, Followed]) -> list[dict]:
@@ -339,7 +340,7 @@ def findings_3_4(
     tag, tables, figures = ", ".join([setup.data, *size]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
-        tables, figures = runs.training_report(setup, "3.4", trained, caption)
+        tables, figures = training_report(setup, "3.4", trained, caption)
         tables["3.4_differences.txt"] = differences_table(result["differences"], trained_tag)
     recipe = problem3.recipe_words(REPORT_RECIPE)
     tables["3.4_forecast.txt"] = problem3.forecast_table(result, trained_tag)

@@ -7,6 +7,7 @@ import numpy as np
 
 from common import job
 from common.reporting.statistics import paired_difference
+from common.reporting.trainings import over_seeds
 from common.training import runs
 from common.training.runs import NetworkSpec, Setup
 from common.training.watch import NotFinite
@@ -39,7 +40,7 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
     for arm in arms:
         trained, stopped = _train(setup, arm.spec)
         correct[arm.spec.name] = {run["seed"]: hits_of(run) for run in trained}
-        means = runs.over_seeds(trained, len(setup.packed["test"])) if trained else {}
+        means = over_seeds(trained, len(setup.packed["test"])) if trained else {}
         row = {"network": arm.spec.name, **arm.described, "seeds": len(trained)}
         row |= {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
         row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)

@@ -17,9 +17,9 @@ from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.networks.doctor import RANGES, bad_batch_norms, bare_name, statistics
 from common.training.convolutions import with_fast_convolutions
-from common.training.kept import Kept
 from common.training.loop import first_steps
 from common.training.recipe import Recipe
+from common.training.result_cache import ResultCache
 from common.training.run import Run
 from common.training.runs import Setup
 from common.training.watch import NotFinite, dead_batch_norms, non_finite_gradients, watched
@@ -227,7 +227,7 @@ def first_images(setup: Setup) -> Tensor:
     return centre_square(packed, args.image_size)
 
 
-def follow(setup: Setup, kept: Kept, name: str, training: Training) -> Followed:
+def follow(setup: Setup, cache: ResultCache, name: str, training: Training) -> Followed:
     """Train for --steps or until a value that counts is not finite, and say how it went.
 
     Kept under its name, so that a call that was stopped goes on with those that it has not done.
@@ -240,23 +240,25 @@ def follow(setup: Setup, kept: Kept, name: str, training: Training) -> Followed:
         return asdict(follow_steps(run, setup.packed["train"], steps, watch))
 
     identity = {"name": name, "recipe": recipe.as_dict(), "steps": steps, "watch": watch}
-    followed = Followed(**kept.get(name, identity, measure))
+    followed = Followed(**cache.get(name, identity, measure))
     outcome = f"diverges in step {followed.last_step}" if followed.divergence else "finite"
     dead = f", dead from {followed.dead['module']} on" if followed.dead else ""
     job.say(f"{name}: {outcome}{dead}, {followed.seconds:.0f} s")
     return followed
 
 
-def follow_all(setup: Setup, kept: Kept, trainings: Mapping[str, Training]) -> dict[str, Followed]:
+def follow_all(
+    setup: Setup, cache: ResultCache, trainings: Mapping[str, Training]
+) -> dict[str, Followed]:
     """Follow trainings by name."""
-    return {name: follow(setup, kept, name, training) for name, training in trainings.items()}
+    return {name: follow(setup, cache, name, training) for name, training in trainings.items()}
 
 
-def kept_in(setup: Setup, **about) -> Kept:
+def result_cache(setup: Setup, **described) -> ResultCache:
     """The kept measurements of a problem's folder, of this data, device, job, width and seed."""
     args = setup.args
     data = {split: part.source.fingerprint() for split, part in setup.packed.items()}
     common = {"data": data, "device": setup.device.type, "seed": args.seed, "width": args.width}
     common["processes"] = job.size()  # each has batch norms of its own
     size = {"image_size_px": args.image_size, "classes": setup.classes}
-    return Kept(setup.folder / "kept", {**common, **size, **about}, args.fresh)
+    return ResultCache(setup.folder / "kept", {**common, **size, **described}, args.fresh)

@@ -8,7 +8,7 @@ import torch
 
 from common import job
 from common.training import jobs, parallel
-from common.training.runs import NetworkSpec, Setup, train_seeds
+from common.training.runs import NetworkSpec, Setup, train_and_test
 
 MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
 
@@ -21,16 +21,17 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> list[dict]:
     Returns:
         A dict a mode: mode; processes and MODE_KEYS of its run, or not_run (why).
     """
-    enough, train = torch.cuda.device_count() >= many, partial(train_seeds, setup, spec, seeds=1)
+    enough = torch.cuda.device_count() >= many
+    train = partial(train_and_test, setup, spec, setup.args.seed)
     trained, why_not = {}, "not run: no second GPU"
     if job.size() > 1:
         why_not = "not run: this is a job of torchrun"
-        trained["DistributedDataParallel"] = (job.size(), train()[0])
+        trained["DistributedDataParallel"] = (job.size(), train(gpus=0))
     else:
-        single = train(gpus=0)[0]
+        single = train(gpus=0)
         trained["1 process"] = (1, single)
         if enough:
-            trained["DataParallel"] = (1, train(gpus=many)[0])
+            trained["DataParallel"] = (1, train(gpus=many))
         if enough or setup.device.type == "cpu":
             run = launch_ddp(setup, spec, many, single["precision"])
             trained["DistributedDataParallel"] = (many, run)
@@ -55,6 +56,7 @@ def _train(setup: Setup, spec: NetworkSpec) -> dict:
     """The run in one of the processes."""
     device = parallel.pick_device(setup.device.type)
     parallel.start(device)
-    run = train_seeds(replace(setup, device=device, finished={}), spec, seeds=1)[0]
+    apart = replace(setup, device=device, finished={})
+    run = train_and_test(apart, spec, setup.args.seed, gpus=0)
     parallel.stop()
     return run

@@ -29,7 +29,7 @@ from common.reporting import studies
 from common.reporting.results import Findings
 from common.studies import counting
 from common.studies.divergence import unchecked_steps
-from common.training.kept import Kept
+from common.training.result_cache import ResultCache
 from common.training.runs import Setup
 
 SCALINGS = ("normalised", "0-1", "0-255")  # of the network's input
@@ -129,7 +129,7 @@ def first_losses(
     cases: Iterable[Case],
     build: Callable[[Case], nn.Module],
     source: Source,
-    kept: Kept,
+    cache: ResultCache,
     blocks: re.Pattern,
 ) -> list[dict]:
     """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
@@ -141,7 +141,7 @@ def first_losses(
             return first_pass(network, *source.batch(case), blocks)
 
         about = {**asdict(case), "classes": source.outputs, "peaks_of": blocks.pattern}
-        found = kept.get("first_pass", about, measure)
+        found = cache.get("first_pass", about, measure)
         job.say(_case_words(about, found))
         rows.append({**about, **found})
         del rows[-1]["peaks_of"]
@@ -161,7 +161,7 @@ def first_steps(
     trainings: Iterable[Steps],
     source: Source,
     base: Case,
-    kept: Kept,
+    cache: ResultCache,
 ) -> list[dict]:
     """The first steps of every training: network, optimizer, images, and what it is about.
 
@@ -174,7 +174,7 @@ def first_steps(
     for training in trainings:
         asked, images = {"steps": training.steps, "autopsy": training.autopsy}, training.images
         about = _row_start(training, images, base)
-        if kept.find("steps", {**about, **asked}) is None:
+        if cache.find("steps", {**about, **asked}) is None:
             step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
             images = _fitting(images, step_bytes, training.name, source.device)
             about = _row_start(training, images, base)
@@ -185,7 +185,7 @@ def first_steps(
             batches = source.batches(replace(base, images=images), training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
-        found = kept.get("steps", {**about, **asked}, measure)
+        found = cache.get("steps", {**about, **asked}, measure)
         losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
         bad = f"{len(found['non_finite_gradients'])} of {found['tensors']} gradients not finite"
         words = ", ".join(str(value) for value in about.values())
@@ -341,12 +341,12 @@ def reproduce(setup: Setup) -> Findings:
     # these make the stem's peak.
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
-    kept = Kept(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
+    cache = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
     source = Source(train, OUTPUTS, setup.device)
-    cases = first_losses(first_pass_cases(args), network_of_case, source, kept, TOLD)
+    cases = first_losses(first_pass_cases(args), network_of_case, source, cache, TOLD)
     base = base_of_steps(args, cases)
-    steps = first_steps(first_trainings(base), source, base, kept)
-    cured = first_steps(cures(base, args.cure_steps), source, base, kept)
+    steps = first_steps(first_trainings(base), source, base, cache)
+    cured = first_steps(cures(base, args.cure_steps), source, base, cache)
     border_peak = peak_at_the_border(3)
     passes = counting.with_forecast(cases, border_peak)
     of_report = counting.in_report_setting(passes, args.image_size, args.width)

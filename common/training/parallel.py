@@ -119,10 +119,17 @@ def gather(value) -> list:
 
 
 def broadcast(decide: Callable[[], object]):
-    """What `decide()` returns on the first process, the same on all."""
-    decided = [decide() if rank() == 0 else None]
+    """What `decide()` returns on the first process, the same on all; so is its UserError raised."""
+    decided = [None]
+    if rank() == 0:
+        try:
+            decided = [decide()]
+        except UserError as error:
+            decided = [error]
     if dist.is_initialized():
         dist.broadcast_object_list(decided)
+    if isinstance(decided[0], UserError):
+        raise decided[0]
     return decided[0]
 
 

@@ -3,8 +3,7 @@
 import argparse
 import contextlib
 import itertools
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from common import files, job
 from common.data.packed import Packed, pack
 from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
-from common.reporting import plotting, tables
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
 from common.training.checkpoint import load_stopped
@@ -33,18 +31,6 @@ from common.training.precision import (
 )
 from common.training.recipe import Recipe, recipe_of
 from common.training.watch import NotFinite
-
-COLUMNS = {
-    "network": "{network}",
-    "seed": "{seed}",
-    "best epoch": "{best_epoch}",
-    "val top-1": "{val_top1:.2f}",
-    "test top-1": "{test_top1:.2f}{spread}",
-    "95 % interval": "{test_top1_low:.2f} - {test_top1_high:.2f}",
-    "per class": "{test_per_class:.2f}",
-    "images/s": "{images_per_second:.1f}",
-    "seconds": "{training_seconds:.0f}",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +101,6 @@ def set_up(
     """Join the job, where there is one, and choose the precision. Flags are checked before.
 
     `example` makes a network like those to be trained, to time a step with; None where none is.
-
-    Raises:
-        UserError: a device that is not there.
     """
     device = parallel.pick_device(args.device, args.gpus)
     parallel.start(device)
@@ -152,9 +135,6 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
     """Train networks once a seed, --jobs at a time; `train_seeds` then finds their runs.
 
     With one job, on a GPU, and in a job of several processes nothing is done.
-
-    Raises:
-        UserError: as `train_and_test`.
     """
     args = setup.args
     if args.jobs == 1 or setup.device.type != "cpu" or job.size() > 1:
@@ -175,20 +155,11 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
         side_by_side(trainings, after, args.jobs, finished)
 
 
-def train_seeds(
-    setup: Setup, spec: NetworkSpec, seeds: int | None = None, gpus: int | None = None
-) -> list[dict]:
-    """Train a network once a seed and test each run; a list of `train_and_test`'s dicts.
-
-    By default the seeds and GPUs of the flags. A run that is complete is read, not trained again.
-
-    Raises:
-        UserError: as `train_and_test`.
-    """
+def train_seeds(setup: Setup, spec: NetworkSpec, seeds: int | None = None) -> list[dict]:
+    """`train_and_test` once a seed, by default of --seeds; a complete run is not trained again."""
     args = setup.args
-    gpus = args.gpus if gpus is None else gpus
-    count = args.seeds if seeds is None else seeds
-    return [train_and_test(setup, spec, args.seed + index, gpus) for index in range(count)]
+    numbers = range(args.seed, args.seed + (seeds or args.seeds))
+    return [train_and_test(setup, spec, seed, args.gpus) for seed in numbers]
 
 
 def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dict:
@@ -200,39 +171,20 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
         of the accuracy within the class; all in per cent), test_flip (mirror images averaged?),
         test_not_finite (images without finite logits), hits (of test, a character an image),
         training_seconds, images_per_second (median), peak_memory_mib, history (a dict an epoch).
-
-    Raises:
-        UserError: as `loop.fit`, such as a run of that name with another identity.
     """
     folder = run_folder(setup, spec.name, seed, gpus)
     if folder not in setup.finished:
         packed = setup.packed  # first, since whoever packs waits for others
-        with _alone_in(files.make_folder(folder)):
+        with contextlib.ExitStack() as stack:
+            # The first process holds the lock for its job, which does not wait: the other
+            # processes would time out.
+            lock = files.locked(files.make_folder(folder), "trains", wait=job.size() == 1)
+            parallel.broadcast(lambda: stack.enter_context(lock))
             setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder, packed)
     run = setup.finished[folder]
     if isinstance(run, NotFinite):
         raise run
     return run
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; of a job the first process holds it for all.
-
-    A job does not wait for it, since its other processes would time out.
-    """
-    with contextlib.ExitStack() as stack:
-
-        def take() -> str:
-            try:
-                stack.enter_context(files.locked(folder, "trains", wait=job.size() == 1))
-            except UserError as error:
-                return str(error)
-            return ""
-
-        if refused := parallel.broadcast(take):
-            raise UserError(refused)
-        yield
 
 
 def _train_and_test(
@@ -283,29 +235,17 @@ def _test_once(
     setup: Setup, network: nn.Module, test: Packed, recipe: Recipe, folder: Path
 ) -> dict:
     """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
-    path, sha256, flip = folder / "test.json", files.check(folder / "best.pt"), setup.args.flip_test
-    kept = _kept_test(path)
-    if kept.get("weights_sha256") == sha256 and kept.get("flip", False) == flip:
-        return kept
-    tested = evaluate(network, test, recipe, setup.device, flip)
-    tested |= {"weights_sha256": sha256, "flip": flip}
+    path, flip = folder / "test.json", setup.args.flip_test
+    tested_as = {"weights_sha256": files.check(folder / "best.pt"), "flip": flip}
+    with contextlib.suppress(FileNotFoundError, UserError):  # a damaged one is made again
+        kept = {"flip": False, **files.load_json(path)}
+        if tested_as.items() <= kept.items():
+            return kept
+    tested = evaluate(network, test, recipe, setup.device, flip) | tested_as
     if job.is_first():
         files.save_json(path, tested)
     parallel.wait()
     return tested
-
-
-def _kept_test(path: Path) -> dict:
-    try:
-        kept = files.load_json(path)
-    except FileNotFoundError:
-        return {}
-    except UserError as error:
-        job.say(f"{error}; test is looked at again", file=sys.stderr)
-        return {}
-    wanted = {"weights_sha256", "loss", "top1", "top5", "per_class"}
-    wanted |= {"correct", "images", "not_finite", "hits"}
-    return kept if isinstance(kept, dict) and wanted <= kept.keys() else {}
 
 
 def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) -> dict:
@@ -323,78 +263,10 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "test_top5": tested["top5"],
         "test_per_class": tested["per_class"],
         "test_not_finite": tested["not_finite"],
-        "test_flip": tested.get("flip", False),
+        "test_flip": tested["flip"],
         "hits": tested["hits"],
         "training_seconds": sum(row["seconds"] for row in history),
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
         "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
         "history": history,
     }
-
-
-# --------------------------------------------------------------------------------- told to readers
-
-
-def over_seeds(runs: list[dict], images: int) -> dict:
-    """Means over the seeds, and the spread of test top-1; `images` is the number in test.
-
-    The Wilson interval is of one test set: the same images again are no new evidence.
-
-    Returns:
-        val_top1, test_top1, test_per_class, test_top1_low, test_top1_high, test_top1_std (sample
-        standard deviation, None of one run), all in per cent, and training_seconds of a run.
-    """
-    keys = ("val_top1", "test_top1", "test_per_class")
-    mean = {key: float(np.mean([run[key] for run in runs])) for key in keys}
-    low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
-    spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
-    return {
-        **mean,
-        "test_top1_low": 100 * low,
-        "test_top1_high": 100 * high,
-        "test_top1_std": spread,
-        "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
-    }
-
-
-def with_means(setup: Setup, networks: Mapping[str, list[dict]]) -> dict[str, dict]:
-    """Each network's `over_seeds`, and its runs under "runs"."""
-    images = len(setup.packed["test"])
-    return {name: {**over_seeds(runs, images), "runs": runs} for name, runs in networks.items()}
-
-
-def training_report(
-    setup: Setup,
-    part: str,
-    networks: Mapping[str, list[dict]],
-    caption: str = "",
-    extra_rows: Iterable[Mapping] = (),
-) -> tuple[dict[str, str], dict[str, Callable[[Path], None]]]:
-    """A table of all runs and their curves, as `Findings` takes them: (tables, figures).
-
-    A row a run, and one over the seeds of a network that has several. `networks` maps names to
-    runs; `caption` is what else is said of the trainings, such as "init scratch"; `extra_rows` are
-    records with keys of COLUMNS for methods without a training.
-    """
-    precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
-    tag = ", ".join(filter(None, [setup.tag_in(" and ".join(precisions)), caption]))
-    text = (
-        f"{tag}, {setup.recipe.epochs} epochs.\n"
-        "Top-1 in per cent, of the epoch that was best on val; test looked at once"
-        f"{', mirror images averaged' * setup.args.flip_test}; chance {100 / setup.classes:.2f}"
-        " %.\nPer class: the mean over classes of test top-1 within the class."
-    )
-    records = [{**row, "spread": ""} for row in extra_rows]
-    for name, runs in networks.items():
-        records += [{**run, "network": name, "spread": ""} for run in runs]
-        if len(runs) > 1:
-            means = over_seeds(runs, len(setup.packed["test"]))
-            shown = {key: means[key] for key in ("val_top1", "test_top1", "test_per_class")}
-            spread = f" +- {means['test_top1_std']:.2f}"
-            records.append({"network": name, "seed": "all", "spread": spread, **shown})
-    smoothing = setup.recipe.label_smoothing
-    title = f"{tag}; labels smoothed by {smoothing:g} in training alone" if smoothing else tag
-    histories = {name: [run["history"] for run in runs] for name, runs in networks.items()}
-    curves = partial(plotting.training_curves, title=title, histories=histories)
-    table = tables.table(text, COLUMNS, records)
-    return {f"{part}_training.txt": table}, {f"{part}_curves.png": curves}
