@@ -41,6 +41,7 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
     from common.training.parallel import pick_device
     from common.training.precision import Example, choose_precision
     from common.training.recipe import Recipe
+    from common.training.run import Run
 
     device, packed = pick_device(args.device), {}
     for split in ("train", "val"):
@@ -62,7 +63,7 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
         augmentation=Augmentation(AREA_MIN, JITTER, cutmix_prob=0),
     )
     network = with_fast_convolutions(network, device)
-    loop.fit(network, packed["train"], packed["val"], recipe, out / "run", device, {})
+    loop.fit(Run(network, recipe, device), packed["train"], packed["val"], out / "run", {})
 
 
 def usual_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:

@@ -32,7 +32,7 @@ from common.reporting.results import ROOT
 from common.training import loop
 from common.training.convolutions import with_fast_convolutions
 from common.training.recipe import Recipe
-from common.training.run import peak_memory_mib
+from common.training.run import Run, peak_memory_mib
 
 SCALES, CLASSES, WIDTH_PX = (1, 2, 4, 8), 8, 256
 CURVES = ("packing", "epoch", "catalogue", "pixels")
@@ -83,8 +83,8 @@ def work(name: str, per_class: int, folder: Path) -> Callable[[], object]:
     packed = pack(source, 64, folder / "cache", skip_bad=False)
     network = seeded(partial(efficientnet_v2_s, num_classes=CLASSES), 0)
     recipe = Recipe(1, 32, 64, 1e-4, warmup_epochs=0, ema_decay=0)
-    how = (with_fast_convolutions(network, CPU), packed, packed, recipe, folder / "run", CPU, {})
-    return partial(loop.fit, *how, fresh=True)
+    run = Run(with_fast_convolutions(network, CPU), recipe, CPU)
+    return partial(loop.fit, run, packed, packed, folder / "run", {})
 
 
 def main() -> None:

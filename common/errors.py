@@ -44,7 +44,7 @@ def guard(main: Callable[[], None]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _stopping():
+        with stop_signals(_stop):
             main()
     except KeyboardInterrupt as stop:
         if job.is_first():
@@ -85,19 +85,19 @@ def _print_line(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    """Raise `Stopped` at the first signal; the second ends the process."""
-
-    def stop(number: int, _frame) -> None:
-        stop_at_once()
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+def stop_signals(handler: Callable) -> Iterator[None]:
+    """Handle the signals that ask to stop by `handler(number, frame)` while the block runs."""
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():  # all is done: `end` would say that nothing began
-            signal.signal(number, signal.SIG_DFL if handler is end else handler)
+        for number, old in before.items():  # all is done: `end` would say that nothing began
+            signal.signal(number, signal.SIG_DFL if old is end else old)
+
+
+def _stop(number: int, _frame) -> None:
+    stop_at_once()
+    raise Stopped(number)
 
 
 def stop_at_once() -> None:

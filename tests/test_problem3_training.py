@@ -167,10 +167,7 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_pat
     files = sorted(path.relative_to(whole) for path in whole.glob(weights))
     assert len(files) == 4
     for file in files:
-        a, b = (
-            load_checkpoint(tmp_path / run / file, torch.device("cpu"))["network"]
-            for run in ("whole", "stopped")
-        )
+        a, b = (load_checkpoint(tmp_path / run / file)["network"] for run in ("whole", "stopped"))
         assert all(torch.equal(a[name], b[name]) for name in a), file
 
 

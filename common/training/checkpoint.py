@@ -39,13 +39,12 @@ class Saver:
         After the last epoch nothing is left to go on with, and last.pt goes.
         """
         run = self.run
-        if is_first():
-            if run.best is run.history[-1]:
-                # Without times, so that equal trainings make equal files.
-                chosen = {"epoch": run.best["epoch"], "val_top1": run.best["val_top1"]}
-                weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
-                save_checkpoint(self.folder / "best.pt", weights)
-            self.log()
+        self.log()
+        if is_first() and run.best is run.history[-1]:
+            # Without times, so that equal trainings make equal files.
+            chosen = {"epoch": run.best["epoch"], "val_top1": run.best["val_top1"]}
+            weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
+            save_checkpoint(self.folder / "best.pt", weights)
         if run.epoch < run.recipe.epochs:
             self.now()
         elif is_first():
@@ -53,8 +52,9 @@ class Saver:
 
     def log(self) -> None:
         """Write metrics.jsonl, a line an epoch."""
-        lines = [json.dumps(files.finite(row)) + "\n" for row in self.run.history]
-        files.save(self.folder / "metrics.jsonl", "".join(lines))
+        if is_first():
+            lines = [json.dumps(files.finite(row)) + "\n" for row in self.run.history]
+            files.save(self.folder / "metrics.jsonl", "".join(lines))
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -67,9 +67,9 @@ def save_checkpoint(path: Path, state: dict) -> None:
     files.save(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict:
-    """A checkpoint of `save_checkpoint`, which is the one that was saved."""
-    return torch.load(io.BytesIO(_load(path)), map_location=device, weights_only=True)
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint of `save_checkpoint`, which is the one that was saved, on the CPU."""
+    return torch.load(io.BytesIO(_load(path)), map_location="cpu", weights_only=True)
 
 
 def _load(path: Path) -> bytes:
@@ -79,10 +79,10 @@ def _load(path: Path) -> bytes:
         raise UserError(f"{error}; --fresh trains anew") from None
 
 
-def load_best(network: nn.Module, folder: Path, identity: dict, device: torch.device) -> None:
+def load_best(network: nn.Module, folder: Path, identity: dict) -> None:
     """Load the weights of a run's best epoch."""
     path = folder / "best.pt"
-    best = load_checkpoint(path, device)
+    best = load_checkpoint(path)
     _check_identity(path, best["about"], identity)
     network.load_state_dict(best["network"])
 
@@ -100,30 +100,24 @@ def _check_identity(path: Path, saved: dict, identity: dict) -> None:
         )
 
 
-def load_stopped(folder: Path, device: torch.device) -> dict | None:
+def load_stopped(folder: Path) -> dict | None:
     """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
 
     None where the folder holds neither.
     """
     if (folder / "last.pt").exists():
-        return load_checkpoint(folder / "last.pt", device)
+        return load_checkpoint(folder / "last.pt")
     if not (folder / "best.pt").exists():
         return None
-    about = load_checkpoint(folder / "best.pt", device)["about"]
+    about = load_checkpoint(folder / "best.pt")["about"]
     lines = _load(folder / "metrics.jsonl").decode().splitlines()
     if len(lines) != about["epochs"]:
         return None  # somebody has removed its last.pt
     return {"about": about, "epoch": len(lines), "history": [json.loads(line) for line in lines]}
 
 
-def resume(run: Run, folder: Path, identity: dict, state: dict | None = None) -> None:
-    """Go on with the run that a folder holds, where there is one.
-
-    `state` is what `load_stopped` has read of it already.
-    """
-    state = state or load_stopped(folder, run.device)
-    if state is None:
-        return
+def resume(run: Run, folder: Path, identity: dict, state: dict) -> None:
+    """Go on with the run that a folder holds, of which `load_stopped` has read the `state`."""
     path = folder / ("last.pt" if "network" in state else "best.pt")
     _check_identity(path, state["about"], identity)
     if "network" in state:

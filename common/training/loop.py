@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import math
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,14 +23,13 @@ from common import files, job
 from common.data import streams
 from common.data.augment import Draws
 from common.data.packed import Packed
-from common.errors import GO_ON, Stopped, UserError, stop_at_once
-from common.start import STOP_SIGNALS
+from common.errors import GO_ON, Stopped, UserError, stop_at_once, stop_signals
 from common.training import parallel
 from common.training.checkpoint import Saver, load_best, resume
 from common.training.evaluation import evaluate
 from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
-from common.training.run import Run, Teacher, no_sums, peak_memory_mib
+from common.training.run import Run, no_sums, peak_memory_mib
 from common.training.watch import (
     WHOLE_NETWORK,
     NotFinite,
@@ -40,7 +38,6 @@ from common.training.watch import (
     what_helps,
 )
 
-FORECAST_STEPS = 10  # that the time left is told from
 STATISTICS_IMAGES = 2048  # that batch statistics are recomputed from, at most
 
 
@@ -48,25 +45,20 @@ STATISTICS_IMAGES = 2048  # that batch statistics are recomputed from, at most
 
 
 def fit(
-    network: nn.Module,
+    run: Run,
     train: Packed,
     val: Packed,
-    recipe: Recipe,
     folder: Path,
-    device: torch.device,
-    about: dict,
-    fresh: bool = False,
-    checkpoint_seconds: float = 300,
-    gpus: int = 0,
+    described: dict,
     stopped: dict | None = None,
-    teacher: Teacher | None = None,
+    checkpoint_seconds: float = 300,
 ) -> list[dict]:
-    """Train `network`, or go on where a run in `folder` stopped, and leave the best weights in it.
+    """Train a new run, or go on where it stopped, and leave the best weights in its network.
 
     `folder` gets best.pt (the weights with the best val top-1), metrics.jsonl, and until the run is
-    complete last.pt (all of it). `about` says what else makes this run this one (network, data); a
-    run in `folder` that differs in it or in the recipe is not gone on with. `stopped` is what
-    `load_stopped` has read of it already.
+    complete last.pt (all of it). `described` says what beside the recipe makes this run this one
+    (network, data). `stopped` is what `load_stopped` has read in `folder`: refused if it is another
+    run's; without it the run begins anew.
 
     Returns:
         One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
@@ -74,30 +66,28 @@ def fit(
         threads.
 
     Raises:
-        UserError: another run's checkpoint or a damaged one, a loss or gradient that is not
-            finite, or too few images for the processes.
+        UserError: another run's checkpoint, a loss or gradient that is not finite, or too few
+            images for the processes.
         Stopped: after Ctrl-C or SIGTERM, when the run is saved.
     """
     files.make_folder(folder)
-    check_steps(train, recipe)
-    run = Run(network, recipe, device, gpus, teacher)
-    identity = {**recipe.as_dict(), **about}
+    check_steps(train, run.recipe)
+    identity = {**run.recipe.as_dict(), **described}
     save = Saver(run, folder, identity, checkpoint_seconds)
-    if fresh:
-        save.now()  # from now on the files there are no run's to go on with but this one's
-    else:
+    if stopped:
         resume(run, folder, identity, stopped)
-        if job.is_first():
-            save.log()
+        save.log()
+    elif any(folder.glob("*.pt")):
+        save.now()  # from now on the files there are no run's to go on with but this one's
     with _stop_between_steps() as asked_to_stop:
-        while run.epoch < recipe.epochs:
+        while run.epoch < run.recipe.epochs:
             train_one_epoch(run, train, save, asked_to_stop)
             if run.average:
                 recompute_batch_norms(run, train)
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    load_best(network, folder, identity, device)
+    load_best(run.network, folder, identity)
     return run.history
 
 
@@ -109,22 +99,10 @@ def train_one_epoch(
     with job.progress(total=total, initial=run.step, desc=name, leave=False) as bar:
         for _ in _steps_of_epoch(run, train):
             bar.update()
-            if len(run.step_seconds) == FORECAST_STEPS:
-                bar.clear()
-                _say_time_left(run, total)
             if parallel.total([asked_to_stop()], run.device)[0]:
                 save.now()
                 raise Stopped(asked_to_stop() or signal.SIGTERM, GO_ON)
             save.if_due()
-
-
-def _say_time_left(run: Run, steps_an_epoch: int) -> None:
-    """Say how long the rest of the run will take, by this call's steps so far."""
-    steps_left = (run.recipe.epochs - run.epoch) * steps_an_epoch - run.step
-    minutes = steps_left * statistics.median(run.step_seconds) / 60
-    if minutes >= 1:
-        unit = "minutes" if round(minutes) > 1 else "minute"
-        job.say(f"about {minutes:.0f} {unit} of training left for this run")
 
 
 def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
@@ -133,11 +111,7 @@ def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
 
 
 def check_steps(train: Packed, recipe: Recipe) -> None:
-    """Refuse steps that leave a process a single image, which batch norm can't train on.
-
-    Raises:
-        UserError: an epoch's images do not make steps of two or more for each process.
-    """
+    """Refuse steps that leave a process a single image, which batch norm can't train on."""
     least = len(train) // steps_per_epoch(train, recipe)
     if least < 2 * job.size():
         processes = f" for {job.size()} processes" if job.size() > 1 else ""
@@ -158,8 +132,7 @@ def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
         # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.
         loss = train_step(run, train, steps[run.step], run.epoch + (run.step + 0.5) / len(steps))
         run.step += 1
-        run.step_seconds.append(time.perf_counter() - start)
-        run.sums["seconds"] += run.step_seconds[-1]
+        run.sums["seconds"] += time.perf_counter() - start
         yield loss
 
 
@@ -174,10 +147,6 @@ def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
     """Take so many steps, one each time that it is asked, as `fit` does; yields their losses.
 
     Nothing is evaluated between epochs, and nothing saved.
-
-    Raises:
-        NotFinite: as `train_step`.
-        UserError: as `check_steps`.
     """
     check_steps(train, run.recipe)
     return itertools.islice(_endless_steps(run, train), steps)
@@ -344,12 +313,8 @@ def _stop_between_steps() -> Iterator[Callable[[], int]]:
         asked.append(number)
         stop_at_once()
 
-    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
-    try:
+    with stop_signals(ask):
         yield lambda: asked[0] if asked else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if asked:
         raise Stopped(asked[0], GO_ON)
 

@@ -55,7 +55,6 @@ class Run:
         self.epoch = self.step = 0
         self.sums = no_sums()
         self.history: list[dict] = []
-        self.step_seconds: list[float] = []  # of every step that this process has taken
 
     def set_dropout(self, strength: float) -> None:
         """Let dropout and stochastic depth drop so much of what the network was built with."""

@@ -30,6 +30,7 @@ from common.training.precision import (
     make_deterministic,
 )
 from common.training.recipe import Recipe, recipe_of
+from common.training.run import Run
 from common.training.watch import NotFinite
 
 
@@ -174,36 +175,33 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     """
     folder = run_folder(setup, spec.name, seed, gpus)
     if folder not in setup.finished:
-        packed = setup.packed  # first, since whoever packs waits for others
+        _ = setup.packed  # first, since whoever packs waits for others
         with contextlib.ExitStack() as stack:
             # The first process holds the lock for its job, which does not wait: the other
             # processes would time out.
             lock = files.locked(files.make_folder(folder), "trains", wait=job.size() == 1)
             parallel.broadcast(lambda: stack.enter_context(lock))
-            setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder, packed)
+            setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder)
     run = setup.finished[folder]
     if isinstance(run, NotFinite):
         raise run
     return run
 
 
-def _train_and_test(
-    setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path, packed: dict[str, Packed]
-) -> dict:
-    args, device = setup.args, setup.device
-    stopped = None if args.fresh else load_stopped(folder, torch.device("cpu"))
+def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path) -> dict:
+    args, packed = setup.args, setup.packed
+    stopped = None if args.fresh else load_stopped(folder)
     changes = {"precision": _run_precision(setup, stopped), **spec.recipe_changes}
     recipe = replace(setup.recipe, seed=seed, **changes)
     job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
     network, identity = spec.build(seed)
-    network = with_fast_convolutions(network, device)
-    data = {split: part.source.fingerprint() for split, part in packed.items()}
+    network = with_fast_convolutions(network, setup.device)
     teacher = setup.teach(setup) if setup.teach else None
-    about = {"data": data, **identity, **({"teacher": teacher.about} if teacher else {})}
-    options = {"fresh": args.fresh, "checkpoint_seconds": args.checkpoint_seconds, "gpus": gpus}
-    options |= {"stopped": stopped, "teacher": teacher}
-    train, val = packed["train"], packed["val"]
-    history = loop.fit(network, train, val, recipe, folder, device, about, **options)
+    described = {"data": {split: part.source.fingerprint() for split, part in packed.items()}}
+    described |= {**identity, **({"teacher": teacher.about} if teacher else {})}
+    run = Run(network, recipe, setup.device, gpus, teacher)
+    splits = packed["train"], packed["val"]
+    history = loop.fit(run, *splits, folder, described, stopped, args.checkpoint_seconds)
     tested = _test_once(setup, network, packed["test"], recipe, folder)
     return _summary(recipe, folder, history, tested)
 

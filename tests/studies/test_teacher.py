@@ -16,6 +16,7 @@ from common.networks.normalized import Normalized
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
 from common.training import loop
+from common.training.checkpoint import load_stopped
 from common.training.recipe import Recipe
 from common.training.run import Run
 from tests.faults.tiny import small_efficientnet
@@ -128,9 +129,9 @@ def taught_network():
 
 
 def fit(folder, made, recipe=RECIPE):
-    about = {"network": "tiny", "teacher": made.about}
-    network = taught_network()
-    return loop.fit(network, train_set(), train_set(), recipe, folder, CPU, about, teacher=made)
+    stopped, described = load_stopped(folder), {"network": "tiny", "teacher": made.about}
+    run = Run(taught_network(), recipe, CPU, teacher=made)
+    return loop.fit(run, train_set(), train_set(), folder, described, stopped)
 
 
 def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):

@@ -1,6 +1,5 @@
 import contextlib
 import copy
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -16,7 +15,7 @@ from common.data.packed import Packed
 from common.errors import UserError
 from common.training import checkpoint, loop
 from common.training.evaluation import per_class
-from common.training.loop import evaluate, fit
+from common.training.loop import evaluate
 from common.training.recipe import Recipe
 from common.training.run import Run
 from common.training.watch import first_non_finite
@@ -55,9 +54,17 @@ RECIPE = Recipe(
 )
 
 
+def fit(net, folder, recipe=RECIPE, fresh=False, **options):
+    """Train a network on the tiny set, or go on where it stopped; returns its history."""
+    stopped = None if fresh else checkpoint.load_stopped(folder)
+    described = {"network": "tiny"}
+    run = Run(net, recipe, CPU)
+    return loop.fit(run, packed(), packed(7, 1), folder, described, stopped, **options)
+
+
 def train(folder, recipe=RECIPE, **options):
-    net, about = network(), {"network": "tiny"}
-    return net, fit(net, packed(), packed(7, 1), recipe, folder, CPU, about, **options)
+    net = network()
+    return net, fit(net, folder, recipe, **options)
 
 
 @contextlib.contextmanager
@@ -84,7 +91,7 @@ def train_an_epoch(folder, recipe=RECIPE, **options):
 
 
 def state(folder, name="last.pt"):
-    return checkpoint.load_checkpoint(folder / name, CPU)
+    return checkpoint.load_checkpoint(folder / name)
 
 
 def assert_same(a, b):
@@ -106,7 +113,7 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
 
 def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_path):
     rates, step = [], loop.train_step
-    recipe = replace(RECIPE, epochs=2, batch_size=4, warmup_epochs=1, learning_rate=1e-3)
+    recipe = replace(RECIPE, epochs=2, batch_size=6, warmup_epochs=1, learning_rate=1e-3)
 
     def noted(run, *args):
         loss = step(run, *args)
@@ -115,7 +122,7 @@ def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_pat
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "train_step", noted)
-        fit(network(), packed(8), packed(), recipe, tmp_path, CPU, {})
+        fit(network(), tmp_path, recipe)
     wanted = [0.25, 0.75, (1 + math.cos(math.pi / 4)) / 2, (1 + math.cos(3 * math.pi / 4)) / 2]
     assert rates == pytest.approx([1e-3 * share for share in wanted])
 
@@ -130,7 +137,7 @@ def dead_net():
 
 
 def test_a_first_loss_of_equal_logits_through_a_dead_layer_is_warned_of(tmp_path, capsys):
-    fit(dead_net(), packed(), packed(), replace(RECIPE, ema_decay=0), tmp_path, CPU, {})
+    fit(dead_net(), tmp_path, replace(RECIPE, ema_decay=0))
     (warning,) = capsys.readouterr().err.splitlines()
     told = "1 is a dead layer: infinite variance, constant output in 4 of 4 channels"
     equal = f"the first loss, {math.log(3):.4f}, is that of equal logits over 3 classes"
@@ -144,7 +151,7 @@ def test_a_first_loss_of_equal_logits_alone_is_not(tmp_path, capsys):
     net = network()
     nn.init.zeros_(net[6].weight)
     nn.init.zeros_(net[6].bias)
-    fit(net, packed(), packed(), replace(RECIPE, epochs=1), tmp_path, CPU, {})
+    fit(net, tmp_path, replace(RECIPE, epochs=1))
     assert capsys.readouterr().err == ""
 
 
@@ -152,7 +159,7 @@ def test_a_dead_layer_is_named_where_gradients_are_not_finite(tmp_path):
     net = dead_net()
     nn.init.normal_(net[-1].weight, std=1e22)
     with pytest.raises(UserError, match=r"; 1 is a dead layer: infinite variance, constant output"):
-        fit(net, packed(), packed(), RECIPE, tmp_path, CPU, {})
+        fit(net, tmp_path)
 
 
 def test_norms_and_biases_do_not_decay():
@@ -252,22 +259,6 @@ def test_an_epoch_sees_every_image_once(monkeypatch):
         loop.train_one_epoch(run, train_set, save=type("S", (), {"if_due": lambda _: None})())
         assert torch.cat(seen).sort().values.tolist() == list(range(images))
         assert min(map(len, seen)) > 1  # batch norm can't train on one image
-
-
-@pytest.mark.parametrize(
-    ("seconds_a_step", "told"),
-    # 3 epochs of 12 steps, 26 left after the first ten
-    [(60, ["about 26 minutes"]), (2.4, ["about 1 minute"]), (2, [])],
-)
-def test_the_time_left_is_said_once_where_it_is_a_minute_or_more(
-    tmp_path, monkeypatch, capsys, seconds_a_step, told
-):
-    clock = itertools.count(0, seconds_a_step)  # told twice a step, at its beginning and its end
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
-    net, split = network(), packed(24)
-    fit(net, split, split, replace(RECIPE, batch_size=2), tmp_path, CPU, {})
-    lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
-    assert lines == [f"{time_left} of training left for this run" for time_left in told]
 
 
 def test_it_learns_and_leaves_the_best_weights(tmp_path):
@@ -376,7 +367,7 @@ def test_a_non_finite_value_stops_the_run_and_names_where_it_begins(tmp_path, di
         rf"at epoch 1, step 1, learning rate [0-9.]+: the first non-finite {direction} is that of"
     )
     with pytest.raises(UserError, match=rf"{message} spoil;"):
-        fit(net, packed(), packed(), RECIPE, tmp_path, CPU, {})
+        fit(net, tmp_path)
     assert_same(net.state_dict(), before)
     assert not (tmp_path / "last.pt").exists()
 

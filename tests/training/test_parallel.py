@@ -127,7 +127,7 @@ def fit_in(folder, epochs):
 
 def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     launch(2, fit_in, tmp_path, 2)
-    saved = checkpoint.load_stopped(tmp_path, CPU)
+    saved = checkpoint.load_stopped(tmp_path)
     assert saved["epoch"] == 2
     net, best = tiny.network(), tiny.state(tmp_path, "best.pt")
     net.load_state_dict(best["network"])  # no "module." before names

@@ -47,7 +47,7 @@ def bad_as_rank_1(folder, direction):
         network[2].register_forward_hook(lambda *_: spoil(_[2], direction))
     recipe = replace(tiny.RECIPE, batch_size=6)
     try:
-        loop.fit(network, tiny.packed(), tiny.packed(7), recipe, folder, CPU, {})
+        tiny.fit(network, folder, recipe)
     except NotFinite as error:
         return error.module, str(error)
     finally:
