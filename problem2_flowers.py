@@ -435,8 +435,8 @@ def make_parser() -> cli.ProblemParser:
     add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
     add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
     add("--curve-images", type=cli.positive, default=32, help="of these in deletion and insertion")
-    varied = {"crop_area": 0.25, "jitter": 0.1, "cutmix": 0.8, "clip_norm": 1.0, "stages": 3}
-    recipe.add_flags(parser, epochs=150, batch_size=32, learning_rate=1e-3, **varied)
+    recipe.add_flags(parser)
+    parser.set_defaults(epochs=150, cutmix=0.8, clip_norm=1.0, stages=3)
     return parser
 
 

@@ -396,8 +396,8 @@ def make_parser() -> cli.ProblemParser:
     cures = "--reproduce: steps of each change at the report's size"
     add("--cure-steps", type=cli.positive, default=10, help=cures)
     parallel.add_flag(parser)
-    gentle = {"crop_area": 0.5, "jitter": 0.1, "cutmix": 0}
-    add_flags(parser, epochs=16, batch_size=64, learning_rate=1e-3, warmup_epochs=1, **gentle)
+    add_flags(parser)
+    parser.set_defaults(batch_size=64, warmup_epochs=1, crop_area=0.5, cutmix=0)
     return parser
 
 

@@ -22,11 +22,10 @@ class Parser(argparse.ArgumentParser):
     def add(self, *names: str, **options) -> None:
         """Add an argument as argparse does, its default told at the end of the help line."""
         default = options.get("default")
-        if default is None:
-            self.add_argument(*names, **options)
-            return
-        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-        self.add_argument(*names, **{**options, "help": f"{options['help']} (default: {shown})"})
+        if default is not None:
+            as_typed = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
+            options["help"] += f" (default: {as_typed})"
+        self.add_argument(*names, **options)
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse the command line; a wrong flag exits 2."""

@@ -57,18 +57,13 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
     with atomic(path) as temporary:
         temporary.write_bytes(written)
         # The file of before stands until it is replaced, and may stay if we are killed here.
-        _write_sums(path, {digest, *_read_sums(path.parent).get(path.name, ())})
+        _write_sums(path, {digest, *_sums_of(path)})
     _write_sums(path, {digest})
     return digest
 
 
 def load(path: Path) -> bytes:
-    """The content of a file that `save` wrote, checked.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        UserError: it is not the one that was saved.
-    """
+    """The content of a file that `save` wrote; a UserError where it is not what was saved."""
     content = path.read_bytes()
     _compare(path, hashlib.sha256(content).hexdigest())
     return content
@@ -82,20 +77,15 @@ def record(path: Path) -> str:
 
 
 def check(path: Path) -> str:
-    """Compare a file, however large, with SHA256SUMS. Returns its SHA-256.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        UserError: it is not the one that was recorded.
-    """
+    """Compare a file, however large, with SHA256SUMS as `load` does. Returns its SHA-256."""
     digest = sha256_of(path)
     _compare(path, digest)
     return digest
 
 
 def _compare(path: Path, digest: str) -> None:
-    known = _read_sums(path.parent).get(path.name)
-    if not known or digest not in known:
+    known = _sums_of(path)
+    if digest not in known:
         why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
         if not known:
             why = f"not listed in {SUMS} beside it: of an earlier version, or copied alone"
@@ -104,21 +94,23 @@ def _compare(path: Path, digest: str) -> None:
         raise UserError(f"{path}: {why} ({accept})")
 
 
-def _read_sums(folder: Path) -> dict[str, set[str]]:
-    """The SHA-256s by file name: two while a file is replaced, or where one was added by hand."""
-    path, sums = folder / SUMS, {}
+def _read_sums(folder: Path) -> list[tuple[str, str]]:
+    """The (name, SHA-256) of each line: a name is there twice while its file is replaced."""
+    path = folder / SUMS
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    for line in lines:
-        if len(line) > 66:
-            sums.setdefault(line[66:], set()).add(line[:64])
-    return sums
+    return [(line[66:], line[:64]) for line in lines]
+
+
+def _sums_of(path: Path) -> set[str]:
+    return {digest for name, digest in _read_sums(path.parent) if name == path.name}
 
 
 def _write_sums(path: Path, digests: set[str]) -> None:
-    sums = {**_read_sums(path.parent), path.name: digests}
-    kept = [name for name in sorted(sums) if name == path.name or (path.parent / name).exists()]
-    lines = [f"{digest}  {name}\n" for name in kept for digest in sorted(sums[name])]
-    with atomic(path.parent / SUMS) as temporary:
+    """List a file by these SHA-256s alone, and leave out files that are no longer there."""
+    folder, sums = path.parent, {(path.name, digest) for digest in digests}
+    sums |= {(n, d) for n, d in _read_sums(folder) if n != path.name and (folder / n).exists()}
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums)]
+    with atomic(folder / SUMS) as temporary:
         temporary.write_text("".join(lines), "utf-8")
 
 
@@ -128,12 +120,7 @@ def save_json(path: Path, value) -> None:
 
 
 def load_json(path: Path):
-    """The nest of dicts and lists of a file that `save_json` wrote.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        UserError: as `load`, or it is no JSON.
-    """
+    """The nest of dicts and lists of a file that `save_json` wrote, checked as by `load`."""
     try:
         return json.loads(load(path))
     except (ValueError, RecursionError) as error:
@@ -164,19 +151,14 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(folder: Path, flag: str = "--out") -> Path:
-    """A folder, made where it is missing and tried by writing. Returns it.
-
-    Raises:
-        UserError: it can't be written to; the message names the flag that chose it.
-    """
+    """A folder, made where it is missing and tried by writing; `flag` is the one that chose it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another {flag}"
-        ) from None
+        reason = f"cannot write to {folder}: {error.strerror}"
+        raise UserError(f"{reason}; choose another {flag}") from None
 
 
 @contextlib.contextmanager

@@ -89,42 +89,26 @@ class Recipe:
         return self.learning_rate * (1 + math.cos(math.pi * min(1.0, left))) / 2
 
 
-def add_flags(
-    parser: cli.Parser,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_epochs: float = 5,
-    crop_area: float = 0.25,
-    jitter: float = 0.3,
-    cutmix: float = 0.5,
-    clip_norm: float = 0.0,
-    stages: int = 1,
-) -> None:
-    """The loop's flags, with a problem's own defaults."""
+def add_flags(parser: cli.Parser) -> None:
+    """The loop's flags; a problem has defaults of its own for some, by `set_defaults`."""
     add = parser.add
-    add("--epochs", type=cli.positive, default=epochs, help="passes over the training images")
+    add("--epochs", type=cli.positive, default=16, help="passes over the training images")
     least = "images a step, 2 or more, as batch norm needs"
-    add("--batch-size", type=cli.at_least(2), default=batch_size, help=least)
+    add("--batch-size", type=cli.at_least(2), default=32, help=least)
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
-    add("--lr", type=cli.non_negative, default=learning_rate, help="peak learning rate")
+    add("--lr", type=cli.non_negative, default=1e-3, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
-    add("--warmup-epochs", type=cli.non_negative, default=warmup_epochs, help="of linear warm-up")
+    add("--warmup-epochs", type=cli.non_negative, default=5, help="of linear warm-up")
     add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
     add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
-    add(
-        "--clip-norm",
-        type=cli.non_negative,
-        default=clip_norm,
-        help="largest gradient norm, 0: any",
-    )
-    add("--crop-area", type=cli.fraction, default=crop_area, help="least share a random crop keeps")
-    add("--jitter", type=cli.fraction, default=jitter, help="of brightness, contrast, saturation")
-    add("--cutmix", type=cli.fraction, default=cutmix, help="probability of cutmix")
+    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
+    add("--crop-area", type=cli.fraction, default=0.25, help="least share a random crop keeps")
+    add("--jitter", type=cli.fraction, default=0.1, help="of brightness, contrast, saturation")
+    add("--cutmix", type=cli.fraction, default=0.5, help="probability of cutmix")
     kinds = "magnitude of two random operations on each image, 0 to 10; 0: none"
     add("--randaugment", type=int, choices=range(11), metavar="M", default=0, help=kinds)
     steps = "steps in which regularisation and image size grow over the epochs; 1: from the start"
-    add("--stages", type=cli.at_least(1, 100), default=stages, help=steps)
+    add("--stages", type=cli.at_least(1, 100), default=1, help=steps)
     strength = "of --stages: share of crops, jitter, cutmix and dropout that the first stage has"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
     first = "of --stages: image size of the first stage in px (default: half, 32 at least)"
