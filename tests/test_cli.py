@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 import problem1_perceptual as p1
-from common import cli, files
+from common import cli
 
 
 def test_list_names_the_parts(run):
@@ -68,16 +68,3 @@ def test_another_file_in_the_place_of_the_results_is_not_overwritten(fails, tmp_
     path.write_text("my notes")
     assert "move it away" in fails(p1, "1.1", "--out", tmp_path)
     assert path.read_text() == "my notes"
-
-
-def test_an_unwritable_out_is_refused_before_any_work(fails, tmp_path):
-    (tmp_path / "file").write_text("")
-    assert "choose another --out" in fails(p1, "1.1", "--out", tmp_path / "file")
-
-
-def test_a_full_disk_ends_in_one_line(fails, monkeypatch, tmp_path):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "save", full)
-    assert "No space left on device" in fails(p1, "1.1", "--out", tmp_path)

@@ -1,12 +1,9 @@
 """Stopping and going on: runs that were killed, are complete, damaged, or another's."""
 
 import errno
-import json
-import multiprocessing
 import os
 import shutil
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,67 +13,46 @@ import torch
 from common import files
 from common.data.augment import Augmentation
 from common.errors import UserError
-from common.training import checkpoint, loop
-from tests.training.test_jobs import wait_for
+from common.training import loop
 from tests.training.test_loop import RECIPE, assert_same, state, train, train_an_epoch
 
 
-def train_slowly(folder):
-    """Train in a process of its own, which leaves a file a step."""
-    step = loop.train_step
-
-    def slow_step(*args):
-        step(*args)
-        (folder / f"step{len(list(folder.glob('step*')))}").touch()
-        time.sleep(0.05)
-
-    loop.train_step = slow_step
-    train(folder / "killed", replace(RECIPE, epochs=8), checkpoint_seconds=0)
-
-
-@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_weights(tmp_path, killed_by, monkeypatch):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["common.training.runs"])
-    child = context.Process(target=train_slowly, args=(tmp_path,))
-    child.start()
-    wait_for(tmp_path / "step7")  # the third epoch has three, the first of these is saved
-    os.kill(child.pid, killed_by)
-    child.join(60)
-    assert child.exitcode
-    stopped = state(tmp_path / "killed")
-    assert 0 < stopped["epoch"] < 8
-    assert stopped["step"] > 0
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", lambda *_, **__: None)  # keep last.pt
-        patched.setattr(checkpoint.Saver, "epoch", save_all(checkpoint.Saver.epoch))
-        histories = [
-            train(tmp_path / name, replace(RECIPE, epochs=8))[1] for name in ("killed", "whole")
-        ]
-    for name in ("last.pt", "best.pt"):
-        assert_same(*(state(tmp_path / run, name)["network"] for run in ("killed", "whole")))
-    timeless = [
-        [{k: v for k, v in row.items() if "second" not in k and "memory" not in k} for row in rows]
-        for rows in histories
+def timeless(history):
+    return [
+        {key: value for key, value in row.items() if "second" not in key and "memory" not in key}
+        for row in history
     ]
-    assert timeless[0] == timeless[1]
-    optimizers = [state(tmp_path / run)["optimizer"]["state"] for run in ("killed", "whole")]
-    for a, b in zip(*(one.values() for one in optimizers), strict=True):
-        assert_same(a, b)
 
 
-def save_all(epoch):
-    """Let a Saver write last.pt after the last epoch too."""
+@pytest.mark.parametrize(("stopped_by", "save_seconds"), [("a crash", 0), ("SIGTERM", 300)])
+def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_weights(
+    tmp_path, monkeypatch, stopped_by, save_seconds
+):
+    step, recipe = loop.train_step, replace(RECIPE, epochs=4)
 
-    def and_now(saver):
-        epoch(saver)
-        saver.now()
+    def stopping_step(run, *args):
+        if (run.epoch, run.step) == (1, 1):
+            if stopped_by == "a crash":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, *args)
 
-    return and_now
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", stopping_step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", recipe, checkpoint_seconds=save_seconds)
+    stopped = state(tmp_path / "stopped")
+    assert (stopped["epoch"], stopped["step"]) == (1, 2 if stopped_by == "SIGTERM" else 1)
+    nets, histories = zip(
+        *(train(tmp_path / name, recipe) for name in ("stopped", "whole")), strict=True
+    )
+    assert_same(*(net.state_dict() for net in nets))
+    assert timeless(histories[0]) == timeless(histories[1])
 
 
 def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     first, history = train(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "metrics.jsonl", files.SUMS}
     monkeypatch.setattr(loop, "train_step", None)
     second, again = train(tmp_path)
     assert "complete; --fresh trains anew" in capsys.readouterr().out
@@ -95,15 +71,11 @@ def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
 ):
     train(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_one_epoch", raise_interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "train_one_epoch", None)
+        with pytest.raises(TypeError):
             train(tmp_path, replace(RECIPE, learning_rate=0.5), fresh=True)
     with pytest.raises(UserError, match=r"is of another run: learning_rate 0.5 \(now 0.02\)"):
         train(tmp_path)
-
-
-def raise_interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def test_the_best_weights_of_another_run_are_refused(tmp_path):
@@ -143,14 +115,6 @@ def test_a_damaged_file_of_a_run_is_named_with_the_way_to_do_without(tmp_path, n
     (tmp_path / files.SUMS).unlink()
     with pytest.raises(UserError, match=r"not listed .*; --fresh trains anew"):
         train(tmp_path)
-
-
-def test_a_complete_run_keeps_its_weights_and_its_log(tmp_path):
-    _, history = train(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"best.pt", "metrics.jsonl", "SHA256SUMS"}
-    path = tmp_path / "metrics.jsonl"
-    assert [json.loads(line) for line in path.read_text().splitlines()] == history
 
 
 def test_another_number_of_threads_is_said_where_a_run_goes_on(tmp_path, monkeypatch, capsys):

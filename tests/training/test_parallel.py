@@ -185,11 +185,6 @@ def test_a_macs_gpu_is_one_device_of_one_process(monkeypatch, place, capsys):
         parallel.pick_device("mps")
 
 
-def test_one_process_sees_the_network_itself():
-    net = nn.Linear(1, 1)
-    assert parallel.wrap(net, CPU, 0) is net
-
-
 def test_data_parallel_is_asked_for_by_gpus(monkeypatch, capsys):
     made = {}
     monkeypatch.setattr(nn, "DataParallel", lambda _, device_ids: made.update(ids=device_ids))

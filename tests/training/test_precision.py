@@ -1,13 +1,9 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
-from common.training import loop, precision
+from common.training import precision
 from common.training.precision import Example, choose_precision
-from common.training.run import Run
-from tests.training import test_loop as tiny
 
 CPU = torch.device("cpu")
 STEP = Example(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), 4, 8, CPU)
@@ -58,16 +54,6 @@ def test_a_precision_that_is_far_slower_is_tried_once(monkeypatch):
     monkeypatch.setattr(Example, "_step_seconds", seconds)
     assert STEP.seconds("fp32", "bf16") == {"fp32": 1 / 4, "bf16": 3 / 4}  # an image
     assert tried.count("bf16") == 1
-
-
-def test_a_run_leaves_the_modules_of_its_network_alone():
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-    )
-    before = list(network.modules())
-    recipe = replace(tiny.RECIPE, precision="bf16", image_size_px=9)
-    loop.train_step(Run(network, recipe, CPU), tiny.packed(), torch.arange(4), 1)
-    assert list(network.modules()) == before
 
 
 def test_what_a_macs_gpu_lacks_is_computed_on_the_cpu():

@@ -122,11 +122,6 @@ def test_compile_is_called_once_and_the_checkpoint_has_bare_names(tmp_path, monk
     assert set(best["network"]) == set(tiny.network().state_dict())
 
 
-def test_without_compile_nothing_is_compiled(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", None)
-    tiny.train(tmp_path, replace(tiny.RECIPE, augmentation=Augmentation(), epochs=2))
-
-
 def test_regularisation_and_size_grow_in_stages():
     grows = replace(tiny.RECIPE, epochs=9, image_size_px=64, stages=3, first_strength=0.5)
     grows = replace(grows, first_size_px=32, augmentation=Augmentation(0.2, 0.4, 0.6))
