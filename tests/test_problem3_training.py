@@ -54,9 +54,9 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
         alive.append(run)  # a run that is alive keeps its id
         return step(forward, images, targets, batch_size, run)
 
-    def count(network, split, *others):
+    def count(network, split, *others, **options):
         tested.append(split.source.name)
-        return test(network, split, *others)
+        return test(network, split, *others, **options)
 
     alive = []
     monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})

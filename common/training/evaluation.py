@@ -19,14 +19,13 @@ from common.training.watch import NotFinite, first_bad_output, what_helps
 
 @torch.inference_mode()
 def evaluate(
-    network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, flip: bool = False
+    network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, *, flip: bool = False
 ) -> dict:
     """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
 
     The central square is classified, with `flip` by the mean logits of it and its mirror image; the
     processes of a job share the images. An image whose logits are not finite counts as wrong, and a
-    line names where the first of them begins: an unbounded activation makes of one odd picture what
-    batch statistics no longer hold.
+    line names where they begin: one odd picture can be too much for an unbounded activation.
 
     Returns:
         loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
@@ -38,7 +37,7 @@ def evaluate(
     """
     was_training = network.training
     network.eval()
-    loss, top5, right, bad = 0.0, 0, torch.zeros(len(split), dtype=torch.int64), []
+    loss, top5, correct, bad = 0.0, 0, torch.zeros(len(split), dtype=torch.int64), []
     for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
@@ -50,35 +49,35 @@ def evaluate(
         loss += functional.cross_entropy(logits[finite], labels[finite], reduction="sum").item()
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         hits &= finite[:, None]
-        right[indexes] = hits[:, 0].long().cpu()
+        correct[indexes] = hits[:, 0].long().cpu()
         top5 += int(hits.sum())
         bad += indexes[~finite.cpu()].tolist()
     bad = [index for of_process in parallel.gather(bad) for index in of_process]
-    loss, top5, *right = parallel.total([loss, top5, *right.tolist()], device)
-    count, correct = len(split), int(sum(right))
+    loss, top5, *correct = parallel.total([loss, top5, *correct.tolist()], device)
+    count, total = len(split), int(sum(correct))
     if bad:
         _tell_not_finite(network, split, bad, recipe, device)
     network.train(was_training)
     return {
         "loss": None if bad or not math.isfinite(loss) else loss / count,
-        "top1": 100 * correct / count,
+        "top1": 100 * total / count,
         "top5": 100 * top5 / count,
-        "per_class": per_class(split.labels, torch.tensor(right)),
-        "correct": correct,
+        "per_class": per_class(split.labels, torch.tensor(correct)),
+        "correct": total,
         "images": count,
         "not_finite": len(bad),
-        "hits": "".join(str(int(hit)) for hit in right),
+        "hits": "".join(str(int(hit)) for hit in correct),
     }
 
 
-def per_class(labels: Tensor, right: Tensor) -> float:
+def per_class(labels: Tensor, correct: Tensor) -> float:
     """The mean over classes of the accuracy within the class, in per cent.
 
-    Each class counts the same, however many images it has. `labels` int64 (N,), `right` (N,) of
+    Each class counts the same, however many images it has. `labels` int64 (N,), `correct` (N,) of
     ones and zeros.
     """
     images = labels.bincount()
-    hits = labels.bincount(weights=right.double())
+    hits = labels.bincount(weights=correct.double())
     return 100 * (hits / images)[images > 0].mean().item()
 
 

@@ -161,8 +161,7 @@ def _endless_steps(run: Run, train: Packed) -> Iterator[float]:
 def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     """One step of gradient descent on the images `indexes`; returns their mean loss.
 
-    Raises:
-        NotFinite: the loss or a gradient is not finite; the weights are as before the step.
+    A loss or gradient that is not finite raises NotFinite; the weights are as before the step.
     """
     recipe = run.recipe
     for group in run.optimizer.param_groups:

@@ -103,7 +103,9 @@ def choose_precision(asked: str, example: Example | None) -> Precision:
 
 def _fastest(example: Example) -> Precision:
     half = "bf16"
-    if example.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+    if example.device.type == "cuda" and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
         half = "fp16"
     seconds = example.seconds("fp32", half)
     gain = seconds["fp32"] / seconds[half]

@@ -120,8 +120,8 @@ def add_flags(parser: cli.Parser) -> None:
     add("--compile", action="store_true", help="torch.compile the network (default: no)")
     same = "on a GPU, kernels that repeat their bits; says their cost (default: no)"
     add("--deterministic", action="store_true", help=same)
-    told = "write the scalars and figures for TensorBoard too, where it is installed"
-    add("--tensorboard", action=tensorboard.Flag, nargs=0, help=told)
+    scalars = "write the scalars and figures for TensorBoard too, where it is installed"
+    add("--tensorboard", action=tensorboard.Flag, nargs=0, help=scalars)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
     jobs = "trainings at a time on a CPU, a share of the threads each; 2 on two cores gain most"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)

@@ -86,10 +86,10 @@ class Setup:
         """Data, device, precision and the images left out, for results.json."""
         chosen, why = self.precision.name, self.precision.why
         precision = {"asked": self.args.precision, "chosen": chosen, "why": why}
-        about = {"data": self.data, "device": str(self.device), "precision": precision}
+        values = {"data": self.data, "device": str(self.device), "precision": precision}
         if "packed" in vars(self):  # a part has asked for the images
-            about["left_out"] = [bad for split in self.packed.values() for bad in split.left_out]
-        return about
+            values["left_out"] = [bad for split in self.packed.values() for bad in split.left_out]
+        return values
 
 
 def set_up(
@@ -239,7 +239,7 @@ def _test_once(
         kept = {"flip": False, **files.load_json(path)}
         if tested_as.items() <= kept.items():
             return kept
-    tested = evaluate(network, test, recipe, setup.device, flip) | tested_as
+    tested = evaluate(network, test, recipe, setup.device, flip=flip) | tested_as
     if job.is_first():
         files.save_json(path, tested)
     parallel.wait()
