@@ -60,11 +60,3 @@ def test_argument_types(kind, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
             kind(text)
-
-
-def test_another_file_in_the_place_of_the_results_is_not_overwritten(fails, tmp_path):
-    path = tmp_path / "problem1" / "results.json"
-    path.parent.mkdir()
-    path.write_text("my notes")
-    assert "move it away" in fails(p1, "1.1", "--out", tmp_path)
-    assert path.read_text() == "my notes"

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
@@ -21,16 +21,13 @@ from common.training.watch import NotFinite
 
 
 def side_by_side(
-    trainings: Mapping[str, Callable[[], object]],
-    after: Mapping[str, str],
-    jobs: int,
-    finished: Callable[[str, object], None],
-) -> None:
+    trainings: Mapping[str, Callable[[], object]], after: Mapping[str, str], jobs: int
+) -> Iterator[tuple[str, object]]:
     """Call functions that can be pickled in new processes, `jobs` at a time, in their order.
 
     Their lines begin with their names. `after` names for some of them another that has to end
-    first. `finished(name, result)` is called here as each ends, with what it returned, or with the
-    NotFinite that it raised. Another UserError, or the end of a process, stops the others.
+    first. Yields as each ends its name and what it returned, or the NotFinite that it raised.
+    Another UserError, or the end of a process, stops the others.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
     # A server that has loaded PyTorch once starts each process in no time; Windows has none.
@@ -54,7 +51,7 @@ def side_by_side(
                 result = _result(pipe, name)
                 process.join()
                 del working[pipe]
-                finished(name, result)
+                yield name, result
     finally:
         for _, process in working.values():
             process.terminate()  # it saves first
@@ -102,8 +99,7 @@ def launch(processes: int, function: Callable, *args) -> list:
         f"process {rank}": partial(_as_rank, rank, processes, port, function, *args)
         for rank in range(processes)
     }
-    results = {}
-    side_by_side(calls, {}, processes, results.__setitem__)
+    results = dict(side_by_side(calls, {}, processes))
     for result in results.values():
         if isinstance(result, NotFinite):
             raise result

@@ -149,11 +149,8 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
             after[name] = f"{spec.after}, seed {seed}"
     if len(trainings) > 1:
         _ = setup.packed, setup.teach and setup.teach(setup)  # made once, and not by each
-
-        def finished(name: str, result: dict | NotFinite) -> None:
+        for name, result in side_by_side(trainings, after, args.jobs):
             setup.finished[folders[name]] = result
-
-        side_by_side(trainings, after, args.jobs, finished)
 
 
 def train_seeds(setup: Setup, spec: NetworkSpec, seeds: int | None = None) -> list[dict]:

@@ -87,10 +87,11 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path):
         train(tmp_path / "a")
 
 
-def test_equal_trainings_make_equal_files_of_weights(tmp_path):
-    for name in "ab":
-        train(tmp_path / name)
-    assert (tmp_path / "a/best.pt").read_bytes() == (tmp_path / "b/best.pt").read_bytes()
+def test_the_same_seed_makes_equal_files_of_weights_and_another_others(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, replace(RECIPE, seed=seed))
+    a, b, c = ((tmp_path / name / "best.pt").read_bytes() for name in "abc")
+    assert a == b != c
 
 
 def test_other_flags_are_refused_with_the_difference_named(tmp_path):

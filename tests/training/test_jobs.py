@@ -36,9 +36,8 @@ def end():
 
 
 def test_each_training_is_done_once_after_the_one_that_it_needs(tmp_path):
-    results = {}
     trainings = {name: partial(answer, name, tmp_path) for name in ("b", "a", "c")}
-    side_by_side(trainings, {"b": "a"}, 2, results.__setitem__)
+    results = dict(side_by_side(trainings, {"b": "a"}, 2))
     assert sorted(results) == ["a", "b", "c"]
     assert list(results).index("b") > list(results).index("a")
     assert all(result["name"] == name for name, result in results.items())
@@ -46,10 +45,9 @@ def test_each_training_is_done_once_after_the_one_that_it_needs(tmp_path):
 
 
 def test_a_value_that_is_not_finite_is_told_and_ends_nothing_else(tmp_path):
-    results = {}
     bad = NotFinite("loss nan", "conv1", "output")
     trainings = {"bad": partial(fail, bad), "good": partial(answer, "good", tmp_path)}
-    side_by_side(trainings, {}, 2, results.__setitem__)
+    results = dict(side_by_side(trainings, {}, 2))
     assert results["good"]["name"] == "good"
     told = results["bad"]
     assert (str(told), told.module, told.direction) == ("loss nan", "conv1", "output")
@@ -63,7 +61,7 @@ def test_a_failure_stops_all_and_is_one_line(tmp_path, failing, words):
     trainings = {"bad": failing, "slow": partial(answer, "slow", tmp_path, 60)}
     start = time.monotonic()
     with pytest.raises(UserError, match=words):
-        side_by_side(trainings, {}, 2, {}.__setitem__)
+        dict(side_by_side(trainings, {}, 2))
     assert time.monotonic() - start < 30
     assert not (tmp_path / "slow ended").exists()
 
@@ -91,7 +89,7 @@ def test_ctrl_c_saves_all_and_is_one_line(tmp_path, capsys):
 
     trainings = {name: partial(train, name, tmp_path) for name in "ab"}
     threading.Thread(target=press_ctrl_c, daemon=True).start()
-    assert errors.guard(lambda: side_by_side(trainings, {}, 2, print)) == 130
+    assert errors.guard(lambda: dict(side_by_side(trainings, {}, 2))) == 130
     assert capsys.readouterr().err.count("\n") == 1
     for name in "ab":
         assert (tmp_path / name / "last.pt").exists()

@@ -1,4 +1,3 @@
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,25 +136,6 @@ def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     assert on_val["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
     net, history = tiny.train(tmp_path, replace(RECIPE, epochs=2, batch_size=6))
     assert len(history) == 2
-
-
-def die_as_rank_1(folder):
-    parallel.start(CPU)
-    step = loop.train_step
-
-    def dying(run, *args):
-        if job.rank() == 1 and run.epoch == 1:
-            os._exit(9)
-        step(run, *args)
-
-    loop.train_step = dying
-    tiny.train(folder, replace(RECIPE, epochs=50, batch_size=6))
-
-
-def test_a_process_that_dies_ends_the_job(tmp_path):
-    with pytest.raises(UserError, match="its process has ended"):
-        launch(2, die_as_rank_1, tmp_path)
-    assert tiny.state(tmp_path)["epoch"] == 1  # what was saved before stays
 
 
 def test_more_processes_than_images_or_a_step_of_one_each_are_refused(place):
