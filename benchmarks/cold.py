@@ -37,6 +37,7 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
     from common.data.sets import FileSet
     from common.networks.normalized import seeded
     from common.training import loop
+    from common.training.checkpoint import Saver
     from common.training.convolutions import with_fast_convolutions
     from common.training.parallel import pick_device
     from common.training.precision import Example, choose_precision
@@ -63,7 +64,8 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
         augmentation=Augmentation(AREA_MIN, JITTER, cutmix_prob=0),
     )
     network = with_fast_convolutions(network, device)
-    loop.fit(Run(network, recipe, device), packed["train"], packed["val"], out / "run", {})
+    save = Saver(Run(network, recipe, device), out / "run", {})
+    loop.fit(save, packed["train"], packed["val"])
 
 
 def usual_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:

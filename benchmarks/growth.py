@@ -30,6 +30,7 @@ from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.reporting.results import ROOT
 from common.training import loop
+from common.training.checkpoint import Saver
 from common.training.convolutions import with_fast_convolutions
 from common.training.recipe import Recipe
 from common.training.run import Run, peak_memory_mib
@@ -84,7 +85,7 @@ def work(name: str, per_class: int, folder: Path) -> Callable[[], object]:
     network = seeded(partial(efficientnet_v2_s, num_classes=CLASSES), 0)
     recipe = Recipe(1, 32, 64, 1e-4, warmup_epochs=0, ema_decay=0)
     run = Run(with_fast_convolutions(network, CPU), recipe, CPU)
-    return partial(loop.fit, run, packed, packed, folder / "run", {})
+    return partial(loop.fit, Saver(run, folder / "run", {}), packed, packed)
 
 
 def main() -> None:

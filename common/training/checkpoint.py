@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from common import files
 from common.errors import UserError
@@ -15,10 +14,15 @@ from common.training.run import Run
 
 
 class Saver:
-    """Writes a run's files, on the first process of a job: last.pt, best.pt and metrics.jsonl."""
+    """The files of a run in its folder: last.pt, best.pt and metrics.jsonl.
 
-    def __init__(self, run: Run, folder: Path, identity: dict, every_seconds: float):
-        self.run, self.folder, self.identity = run, folder, identity
+    Written on the first process of a job. `described` says what beside the recipe makes this run
+    this one (network, data).
+    """
+
+    def __init__(self, run: Run, folder: Path, described: dict, every_seconds: float = 300):
+        self.run, self.folder = run, folder
+        self.identity = {**run.recipe.as_dict(), **described}
         self.every_seconds, self.saved_at = every_seconds, time.monotonic()
 
     def now(self) -> None:
@@ -56,6 +60,42 @@ class Saver:
             lines = [json.dumps(files.finite(row)) + "\n" for row in self.run.history]
             files.save(self.folder / "metrics.jsonl", "".join(lines))
 
+    def resume(self, stopped: dict) -> None:
+        """Go on with the run in the folder, as `load_stopped` has read it."""
+        run, path = self.run, self.folder / ("last.pt" if "network" in stopped else "best.pt")
+        self._check_identity(path, stopped["about"])
+        if "network" in stopped:
+            run.load_state_dict(stopped)
+        else:
+            run.epoch, run.history = stopped["epoch"], stopped["history"]
+        stopped.clear()  # the optimiser's copy would stay in memory as long as the run
+        self.log()
+        done = run.epoch >= run.recipe.epochs
+        at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
+        say(f"{path}: {at}; --fresh trains anew")
+        threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
+        if not done and run.device.type == "cpu" and threads not in (None, now):
+            say(f"{path}: begun with {threads} threads, now {now}: sums of another order")
+
+    def load_best(self) -> None:
+        """Load the weights of the run's best epoch into its network."""
+        best = load_checkpoint(self.folder / "best.pt")
+        self._check_identity(self.folder / "best.pt", best["about"])
+        self.run.network.load_state_dict(best["network"])
+
+    def _check_identity(self, path: Path, saved: dict) -> None:
+        wanted = self.identity
+        differences = [
+            f"{key} {saved.get(key)} (now {wanted.get(key)})"
+            for key in sorted(saved.keys() | wanted.keys())
+            if saved.get(key) != wanted.get(key)
+        ]
+        if differences:
+            raise UserError(
+                f"{path} is of another run: {', '.join(differences)}; give its flags to go on with"
+                " it, another --out, or --fresh to replace it"
+            )
+
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """`torch.save` in one step: a killed run or a full disk leaves the file before.
@@ -79,27 +119,6 @@ def _load(path: Path) -> bytes:
         raise UserError(f"{error}; --fresh trains anew") from None
 
 
-def load_best(network: nn.Module, folder: Path, identity: dict) -> None:
-    """Load the weights of a run's best epoch."""
-    path = folder / "best.pt"
-    best = load_checkpoint(path)
-    _check_identity(path, best["about"], identity)
-    network.load_state_dict(best["network"])
-
-
-def _check_identity(path: Path, saved: dict, identity: dict) -> None:
-    differences = [
-        f"{key} {saved.get(key)} (now {identity.get(key)})"
-        for key in sorted(saved.keys() | identity.keys())
-        if saved.get(key) != identity.get(key)
-    ]
-    if differences:
-        raise UserError(
-            f"{path} is of another run: {', '.join(differences)}; give its flags to go on with it,"
-            " another --out, or --fresh to replace it"
-        )
-
-
 def load_stopped(folder: Path) -> dict | None:
     """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
 
@@ -114,20 +133,3 @@ def load_stopped(folder: Path) -> dict | None:
     if len(lines) != about["epochs"]:
         return None  # somebody has removed its last.pt
     return {"about": about, "epoch": len(lines), "history": [json.loads(line) for line in lines]}
-
-
-def resume(run: Run, folder: Path, identity: dict, state: dict) -> None:
-    """Go on with the run that a folder holds, of which `load_stopped` has read the `state`."""
-    path = folder / ("last.pt" if "network" in state else "best.pt")
-    _check_identity(path, state["about"], identity)
-    if "network" in state:
-        run.load_state_dict(state)
-    else:
-        run.epoch, run.history = state["epoch"], state["history"]
-    state.clear()  # the optimiser's copy would stay in memory as long as the run
-    done = run.epoch >= run.recipe.epochs
-    at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
-    say(f"{path}: {at}; --fresh trains anew")
-    threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
-    if not done and run.device.type == "cpu" and threads not in (None, now):
-        say(f"{path}: begun with {threads} threads, now {now}: sums of another order, other bits")

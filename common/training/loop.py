@@ -12,7 +12,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from common.data.augment import Draws
 from common.data.packed import Packed
 from common.errors import GO_ON, Stopped, UserError, stop_at_once, stop_signals
 from common.training import parallel
-from common.training.checkpoint import Saver, load_best, resume
+from common.training.checkpoint import Saver
 from common.training.evaluation import evaluate
 from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
@@ -44,21 +43,12 @@ STATISTICS_IMAGES = 2048  # that batch statistics are recomputed from, at most
 # --------------------------------------------------------------------------------------- training
 
 
-def fit(
-    run: Run,
-    train: Packed,
-    val: Packed,
-    folder: Path,
-    described: dict,
-    stopped: dict | None = None,
-    checkpoint_seconds: float = 300,
-) -> list[dict]:
+def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) -> list[dict]:
     """Train a new run, or go on where it stopped, and leave the best weights in its network.
 
-    `folder` gets best.pt (the weights with the best val top-1), metrics.jsonl, and until the run is
-    complete last.pt (all of it). `described` says what beside the recipe makes this run this one
-    (network, data). `stopped` is what `load_stopped` has read in `folder`: refused if it is another
-    run's; without it the run begins anew.
+    The folder gets best.pt (the weights with the best val top-1), metrics.jsonl, and until the run
+    is complete last.pt (all of it). `stopped` is what `load_stopped` has read there: refused if it
+    is another run's; without it the run begins anew.
 
     Returns:
         One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
@@ -70,14 +60,12 @@ def fit(
             images for the processes.
         Stopped: after Ctrl-C or SIGTERM, when the run is saved.
     """
-    files.make_folder(folder)
+    run = save.run
+    files.make_folder(save.folder)
     check_steps(train, run.recipe)
-    identity = {**run.recipe.as_dict(), **described}
-    save = Saver(run, folder, identity, checkpoint_seconds)
     if stopped:
-        resume(run, folder, identity, stopped)
-        save.log()
-    elif any(folder.glob("*.pt")):
+        save.resume(stopped)
+    elif any(save.folder.glob("*.pt")):
         save.now()  # from now on the files there are no run's to go on with but this one's
     with _stop_between_steps() as asked_to_stop:
         while run.epoch < run.recipe.epochs:
@@ -87,7 +75,7 @@ def fit(
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    load_best(run.network, folder, identity)
+    save.load_best()
     return run.history
 
 

@@ -18,7 +18,7 @@ from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
-from common.training.checkpoint import load_stopped
+from common.training.checkpoint import Saver, load_stopped
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
 from common.training.jobs import side_by_side
@@ -197,8 +197,8 @@ def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folde
     described = {"data": {split: part.source.fingerprint() for split, part in packed.items()}}
     described |= {**identity, **({"teacher": teacher.about} if teacher else {})}
     run = Run(network, recipe, setup.device, gpus, teacher)
-    splits = packed["train"], packed["val"]
-    history = loop.fit(run, *splits, folder, described, stopped, args.checkpoint_seconds)
+    save = Saver(run, folder, described, args.checkpoint_seconds)
+    history = loop.fit(save, packed["train"], packed["val"], stopped)
     tested = _test_once(setup, network, packed["test"], recipe, folder)
     return _summary(recipe, folder, history, tested)
 

@@ -16,7 +16,7 @@ from common.networks.normalized import Normalized
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
 from common.training import loop
-from common.training.checkpoint import load_stopped
+from common.training.checkpoint import Saver, load_stopped
 from common.training.recipe import Recipe
 from common.training.run import Run
 from tests.faults.tiny import small_efficientnet
@@ -130,8 +130,8 @@ def taught_network():
 
 def fit(folder, made, recipe=RECIPE):
     stopped, described = load_stopped(folder), {"network": "tiny", "teacher": made.about}
-    run = Run(taught_network(), recipe, CPU, teacher=made)
-    return loop.fit(run, train_set(), train_set(), folder, described, stopped)
+    save = Saver(Run(taught_network(), recipe, CPU, teacher=made), folder, described)
+    return loop.fit(save, train_set(), train_set(), stopped)
 
 
 def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):

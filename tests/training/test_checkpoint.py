@@ -40,7 +40,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(loop, "train_step", stopping_step)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped", recipe, checkpoint_seconds=save_seconds)
+            train(tmp_path / "stopped", recipe, every_seconds=save_seconds)
     stopped = state(tmp_path / "stopped")
     assert (stopped["epoch"], stopped["step"]) == (1, 2 if stopped_by == "SIGTERM" else 1)
     nets, histories = zip(

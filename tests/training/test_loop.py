@@ -54,12 +54,11 @@ RECIPE = Recipe(
 )
 
 
-def fit(net, folder, recipe=RECIPE, fresh=False, **options):
+def fit(net, folder, recipe=RECIPE, fresh=False, every_seconds=300):
     """Train a network on the tiny set, or go on where it stopped; returns its history."""
     stopped = None if fresh else checkpoint.load_stopped(folder)
-    described = {"network": "tiny"}
-    run = Run(net, recipe, CPU)
-    return loop.fit(run, packed(), packed(7, 1), folder, described, stopped, **options)
+    save = checkpoint.Saver(Run(net, recipe, CPU), folder, {"network": "tiny"}, every_seconds)
+    return loop.fit(save, packed(), packed(7, 1), stopped)
 
 
 def train(folder, recipe=RECIPE, **options):
