@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -207,9 +208,8 @@ def processor() -> str:
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")  # of Linux; its lines are "name : value"
     if information.exists():
-        pairs = (line.partition(":") for line in information.read_text().splitlines())
-        values = {name.strip(): value.strip() for name, _, value in pairs}
-        if "model name" in values:
-            family = f"family {values.get('cpu family')}, model {values.get('model')}"
-            model = f"{values['model name']} ({family})"
+        about = dict(re.findall(r"^(.*?)\s*: (.*)$", information.read_text(), re.MULTILINE))
+        if "model name" in about:
+            family = f"family {about.get('cpu family')}, model {about.get('model')}"
+            model = f"{about['model name']} ({family})"
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"

@@ -46,9 +46,10 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
         row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)
         rows.append({**row, "stopped": stopped})
     for arm, row in zip(arms, rows, strict=True):
-        has_control = arm.control not in ("", arm.spec.name)
-        control = correct[arm.control] if has_control else {}
-        row["difference"] = _difference(correct[arm.spec.name], control)
+        a, b = correct[arm.spec.name], correct.get(arm.control, {})
+        both = [seed for seed in a if seed in b and arm.control != arm.spec.name]
+        pair = [np.array([hits[seed] for seed in both]) for hits in (a, b)]
+        row["difference"] = paired_difference(*pair) if both else None
     return rows
 
 
@@ -66,14 +67,6 @@ def _train(setup: Setup, spec: NetworkSpec) -> tuple[list[dict], list[str]]:
 def hits_of(run: Mapping) -> np.ndarray:
     """Whether a run names each image of test, in order: zeros and ones."""
     return np.array([int(hit) for hit in run["hits"]])
-
-
-def _difference(a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray]) -> dict | None:
-    """The paired difference of hits by seed, of the seeds that both have."""
-    seeds = [seed for seed in a if seed in b]
-    if not seeds:
-        return None
-    return paired_difference(np.array([a[s] for s in seeds]), np.array([b[s] for s in seeds]))
 
 
 def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:

@@ -147,17 +147,14 @@ def play_pointing_game(
     masks = torch.stack([flower_mask(test, int(row), size_px) for row in sample.rows])
     on_middle = masks[:, size_px // 2, size_px // 2]
 
-    def play(which: Tensor) -> dict[str, float]:
+    found = {"maps_off_centre": int((~on_middle).sum())}
+    of = {"pointing_game": torch.ones_like(on_middle), "pointing_game_off_centre": ~on_middle}
+    for key, which in of.items():
         game = {name: gradcam.pointing_game(m[which], masks[which]) for name, m in maps.items()}
         controls = {"chance": masks[which], "centre": on_middle[which]}
-        return game | {name: 100 * hit.float().mean().item() for name, hit in controls.items()}
-
-    everywhere, aside = torch.ones_like(on_middle), ~on_middle
-    return {
-        "pointing_game": play(everywhere),
-        "pointing_game_off_centre": play(aside),
-        "maps_off_centre": int(aside.sum()),
-    }
+        game |= {name: 100 * hit.float().mean().item() for name, hit in controls.items()}
+        found[key] = game
+    return found
 
 
 def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:

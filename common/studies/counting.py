@@ -12,15 +12,16 @@ def with_forecast(cases: Sequence[Mapping], border: float) -> list[dict]:
     """
     rows = []
     for case in cases:
-        stem, squared = case["peaks"]["maxpool"], case["residual"] == "sum"
-        forecast = {
+        peaks, squared = case["peaks"], case["residual"] == "sum"
+        stem = peaks["maxpool"]
+        rows.append({
+            **case,
             "stem_peak": stem,
-            "stage_peak": case["peaks"]["layer1.2"],
-            "shortcut_peak": case["peaks"]["layer2.0.shortcut.0"],
+            "stage_peak": peaks["layer1.2"],
+            "shortcut_peak": peaks["layer2.0.shortcut.0"],
             "closed_form_peak": stem**8 if squared and stem < 1e38 else None,
             "forecast_dead": squared and stem >= border,
-        }
-        rows.append({**case, **forecast})
+        })  # fmt: skip
     return rows
 
 
@@ -31,18 +32,14 @@ def border_counts(cases: Sequence[Mapping], border: float) -> dict:
     not finite), "dead"}; lowest_dead_loss and highest_dead_loss, None without one that is dead.
     """
     squared = [case for case in cases if case["residual"] == "sum"]
-    sides = {
-        "below": [case for case in squared if case["stem_peak"] < border],
-        "above": [case for case in squared if case["stem_peak"] >= border],
-    }
-    counts = {
-        side: {
+    counts = {}
+    for side, is_above in (("below", False), ("above", True)):
+        passes = [case for case in squared if (case["stem_peak"] >= border) == is_above]
+        counts[side] = {
             "passes": len(passes),
             "infinite": sum(case["infinite_from"] is not None for case in passes),
             "dead": sum(case["dead_from"] is not None for case in passes),
         }
-        for side, passes in sides.items()
-    }
     losses = [case["first_loss"] for case in squared if case["dead_from"]]
     ends = {"lowest_dead_loss": min(losses, default=None)}
     return {"peak": border, **counts, **ends, "highest_dead_loss": max(losses, default=None)}

@@ -5,11 +5,11 @@ What is measured is kept one by one, so that a study that was stopped goes on.
 
 import argparse
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -83,13 +83,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Source:
-    """Batches of a packed split for networks with `outputs` logits.
-
-    Its classes are spread over the outputs. Where it has fewer images than a batch they repeat.
-    """
+    """Batches of a packed split, its classes spread over the OUTPUTS; few images repeat."""
 
     split: Packed
-    outputs: int
     device: torch.device
 
     def batch(self, case: Case, step: int = 0) -> tuple[Tensor, Tensor]:
@@ -97,9 +93,8 @@ class Source:
 
         Which ones, and how they are varied, is by the case's seed.
         """
-        order = torch.randperm(
-            len(self.split), generator=streams.generator(case.seed, streams.ORDER, 0)
-        )
+        generator = streams.generator(case.seed, streams.ORDER, 0)
+        order = torch.randperm(len(self.split), generator=generator)
         places = torch.arange(step * case.images, (step + 1) * case.images) % len(order)
         packed, labels = self.split.batch(order[places], self.device)
         size = {"size": case.image_size_px, "mode": "bilinear", "antialias": True}
@@ -109,80 +104,57 @@ class Source:
             draws = Draws(case.seed, streams.AUGMENT, 0, step, case.images, self.device)
             images = random_resized_crop(images, case.image_size_px, area_min, draws)
             images = colour_jitter(images, jitter, draws)
-        spread = self.outputs // len(self.split.class_names)
-        images = scaled_as(case.scaling, images).contiguous(memory_format=torch.channels_last)
-        return images, labels * spread
-
-    def batches(self, case: Case, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of steps, one after the other."""
-        return (self.batch(case, step) for step in range(steps))
-
-
-def scaled_as(scaling: str, images: Tensor) -> Tensor:
-    """Images in [0, 1] in one of SCALINGS."""
-    if scaling == "normalised":
-        return Normalized(nn.Identity()).to(images.device)(images)
-    return images * (255 if scaling == "0-255" else 1)
+        if case.scaling == "normalised":
+            images = Normalized(nn.Identity()).to(self.device)(images)
+        elif case.scaling == "0-255":
+            images = images * 255
+        spread = OUTPUTS // len(self.split.class_names)
+        return images.contiguous(memory_format=torch.channels_last), labels * spread
 
 
-def first_losses(
-    cases: Iterable[Case],
-    build: Callable[[Case], nn.Module],
-    source: Source,
-    cache: ResultCache,
-    blocks: re.Pattern,
-) -> list[dict]:
+def first_losses(cases: Iterable[Case], source: Source, cache: ResultCache) -> list[dict]:
     """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
     rows = []
     for case in cases:
 
         def measure(case: Case = case) -> dict:
-            network = build(case).to(source.device, memory_format=torch.channels_last)
-            return first_pass(network, *source.batch(case), blocks)
+            network = report_resnet36(case, SquareLeaky)
+            network = network.to(source.device, memory_format=torch.channels_last)
+            return first_pass(network, *source.batch(case), TOLD)
 
-        about = {**asdict(case), "classes": source.outputs, "peaks_of": blocks.pattern}
-        found = cache.get("first_pass", about, measure)
-        job.say(_case_words(about, found))
+        about = {**asdict(case), "classes": OUTPUTS}
+        found = cache.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
+        words = ", ".join(f"{key} {value}" for key, value in about.items())
+        job.say(
+            f"{words}: first loss {found['first_loss']:.6g}, infinite from"
+            f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
+        )
         rows.append({**about, **found})
-        del rows[-1]["peaks_of"]
     return rows
 
 
-def _case_words(about: Mapping, found: Mapping) -> str:
-    dead = f"infinite from {found['infinite_from']} on" if found["infinite_from"] else "finite"
-    dead += f", {found['dead_share']:.0%} dead"
-    names = ("residual", "init", "scaling", "pictures")
-    how = ", ".join([f"{about['width']:g} wide", *(str(about[name]) for name in names)])
-    size = f"{about['images']} images of {about['image_size_px']} px"
-    return f"{size}, {how}, seed {about['seed']}: first loss {found['first_loss']:.6g}, {dead}"
-
-
 def first_steps(
-    trainings: Iterable[Steps],
-    source: Source,
-    base: Case,
-    cache: ResultCache,
+    trainings: Iterable[Steps], source: Source, base: Case, cache: ResultCache
 ) -> list[dict]:
     """The first steps of every training: network, optimizer, images, and what it is about.
 
-    Image size, width and seed are those of `base`.
-
-    A batch is halved until a step fits into the memory that is free, and said to be smaller.
-    Further keys are those of `unchecked_steps`.
+    Image size, width and seed are those of `base`. A batch is halved until a step fits into the
+    memory that is free, and said to be smaller. Further keys are those of `unchecked_steps`.
     """
     rows = []
     for training in trainings:
-        asked, images = {"steps": training.steps, "autopsy": training.autopsy}, training.images
-        about = _row_start(training, images, base)
+        about = {"network": training.name, "optimizer": training.optimizer, **training.about}
+        about |= {"learning_rate": training.learning_rate, "images": training.images}
+        about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
+        asked = {"steps": training.steps, "autopsy": training.autopsy}
         if cache.find("steps", {**about, **asked}) is None:
-            step_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
-            images = _fitting(images, step_bytes, training.name, source.device)
-            about = _row_start(training, images, base)
+            about["images"] = fitting_images(training, base, source.device)
 
-        def measure(training: Steps = training, images: int = images) -> dict:
+        def measure(training: Steps = training, images: int = about["images"]) -> dict:
             network = training.build().to(source.device, memory_format=torch.channels_last)
+            case = replace(base, images=images)
+            batches = (source.batch(case, step) for step in range(training.steps))
             optimizer = make_optimizer(training, network)
-            batches = source.batches(replace(base, images=images), training.steps)
             return unchecked_steps(network, batches, optimizer, training.autopsy)
 
         found = cache.get("steps", {**about, **asked}, measure)
@@ -194,13 +166,6 @@ def first_steps(
     return rows
 
 
-def _row_start(training: Steps, images: int, base: Case) -> dict:
-    """What the row of a training with so many images says of it, before what was measured."""
-    about = {"network": training.name, "optimizer": training.optimizer, **training.about}
-    about |= {"learning_rate": training.learning_rate, "images": images}
-    return about | {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
-
-
 def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer:
     """SGD as in He et al. 2016 (momentum 0.9, weight decay 1e-4), or Adam as PyTorch has it."""
     if training.optimizer == "sgd":
@@ -209,28 +174,26 @@ def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer
     return torch.optim.Adam(network.parameters(), lr=training.learning_rate)
 
 
-def _fitting(images: int, step_bytes: float, name: str, device: torch.device) -> int:
-    fits = images
-    while fits > 2 and fits * step_bytes > free_bytes(device):
-        fits //= 2
-    if fits < images:
-        job.say(f"{name}: {fits} images a step for {images}: memory is short")
-    return fits
+def fitting_images(training: Steps, base: Case, device: torch.device) -> int:
+    """The training's batch, halved until a step fits into the memory that is free."""
+    image_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
+    images = training.images
+    while images > 2 and images * image_bytes > free_bytes(device):
+        images //= 2
+    if images < training.images:
+        job.say(f"{training.name}: {images} images a step for {training.images}: memory is short")
+    return images
 
 
 def free_bytes(device: torch.device) -> float:
-    """The memory that is free, as far as the system tells it; else without end."""
+    """The memory that is free, where the system tells it; else without end."""
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what PyTorch holds without need
         return torch.cuda.mem_get_info(device)[0]
-    information = Path("/proc/meminfo")  # of Linux; its lines are "MemAvailable: number kB"
-    if information.exists():
-        pairs = (line.split() for line in information.read_text().splitlines())
-        return 1024 * {name: int(number) for name, number, *_ in pairs}["MemAvailable:"]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-    except (ValueError, OSError):
-        return float("inf")
+    information = Path("/proc/meminfo")  # of Linux
+    if not information.exists():
+        return math.inf
+    return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", information.read_text())[1])
 
 
 def first_pass_cases(args: argparse.Namespace) -> list[Case]:
@@ -249,16 +212,10 @@ def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
     """What the first steps start from: the first of the seeds whose network is dead, if one is."""
     base = Case(STEP_IMAGES["resnet36"], args.image_size, args.width, seed=args.seed)
     for seed in range(args.seed, args.seed + args.seeds):
-        like = asdict(replace(base, seed=seed))
-        for case in cases:
-            if case["dead_from"] and all(case[name] == value for name, value in like.items()):
-                return replace(base, seed=seed)
+        start = replace(base, seed=seed)
+        if any(case["dead_from"] and asdict(start).items() <= case.items() for case in cases):
+            return start
     return base
-
-
-def network_of_case(case: Case) -> nn.Module:
-    """The report's network, new, as a case has it."""
-    return report_resnet36(case, SquareLeaky)
 
 
 def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
@@ -272,23 +229,21 @@ def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
 
 def first_trainings(base: Case) -> list[Steps]:
     """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
-    forms = {"where": WhereForm, "ours": SquareLeaky}
+    forms = {"where": WhereForm, "ours": SquareLeaky, "ReLU": nn.ReLU}
+    rates = {"sgd": 0.1, "adam": 1e-3}
+    builds = {"resnet36": partial(report_resnet36, base), "resnet34": partial(_resnet34, base)}
     trainings = []
-    for name, images in STEP_IMAGES.items():
-        for form, activation in {**forms, "ReLU": nn.ReLU}.items():
-            if name == "resnet36":
-                build = partial(report_resnet36, base, activation)
-            else:
-                build = lambda f=activation: resnet34_with(f, OUTPUTS, base.seed).network  # noqa: E731
-            for optimizer, rate in {"sgd": 0.1, "adam": 1e-3}.items():
-                if form != "ReLU" or optimizer == "sgd":
-                    how = {
-                        "about": {"form": form},
-                        "autopsy": (form, optimizer) == ("where", "sgd"),
-                    }
-                    steps = (images, FIRST_STEPS, optimizer, rate)
-                    trainings.append(Steps(name, build, *steps, **how))
+    for name, form, optimizer in product(builds, forms, rates):
+        if (form, optimizer) != ("ReLU", "adam"):
+            build, steps = partial(builds[name], forms[form]), (STEP_IMAGES[name], FIRST_STEPS)
+            autopsy, about = (form, optimizer) == ("where", "sgd"), {"form": form}
+            how = (optimizer, rates[optimizer], about, autopsy)
+            trainings.append(Steps(name, build, *steps, *how))
     return trainings
+
+
+def _resnet34(base: Case, activation: Activation) -> nn.Module:
+    return resnet34_with(activation, OUTPUTS, base.seed).network
 
 
 def cures(base: Case, steps: int) -> list[Steps]:
@@ -318,18 +273,17 @@ def cures(base: Case, steps: int) -> list[Steps]:
 
 
 def told(row: Mapping) -> dict:
-    """A row with what is not finite in words too, since results.json has null for it.
+    """A row with told_losses, and with what is not finite in the autopsy as words.
 
-    Added: told_losses. The values of the autopsy that are infinite or NaN become words.
+    results.json has null for it.
     """
     row = {**row, "told_losses": studies.losses_words(row["losses"])}
     if row.get("autopsy"):
-        row["autopsy"] = {key: _word(value) for key, value in row["autopsy"].items()}
+        row["autopsy"] = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row["autopsy"].items()
+        }
     return row
-
-
-def _word(value):
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reproduce(setup: Setup) -> Findings:
@@ -342,8 +296,8 @@ def reproduce(setup: Setup) -> Findings:
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     cache = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
-    source = Source(train, OUTPUTS, setup.device)
-    cases = first_losses(first_pass_cases(args), network_of_case, source, cache, TOLD)
+    source = Source(train, setup.device)
+    cases = first_losses(first_pass_cases(args), source, cache)
     base = base_of_steps(args, cases)
     steps = first_steps(first_trainings(base), source, base, cache)
     cured = first_steps(cures(base, args.cure_steps), source, base, cache)

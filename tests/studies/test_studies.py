@@ -92,7 +92,9 @@ def test_steps_start_from_the_first_seed_whose_network_is_dead():
 
 def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch, capsys):
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
-    assert reproduction._fitting(64, 100, "resnet36", torch.device("cpu")) == 8
+    monkeypatch.setattr(reproduction, "STEP_BYTES", 100)
+    training = reproduction.Steps("resnet36", None, images=64, steps=3)
+    assert reproduction.fitting_images(training, Case(64), torch.device("cpu")) == 8
     assert "resnet36: 8 images a step for 64: memory is short" in capsys.readouterr().out
 
 
