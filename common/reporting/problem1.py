@@ -93,23 +93,27 @@ def _of_tap(known: Mapping, loss: str):
 
 def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
     """1.2's calibrated squared losses as dots."""
-    shown = {"ImageNet weights" if result["weights"]["sha256"] else "weights": result["losses"]}
-    if result["random_weights"]:
-        shown["random weights, range over draws"] = result["random_weights"]
-    return partial(
-        plotting.dots,
+    return _dots(
+        {"weights": result["losses"], "random_weights": result["random_weights"]},
+        key="relative",
         title=f"What a shift of {shift_px:g} px to the left costs each loss",
         settings=f"Squared differences, lines: 95 % intervals. {tag}",
         xlabel="calibrated loss (0 = the same, 1 = another picture)",
-        names=list(squared(result["losses"])),
-        series={label: _dots(losses, "relative") for label, losses in shown.items()},
         digits=3,
     )
 
 
-def _dots(losses: Mapping, key: str) -> list[np.ndarray]:
-    """(value, low, high) of the squared losses."""
-    return [_numbers(row[k] for k in (key, "low", "high")) for row in squared(losses).values()]
+def _dots(losses: Mapping[str, Mapping | None], key: str, **about) -> partial:
+    """A dot and an interval for each squared loss, of trained weights and of the control."""
+    labels = {"weights": "trained weights", "random_weights": "random weights, range over draws"}
+    series = {
+        labels[kind]: [
+            _numbers(row[k] for k in (key, "low", "high")) for row in squared(rows).values()
+        ]
+        for kind, rows in losses.items()
+        if rows
+    }
+    return partial(plotting.dots, names=list(squared(losses["weights"])), series=series, **about)
 
 
 def _borders_table(found: Mapping, tag: str) -> str:
@@ -282,16 +286,9 @@ def _worth_figure(result: Mapping, settings: str) -> partial:
         ends = min(known, key=known.get), max(known, key=known.get)
         first, last = (f"{known[loss]:.1f} in {plotting.shown_name(loss)}" for loss in ends)
         title += f": sigma {first}, {last}"
-    labels = {"weights": "trained weights", "random_weights": "random weights, range over draws"}
-    return partial(
-        plotting.dots,
-        title=title,
-        settings=settings,
-        xlabel="sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)",
-        names=list(sigmas),
-        digits=1,
-        series={labels[key]: _dots(rows, "sigma") for key, rows in equal.items()},
-    )
+    xlabel = "sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)"
+    about = {"title": title, "settings": settings, "xlabel": xlabel, "digits": 1}
+    return _dots(equal, "sigma", **about)
 
 
 def _equivalents_table(result: Mapping, tag: str) -> str:

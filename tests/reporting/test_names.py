@@ -150,5 +150,7 @@ def test_a_caption_shows_names_in_its_lines():
     catalogue = dict.fromkeys(("classes", "images_per_class", "total", "train", "val", "test"), 1)
     text = problem3.catalogue_table({**catalogue, "quarantined": []}, name)
     assert text.startswith(f"Drawn from {seen}, counted")
-    result = {"references_resized": {}, "references": [name]}
-    assert problem1._other_pictures(result) == f"Another picture: {seen}."
+    result = {"references_resized": {}, "references": [name], "layers": {}, "losses": {}}
+    result |= {"random_weights": None, "borders": None, "half_pixel": None, "report_scale": None}
+    tables, _ = problem1.feature_reports(result, 1, "crop", {"weights": "random, 1 photo(s)"})
+    assert f"Another picture: {seen}.\n" in tables["1.2_feature_losses.txt"]
