@@ -152,6 +152,16 @@ def test_bad_images_end_in_one_line(fails, tmp_path):
     assert "not an image" in fails(p1, "1.1", "--image", tmp_path / "empty.png", *out)
 
 
+def test_a_picture_saved_again_is_left_out_whatever_its_format(tmp_path):
+    for seed in range(3):
+        for ending in ("bmp", "jpg", "png"):
+            Image.fromarray(picture(seed, 90, 80)).save(tmp_path / f"{seed}.{ending}")
+    loaded, sizes, left_out = images.open_folder(tmp_path)
+    assert list(loaded) == list(sizes) == ["0.bmp", "1.bmp", "2.bmp"]
+    assert left_out[:2] == [f"0.{kind}: the same picture as 0.bmp" for kind in ("jpg", "png")]
+    assert len(left_out) == 6
+
+
 def test_a_link_in_a_circle_is_left_out(tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("b.png")
