@@ -31,8 +31,8 @@ class Draws:
         rows: Tensor | slice = slice(None),
     ):
         """`rows` are those of the images whose draws are wanted."""
-        self.key, self.images, self.device = (seed, purpose, epoch, step), images, device
-        self.rows = rows
+        self.key, self.images = (seed, purpose, epoch, step), images
+        self.device, self.rows = device, rows
         self.generator = streams.generator(*self.key)
 
     def another(self, purpose: int) -> "Draws":
@@ -73,14 +73,8 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor]:
         """Images and targets for a training step.
 
-        Args:
-            images: uint8 (N, 3, S, S), not written to.
-            labels: int64 (N,), below `classes`.
-            draws: of N images.
-
-        Returns:
-            Images, float32 (N, 3, size_px, size_px) in [0, 1], channels_last, and targets, float32
-            (N, classes), each row a distribution.
+        Of uint8 (N, 3, S, S), not written to, and int64 (N,), below `classes`: float32 (N, 3,
+        size_px, size_px) in [0, 1], channels_last, and float32 (N, classes), distributions.
         """
         targets = functional.one_hot(labels, classes).float()
         return self.mix(self.vary(images, size_px, draws), targets, draws)
@@ -209,10 +203,8 @@ def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[
     """Give each image, with probability `prob`, a rectangle of the image before it in the batch.
 
     Its fraction of the area is uniform in [0, 1] before it is cut at the border, and the targets
-    are mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is written to.
-
-    Returns:
-        Images (N, 3, H, W) and targets (N, classes), both as float as they came.
+    (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is
+    written to.
     """
     height, width = images.shape[2:]
     area = draws.uniform(0, 1)

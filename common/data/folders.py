@@ -16,11 +16,8 @@ def list_classes(
     """The names of the image files of each class folder in `root`, all sorted.
 
     Images are told by the endings that Pillow knows. Hidden files and folders, the files of class
-    names, and folders that hold one of `written`, this program's own, are passed over.
-
-    Returns:
-        {class id: file names}, where a class id is the name of its folder; and what was left out,
-        as "NAME: why" or "CLASS/NAME: why".
+    names, and folders that hold one of `written`, this program's own, are passed over. A class id
+    is the name of its folder; what was left out is told as "NAME: why" or "CLASS/NAME: why".
     """
     own = [path.resolve() for path in written]
     classes, left_out = {}, []

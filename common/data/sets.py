@@ -106,11 +106,9 @@ def top_resolutions(sizes: Mapping[tuple[int, int], int]) -> list[list[int]]:
 def sample_pictures(
     sources: Mapping[str, FileSet | DrawnSet], seed: int
 ) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-    """Draw a few random classes, and of each split a random picture of each of them.
+    """The names of five random classes by label, and a random picture of each, by split.
 
-    Returns:
-        The names of five classes, or of all where there are fewer, in the order of their labels;
-        and by split their pictures in that order, uint8 (300, 300, 3).
+    Of all classes where there are fewer. Pictures are uint8 (300, 300, 3), in the classes' order.
     """
     rng = np.random.default_rng(seed)
     names = sources["train"].class_names

@@ -20,14 +20,9 @@ HOG_CELLS = 8  # along a side, so that features are as many whatever the size
 
 
 def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
-    """Count each image's pixels in 8 x 8 x 4 bins of hue, saturation and value.
+    """Count the pixels of central squares in 8 x 8 x 4 bins of hue, saturation and value.
 
-    Args:
-        squares: uint8 (n, S, S, 3).
-        size_px: Side of their central squares, which are looked at.
-
-    Returns:
-        Counts, float32 (n, 256), each row with a sum of size_px squared.
+    Of pictures uint8 (n, S, S, 3) the squares have sides of `size_px`; counts are float32 (n, 256).
     """
     counts = np.zeros((len(squares), 256), np.float32)
     for row, square in zip(counts, _central(squares, size_px), strict=True):
@@ -39,13 +34,10 @@ def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
 
 
 def hog_features(squares: np.ndarray, size_px: int) -> Tensor:
-    """Each image's histograms of oriented gradients, which know no colours (Dalal & Triggs 2005).
+    """Histograms of oriented gradients, which know no colours (Dalal & Triggs 2005).
 
-    Nine directions in 8 x 8 cells, normalised in blocks of 2 x 2; arguments as of
-    `colour_histograms`.
-
-    Returns:
-        float32 (n, D), D = 1,764 where 8 divides `size_px`.
+    Of the same squares as `colour_histograms`: nine directions in 8 x 8 cells, normalised in blocks
+    of 2 x 2; float32 (n, D), D = 1,764 where 8 divides `size_px`.
     """
     from skimage.feature import hog
 

@@ -73,15 +73,12 @@ def bare_name(module: str) -> str:
 def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULES) -> dict:
     """Probe a network with one batch in training mode, in fp32, and leave it as it was.
 
-    `images` are what the network takes, float (N, 3, H, W), on its device.
-
-    Returns:
-        peak, the largest |output|; module, that puts it out; beyond_fp16, the first module beyond
-        fp16's range, or None; infinite_from, the first batch norm with a channel of infinite
-        variance, or None; dead_from, the same where the network is dead; and blocks, {module:
-        {"peak" (infinite where not all is finite), "std", "constant" (`constant_share`), "dead" (a
-        batch norm with an infinite variance)}} of modules whose whole names match the pattern, in
-        the order of execution.
+    `images` are what the network takes, float (N, 3, H, W), on its device. Keys: peak, the largest
+    |output|; module, that puts it out; beyond_fp16, the first module beyond fp16's range, or None;
+    infinite_from, the first batch norm with a channel of infinite variance, or None; dead_from, the
+    same where the network is dead; and blocks, {module: {"peak" (infinite where not all is finite),
+    "std", "constant" (`constant_share`), "dead" (a batch norm with an infinite variance)}} of
+    modules whose whole names match the pattern, in the order of execution.
     """
     outputs, _ = _probe(network, images)
     peaks = {module: output["peak"] for module, output in outputs.items()}
@@ -98,9 +95,8 @@ def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULE
 def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pattern) -> dict:
     """Pass a batch (N, C, H, W) through a new network in training mode, without gradients.
 
-    Returns:
-        first_loss, its mean cross-entropy; peaks, {module: peak}, infinite_from and dead_from as
-        `forecast`; dead_share, the share of constant channels of all batch norms together.
+    first_loss is its mean cross-entropy; peaks, {module: peak}, infinite_from and dead_from are as
+    in `forecast`; dead_share is the share of constant channels of all batch norms together.
     """
     outputs, logits = _probe(network, images)
     channels = {name: norm.num_features for name, norm in _batch_norms(network).items()}

@@ -17,18 +17,11 @@ from torch.nn import functional
 def curves(
     network: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, steps: int
 ) -> dict[str, Tensor]:
-    """The probability of a class while pixels go or come, the map's highest first.
+    """The probability of a class while pixels go or come in `steps`, the map's highest first.
 
-    Args:
-        network: In eval mode.
-        images: Float (N, 3, H, W), what the network takes.
-        maps: Float (N, H, W); equal values go from the top left.
-        classes: int64 (N,), the class that is followed in each image.
-        steps: Into which the pixels are divided.
-
-    Returns:
-        "deletion", pixels turn into the image's mean colour, and "insertion", pixels of a blurred
-        image turn sharp: probabilities (N, steps + 1), on the CPU.
+    Images are float (N, 3, H, W), maps (N, H, W), `classes`, one an image, int64 (N,). In
+    "deletion" pixels turn into the image's mean colour, in "insertion" those of a blurred image
+    turn sharp. Both are probabilities (N, steps + 1), on the CPU.
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1).view_as(maps)[:, None]

@@ -23,14 +23,9 @@ BATCH = 32  # images at once, for memory
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Maps of where a network sees a class (Selvaraju et al. 2017, equations 1 and 2).
 
-    Args:
-        network: A bare one in eval mode, since a wrapped one gives a part of the batch.
-        layer: One of its modules, with an output of (N, C, h, w).
-        images: Float (N, 3, H, W), what the network takes.
-        classes: int64 (N,), the class that is asked for in each image.
-
-    Returns:
-        Maps, float (N, H, W), >= 0, not normalised: all zero where nothing speaks for the class.
+    The network is bare, since a wrapped one gives a part of the batch; `layer` is a module of it
+    with an output of (N, C, h, w). Images are float (N, 3, H, W), `classes`, one an image, int64
+    (N,). Maps are float (N, H, W), >= 0, not normalised: zero where nothing speaks for the class.
     """
     return _logits_and_maps(network, layer, images, classes)[1]
 

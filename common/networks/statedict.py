@@ -33,16 +33,10 @@ def find(
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors in a file that a network wants, by its own names, and the key they lie under.
 
-    Args:
-        path: The file.
-        wanted: The network's state dict, whose names, shapes and dtypes count (meta will do).
-        network: Its name, for messages.
-        may_miss: Names that may be missing or of another shape, and are left out then, as
-            num_batches_tracked may always.
-
-    Returns:
-        The tensors on the CPU, in the order and of the dtypes of `wanted`, and words on the key
-        that they were taken from, empty where the file is a state dict and no more.
+    `wanted` is its state dict, whose names, shapes and dtypes count (meta will do), `network` its
+    name, for messages. Names of `may_miss` may be missing or of another shape, and are left out
+    then, as num_batches_tracked always. The tensors are on the CPU, in the order and of the dtypes
+    of `wanted`; the key is told in words, empty where the file is a state dict and no more.
     """
     weights = _read(path)
     if not isinstance(weights, dict):

@@ -25,9 +25,8 @@ def compare_costs(
 ) -> dict[str, dict[str, float]]:
     """Measure the forward and backward pass of several forms of a function on the same input.
 
-    Returns:
-        {"seconds": {form: median over the repeats}, "bytes": {form: most that its tensors held at
-        once, x and the gradient that comes in left out}}.
+    {"seconds": {form: median}, "bytes": {form: most that its tensors held at once, x and the
+    gradient that comes in left out}}.
     """
     x = x.detach().requires_grad_()
     gradient = torch.ones_like(x)
