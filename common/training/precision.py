@@ -102,11 +102,9 @@ def choose_precision(asked: str, example: Example | None) -> Precision:
 
 
 def _fastest(example: Example) -> Precision:
-    half = "bf16"
-    if example.device.type == "cuda" and not torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
-        half = "fp16"
+    is_cuda = example.device.type == "cuda"
+    emulates_bf16 = is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
+    half = "fp16" if emulates_bf16 else "bf16"
     seconds = example.seconds("fp32", half)
     gain = seconds["fp32"] / seconds[half]
     name = half if gain >= GAIN_MIN else "fp32"

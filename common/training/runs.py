@@ -148,7 +148,9 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
             trainings[name] = partial(train_and_test, setup, spec, seed, 0)
             after[name] = f"{spec.after}, seed {seed}"
     if len(trainings) > 1:
-        _ = setup.packed, setup.teach and setup.teach(setup)  # made once, and not by each
+        _ = setup.packed  # made once, and not by each; so is the teacher
+        if setup.teach:
+            setup.teach(setup)
         for name, result in side_by_side(trainings, after, args.jobs):
             setup.finished[folders[name]] = result
 
