@@ -48,13 +48,13 @@ def compare(a: Path, b: Path) -> Comparison:
     Raises:
         UserError: there is no such part.
     """
-    runs = [_parts(folder) for folder in (a, b)]
-    both = [key for key in runs[0] if key in runs[1]]
+    first, second = _parts(a), _parts(b)
+    both = [key for key in first if key in second]
     if not both:
         raise UserError(f"no part has a result in {a} and in {b}; name two folders like outputs")
-    done = Comparison(alone=sorted({" ".join(key) for key in set(runs[0]) ^ set(runs[1])}))
+    done = Comparison(alone=sorted(" ".join(key) for key in first.keys() ^ second.keys()))
     for key in both:
-        _compare(done, key[1], (" ".join(key),), runs[0][key], runs[1][key])
+        _compare(done, key[1], (" ".join(key),), first[key], second[key])
     return done
 
 
@@ -86,17 +86,17 @@ def _is_nest(value) -> bool:
 
 def _compare_rows(done: Comparison, part: str, path: tuple, a: Mapping, b: Mapping) -> None:
     if part in TRAINED_PARTS and not _is_fixed(path):
-        for kind, value, spread in _trained(a, b):
-            where = " / ".join(map(str, (*path, kind)))
-            (done.within if spread else done.beyond).append((where, a[value], b[value]))
+        for key, is_within in _trained(a, b):
+            where = " / ".join(map(str, (*path, key)))
+            (done.within if is_within else done.beyond).append((where, a[key], b[key]))
     for key in a:
         # A training's own rows are told by their mean.
         if key in b and not MACHINE.fullmatch(str(key)) and not html_charts.is_runs(a[key]):
             _compare(done, part, (*path, key), a[key], b[key])
 
 
-def _trained(a: Mapping, b: Mapping) -> Iterator[tuple[str, str, bool]]:
-    """The trained values of a row that differ: name, key, and whether within their spread."""
+def _trained(a: Mapping, b: Mapping) -> Iterator[tuple[str, bool]]:
+    """The trained values of a row that differ: key, and whether within their spread."""
     for key, (low, high) in INTERVALS.items():
         values = [row.get(name) for row in (a, b) for name in (key, low, high)]
         if key not in a or None in values or _agree(a[key], b[key]):
@@ -105,7 +105,7 @@ def _trained(a: Mapping, b: Mapping) -> Iterator[tuple[str, str, bool]]:
         deviations = a.get(f"{key}_std"), b.get(f"{key}_std")
         if None not in deviations:
             within |= abs(a[key] - b[key]) <= 2 * sum(deviations)
-        yield key, key, within
+        yield key, within
 
 
 def _is_fixed(path: tuple) -> bool:

@@ -169,24 +169,18 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
             for name, runs in histories.items():
                 both = [[(row[f"train_{key}"], row[f"val_{key}"]) for row in run] for run in runs]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
-            # One odd picture can have a val loss of any size: beyond the top a triangle stands.
-            top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
-            top, about = top if key == "loss" else np.inf, f"{label}: val solid, train dashed"
             for name, (train, val) in lines.items():
-                epochs = np.array([row["epoch"] for row in histories[name][0]])
-                beyond = ~(val <= top).all(0)
-                val = np.where(beyond, np.nan, val)
+                epochs = [row["epoch"] for row in histories[name][0]]
                 (line,) = axis.plot(epochs, val.mean(0), label=one_line(shown_name(name)))
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
-                if beyond.any():
-                    tops = np.full(beyond.sum(), top)
-                    axis.plot(epochs[beyond], tops, "^", color=colour, clip_on=False)
-                    axis.set_ylim(0, top)
-                    about = f"{label}: val solid, train dashed; triangles: val beyond the top"
-            axis.set(title=about, xlabel="epoch", ylabel=label)
+            # One odd picture can have a val loss of any size: such a line leaves the axes.
+            top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
+            if key == "loss" and any((val > top).any() for _, val in lines.values()):
+                axis.set_ylim(0, top)
+            axis.set(title=f"{label}: val solid, train dashed", xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(load_matplotlib().ticker.MaxNLocator(integer=True))
         figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right center")
 

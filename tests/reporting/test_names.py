@@ -88,14 +88,6 @@ def test_a_figure_of_a_strip_stays_small(shape, tmp_path, texts):
     assert (tmp_path / "figure.png").stat().st_size < 100_000
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("figure", FIGURES)
-def test_no_axis_writes_mathematics(figure, tmp_path, texts):
-    FIGURES[figure](tmp_path / "figure.png")
-    assert texts
-    assert not any("$" in text or "mathdefault" in text for text in texts)
-
-
 def test_logarithmic_axes_are_labelled(tmp_path, texts):
     curves = {"l1": ([0.2, 0.3],) * 3}
     panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]

@@ -111,7 +111,7 @@ TEXTS = {
     "dose_response": ["noise", "sigma", "100", "relu1_2", "six photos"],
     "resolutions": ["train: 1,002 images, 2 resolutions", "1: 500x667, 1,000; 2: 640x480, 2"],
     "class_counts": ["train: 1,002 images", "class"],
-    "training_curves": ["top-1 in %", "ResNet-34", "triangles: val beyond the top"],
+    "training_curves": ["top-1 in %: val solid, train dashed", "ResNet-34"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
     "faithfulness": ["deletion", "insertion", "Grad-CAM", "32 test images", "pixels in %"],
     "functions": ["derivative", "f", "f: 1 at 0"],
@@ -121,8 +121,9 @@ TEXTS = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_says_what_it_shows(name, tmp_path, monkeypatch):
+def test_a_figure_says_what_it_shows_without_mathematics(name, tmp_path, monkeypatch):
     texts, save = [], Figure.savefig
 
     def keep(figure, path, **options):
@@ -135,6 +136,7 @@ def test_a_figure_says_what_it_shows(name, tmp_path, monkeypatch):
         assert drawn.info["dpi"] == pytest.approx((200, 200), abs=0.1)
     for wanted in TEXTS[name]:
         assert any(wanted in text for text in texts), wanted
+    assert not any("$" in text or "mathdefault" in text for text in texts)
 
 
 def test_networks_have_names_that_a_reader_knows():
