@@ -74,7 +74,6 @@ LAST_STEPS = 10  # that a loss reached is averaged over
 # The report's network and its training; the same training with f off the sums.
 REPORT, BRANCH_BY_REPORT = "resnet36_sum", "resnet36_report_recipe"
 BEST_STEM = "f,f+dn"  # on val, of those that keep f
-NOT_FOUND = dict.fromkeys(divergence.PLACE)
 
 
 # --------------------------------------------------------------------------- 3.1 the data set
@@ -270,7 +269,7 @@ def part_3_4(prepared: Prepared) -> Findings:
         BRANCH_BY_REPORT: changed[BRANCH],
         name_beside_report(f"resnet36{end}"): follow_as_trained(setup, recipe),
     }
-    control = f"resnet36_relu{end}"
+    control, not_found = f"resnet36_relu{end}", dict.fromkeys(divergence.PLACE)
     result = {
         "networks": {
             name: {"epochs": network["runs"][0]["history"], **network}
@@ -280,7 +279,7 @@ def part_3_4(prepared: Prepared) -> Findings:
             trained, [(name, control) for name in trained if name != control]
         ),
         "forecast": forecasts,
-        "divergence": {"network": REPORT, **(watched[REPORT].divergence or NOT_FOUND)},
+        "divergence": {"network": REPORT, **(watched[REPORT].divergence or not_found)},
         "beyond_range": {name: followed.beyond for name, followed in watched.items()},
         "dead": {name: followed.dead for name, followed in watched.items()},
         "single_changes": change_rows(changed),

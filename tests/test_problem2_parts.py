@@ -186,16 +186,10 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--image-size", 8], "--image-size: '8' is not a whole number of 32 or more"),
-        (["--batch-size", 0], "--batch-size: '0' is not a whole number of 2 or more"),
         (["--batch-size", 1], "--batch-size: '1' is not a whole number of 2 or more"),
         (["--classes", 1], "--classes 1: the embedded data set has 2 to 102"),
-        (["--classes", 103], "2 to 102"),
-        (["--jitter", 1.5], "'1.5' is not a number from 0 to 1"),
         (["--init", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["--lr", "inf"], "not a finite number"),
         (["--gpus", 9], "--gpus 9: torch sees"),
-        (["--width", 0.9], "--width 0.9: a wider network has more than 1"),
         (["--width", 1.0], "--width 1: a wider network has more than 1"),
         (["2.3", "--from-narrow", __file__], "not a file of PyTorch weights"),
         (["2.3", "--from-narrow", "nowhere.pt"], "nowhere.pt: no such file"),
@@ -203,9 +197,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
         (["2.6", "--layer", "features.6"], "for images of 32 px its map is 1x1; 2x2 or more are"),
         (["2.6", "--layer", "features.4.0.block.2.fc1"], "choose features.4 or a part of it"),
         (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two areas"),
-        (["--noise-prob", 2], "'2' is not a number from 0 to 1"),
         (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
-        (["--width-divisor", 8], "unknown argument --width-divisor"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

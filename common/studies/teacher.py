@@ -10,7 +10,7 @@ run in every step.
 import io
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -71,15 +71,13 @@ class Teacher:
             Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
         """
         view = epoch % self.about["views"] if self.about["views"] else epoch
+        look = partial(view_of, self.about, self.augmentation, images, indexes, view)
         if self.network:
-            features = seen(self.network, self.about, self._view(images, indexes, view)).cpu()
+            features = seen(self.network, self.about, look()).cpu()
         else:
             features = self.features[view, indexes]
         standard = (features.float() - self.mean) / self.deviation
-        return self._view(images, indexes, view, size_px), standard.to(images.device)
-
-    def _view(self, images: Tensor, indexes: Tensor, view: int, size_px: int = 0) -> Tensor:
-        return view_of(self.about, self.augmentation, images, indexes, view, size_px)
+        return look(size_px), standard.to(images.device)
 
     def taught(self, network: nn.Module) -> Taught:
         """A network that also guesses the features."""
