@@ -3,6 +3,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from common.reporting import html, html_charts, results
 from common.reporting.html_tables import shown, tables
@@ -196,6 +197,17 @@ def test_the_run_that_shows_a_claim_comes_first(out):
             html.chapters(html.read_runs(out)[0]).values() for row in rows}  # fmt: skip
     assert [run.name for run in told["2.6"]] == ["embedded/problem2", "problem2"]
     assert [run.name for run in told["2.1"]] == ["problem2", "embedded/problem2"]
+
+
+def test_each_prediction_is_a_picture_with_its_kind(out):
+    drawn = Image.new("RGB", (4, 3)).save
+    names = [f"2.6_{kind}.png" for kind in ("right", "right_1", "right_2", "wrong", "faithfulness")]
+    figures = {name: lambda path: drawn(path, "PNG") for name in names}
+    results.publish(out / "problem2", "2.6", Findings({"maps": 3}, figures=figures), ABOUT)
+    shown = [attrs["data-kind"] for tag, attrs in Page(html.render(out)).tags
+             if tag == "figure" and attrs["class"] == "picture"]  # fmt: skip
+    # Where pictures stand alone, the one of them all is a file only.
+    assert shown == ["faithfulness", "right", "right", "wrong"]
 
 
 def test_the_page_stands_alone_and_is_in_order(published):
