@@ -33,7 +33,6 @@ import math
 import re
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
