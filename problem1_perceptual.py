@@ -173,8 +173,10 @@ def control_rows(shared: Shared, pair: str) -> dict | None:
 def other_controls(shared: Shared) -> dict:
     """{"borders", "half_pixel", "report_scale"}; None where no two photos are large enough."""
     args, squares, weights = shared.args, shared.squares, shared.weights
-    network = build_network(shared, weights)
     found = dict.fromkeys(("borders", "half_pixel", "report_scale"))
+    if args.control_images < 2:
+        return found
+    network = build_network(shared, weights)
     if len(sides := control_sides(shared, squares.side_px + 1)) > 1:
         most_px = min(sides.values())
         found["borders"] = perceptual_controls.borders(
@@ -182,7 +184,7 @@ def other_controls(shared: Shared) -> dict:
         )
     if len(sides := control_sides(shared, 2 * squares.side_px)) > 1:
         found["half_pixel"] = perceptual_controls.fractions(squares, network, list(sides))
-    if args.control_images > 1 and set(perceptual_controls.REPORT) <= set(shared.layers):
+    if set(perceptual_controls.REPORT) <= set(shared.layers):
         pictures = {name: shared.photos[name] for name in control_sides(shared)}
         found["report_scale"] = perceptual_controls.report_scale(
             pictures, weights, args.sigma, args.seed, shared.device

@@ -9,6 +9,7 @@ five rounds or more. Results, tables and figures go to OUT/benchmarks after ever
     python -m benchmarks --out outputs/published     for the page that is made from them
 """
 
+import common.start  # noqa: F401,I001 it sets how threads wait, before torch is loaded
 import argparse
 import os
 import shlex

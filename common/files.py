@@ -98,7 +98,7 @@ def _read_sums(folder: Path) -> list[tuple[str, str]]:
     """The (name, SHA-256) of each line: a name is there twice while its file is replaced."""
     path = folder / SUMS
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    return [(line[66:], line[:64]) for line in lines]
+    return [(line[66:], line[:64]) for line in lines if len(line) > 66]
 
 
 def _sums_of(path: Path) -> set[str]:

@@ -12,7 +12,7 @@ COMMON = sorted((ROOT / "common").rglob("*.py"))
 OTHERS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")])
 FILES = [*SCRIPTS, *COMMON, *OTHERS]
 
-SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX, COMMON_LINES_MAX = 550, 400, 60, 11_700
+SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX, COMMON_LINES_MAX = 550, 400, 60, 11_200
 # Rooms from the ground up: each may import those below it and itself, none beside it.
 FLOORS = (
     ("start",),

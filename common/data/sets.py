@@ -150,7 +150,7 @@ def flowers102(root: Path) -> dict[str, FileSet]:
     try:
         official = {split: Flowers102(root, split, download=bool(missing)) for split in SPLITS}
     except (OSError, RuntimeError) as error:
-        reason = "imagelabels.mat or setid.mat has another MD5 than Flowers-102's, delete it"
+        reason = f"imagelabels.mat or setid.mat is unreadable or has another MD5 ({error})"
         if missing:
             reason = f"{missing[0]} is missing, and the download from {url} failed ({error})"
         raise UserError(
@@ -158,15 +158,15 @@ def flowers102(root: Path) -> dict[str, FileSet]:
             " imagelabels.mat and setid.mat there, or choose --data-root DIR or --data synthetic"
         ) from None
     # Private, but the alternatives decode every image or parse the label files once more.
-    files = {split: each._image_files for split, each in official.items()}
+    paths = {split: each._image_files for split, each in official.items()}
     there = set(os.listdir(folder / "jpg"))
-    lacking = sorted({path.name for paths in files.values() for path in paths} - there)
+    lacking = sorted({path.name for split in SPLITS for path in paths[split]} - there)
     if lacking:
         raise UserError(
             f"{folder / 'jpg'}: {len(lacking):,} images are missing, the first {lacking[0]}; unpack"
             f" {url}102flowers.tgz there again, or delete the folder and run again"
         )
     return {
-        split: FileSet(f"flowers102 {split}", files[split], each._labels, Flowers102.classes)
+        split: FileSet(f"flowers102 {split}", paths[split], each._labels, Flowers102.classes)
         for split, each in official.items()
     }

@@ -29,7 +29,7 @@ def init_words(args: Namespace) -> str:
         "head at zero": args.zero_head,
         "last gammas at zero": args.zero_init_residual,
         "last stage at stride 1": args.last_stride == 1,
-        "taught by VGG-16": args.teacher,
+        "taught by VGG-16, whose part is in the train loss": args.teacher,
     }
     return ", ".join([args.init, *(word for word, holds in words.items() if holds)])
 

@@ -38,7 +38,7 @@ class Saver:
             self.now()
 
     def epoch(self) -> None:
-        """Save after an epoch: the best weights first, so that last.pt never promises lost ones.
+        """Save after an epoch: last.pt comes last, so that it never promises lost weights.
 
         After the last epoch nothing is left to go on with, and last.pt goes.
         """

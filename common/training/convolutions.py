@@ -48,8 +48,8 @@ class FastConv2d(nn.Conv2d):
     def _convolve(self, maps: Tensor) -> Tensor:
         side_px = max(maps.shape[2:])
         if self.is_linear and side_px <= LINEAR_SIDE_PX:  # less overhead, and a faster gradient
-            pixels = maps.permute(0, 2, 3, 1)
-            return functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+            pixels, weight = (values.permute(0, 2, 3, 1) for values in (maps, self.weight))
+            return functional.linear(pixels, weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if self.is_depthwise and side_px <= PADDED_SIDE_PX:
             return self._depthwise_of_small(maps, side_px)
         return super().forward(maps)

@@ -84,7 +84,7 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
     if dist.is_initialized():
         ids = [device.index] if device.type == "cuda" else None
         # `share_buffers` sends the buffers when they are used: no need to in every step.
-        how = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        how = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, **how)
     if gpus > 1:
         say(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel: torchrun")

@@ -236,7 +236,7 @@ def _test_once(
     tested_as = {"weights_sha256": files.check(folder / "best.pt"), "flip": flip}
     with contextlib.suppress(FileNotFoundError, UserError):  # a damaged one is made again
         kept = {"flip": False, **files.load_json(path)}
-        if tested_as.items() <= kept.items():
+        if tested_as.items() <= kept.items() and {"hits", "not_finite"} <= kept.keys():
             return kept
     tested = evaluate(network, test, recipe, setup.device, flip=flip) | tested_as
     if job.is_first():

@@ -21,7 +21,7 @@ FLOWERS = (
 )
 TRAINED = (*FLOWERS, "--epochs", 2, "--checkpoint-seconds", 0)
 FOLDERS = (
-    *("--data", "synthetic", "--classes", 3, "--per-class", 6, "--image-size", 32, "--width", 0.04),
+    *("--data", "synthetic", "--classes", 3, "--per-class", 6, "--image-size", 32, "--width", 0.13),
     *("--batch-size", 6, "--precision", "fp32", "--cache", "cache", "--out", "out"),
     *("--lr", 1e-5),  # a larger one may end so narrow a network with f in NaN
 )
