@@ -286,6 +286,8 @@ def draw_overlays(path: Path, title: str, settings: str, rows: list[list[Overlay
         label = "share of the map's largest value"
         scale = load_matplotlib().cm.ScalarMappable(cmap="viridis")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
+        for axis in axes.flat:
+            axis.set_anchor("S")  # the room that an image leaves is its caption's
 
 
 def _caption(cell: Overlay) -> str:
