@@ -71,7 +71,9 @@ RUNS = [
         f"{ON_FOLDER} {{imagenet}} --control-images 0",
         *("1.3", "imagenet-10/problem1", 9),
     ),
-    Published("2.2", f"problem2_flowers.py 2.2 {FLOWERS} --epochs 60 --clip-norm 0", "2.2", "problem2", 25),
+    Published(
+        "2.2", f"problem2_flowers.py 2.2 {FLOWERS} --epochs 60 --clip-norm 0", "2.2", "problem2", 25
+    ),
     Published(
         "taught",
         f"problem2_flowers.py 2.2 {FLOWERS} --epochs 50 --teacher vgg16 --views 10"
