@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from common.data.images import to_tensor, to_uint8
+from common.data.images import IMAGENET_MEAN, IMAGENET_STD, to_tensor, to_uint8
 from common.networks.distortions import add_noise, translate, unit_noise
 from common.networks.losses import Loss, features_of, mae, mse, registry, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, VGG16Features, valid_cells
@@ -26,7 +26,7 @@ REPORT_SIDE_PX = 244  # of the report's input
 REPORT = {"relu1_2": 213.1700, "relu2_2": 279.9030, "relu3_1": 363.6020, "relu5_3": 11.8388}
 REPORT_NOISE = 134.1896
 # How a picture in [0, 1] may have been given to the network, as (factor, mean, std).
-MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+MEAN, STD = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
 SCALES = {
     "0-255": (255, 0 * MEAN, 1 + 0 * STD),
     "0-255, less the mean": (255, 255 * MEAN, 1 + 0 * STD),
