@@ -174,10 +174,12 @@ def narrow_file(setup: Setup, seed: int) -> Path:
 # ------------------------------------------------------------------------------------ 2.1 summary
 def part_2_1(setup: Setup) -> Findings:
     """The data set: splits, resolutions, classes."""
-    splits, sizes, counts = {}, {}, {}
-    for split, source in setup.sources.items():
+    splits, sizes, counts, sources = {}, {}, {}, dict(setup.sources)
+    if setup.args.originals:
+        sources["originals"] = sets.class_folders("originals", setup.args.originals)
+    for split, source in sources.items():
         sizes[split] = Counter(source.size(index) for index in range(len(source.labels)))
-        counts[split] = np.bincount(source.labels, minlength=setup.classes)
+        counts[split] = np.bincount(source.labels)
         splits[split] = {
             "images": len(source.labels),
             "classes": int((counts[split] > 0).sum()),
@@ -185,6 +187,7 @@ def part_2_1(setup: Setup) -> Findings:
             "top_resolutions": sets.top_resolutions(sizes[split]),
             "images_per_class": [int(counts[split].min()), int(counts[split].max())],
         }
+    counts.pop("originals", None)  # of classes of their own
     names, pictures = sets.sample_pictures(setup.sources, setup.args.seed)
     figures = problem2.data_figures(setup.data, sizes, counts, names, pictures)
     result = {"splits": splits, "sample_classes": names}
@@ -402,6 +405,8 @@ def make_parser() -> cli.ProblemParser:
     add, kinds = parser.add, ("flowers102", "synthetic")
     add("--data", choices=kinds, default="flowers102", help="synthetic: embedded drawn flowers")
     add("--data-root", type=cli.path, default=Path("data"), help="has flowers-102, or gets it")
+    full = "class folders of photos at full size, whose resolutions 2.1 counts too (default: none)"
+    add("--originals", type=cli.path, metavar="DIR", help=full)
     add("--classes", type=cli.positive, default=10, help="classes of the embedded data")
     count = "training images of each embedded class (test as many, val half)"
     add("--images-per-class", type=cli.at_least(1, 10_000), default=100, help=count)

@@ -211,9 +211,11 @@ def gloo(machine: Machine) -> Iterator[Ways]:
 # --------------------------------------------------------------------------------------------- data
 
 STEP, ERASING = "a step (100 times the block)", "v2.RandomErasing, a sample at a time"
+BY_PIXEL = "the same block, a pixel at a time"
+BLOCK_WANTED = {STEP: 100, ERASING: 20, BY_PIXEL: None, PEAK: None}
 
 
-@bench("noise-block", "P2: noise block on 64 images of 64 px", {STEP: 100, ERASING: 20, PEAK: None})
+@bench("noise-block", "P2: noise block on 64 images of 64 px", BLOCK_WANTED)
 def noise_block(machine: Machine) -> Iterator[Ways]:
     block, cpu = NoiseBlock(0.5, 0.02, 0.33), machine.device
     images = torch.rand(64, 3, 64, 64, device=cpu).contiguous(memory_format=torch.channels_last)
@@ -230,9 +232,18 @@ def noise_block(machine: Machine) -> Iterator[Ways]:
     def erased() -> Tensor:
         return torch.stack([erase(image) for image in images])
 
+    pixels = (block(images, draws) != images).any(1).nonzero().tolist()
+
+    def by_pixel() -> Tensor:  # as the report's hours suggest
+        noisy = images.clone()
+        for image, row, column in pixels:
+            noisy[image, :, row, column] = torch.rand(3)
+        return noisy
+
     moved = 2 * images.numel() * images.element_size()
-    peers = {STEP: step, ERASING: erased}
-    yield Ways(one_block, peers, work=moved, peak="memory copy")
+    peers = {STEP: step, ERASING: erased, BY_PIXEL: by_pixel}
+    about = {"pixels": len(pixels)}
+    yield Ways(one_block, peers, work=moved, peak="memory copy", about=about)
 
 
 class Squares(Dataset):

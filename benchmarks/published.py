@@ -54,9 +54,20 @@ class Published:
         return all(word in made_with for word in words if word != self.part)
 
 
-# Epochs are those of an hour of one core with AVX2; a taught network's images are mixed late.
-FLOWERS = "--data-root {flowers} --image-size 64"
-SHORT = f"{FLOWERS} --epochs 30 --seeds 3 --layer features.5"
+FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
+SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
+# A taught network's images are mixed late.
+TAUGHT = FLOWERS + " --teacher vgg16 --first-strength 0 --cutmix 0.5 --seeds 3 --epochs "
+COMPARED = TAUGHT + "40 --layer features.5"
+LEFT_OUT = {  # of the recipe
+    "nothing": "",
+    "crops": "--crop-area 1",
+    "mixing": "--cutmix 0",
+    "growing": "--stages 1",
+    "smoothing": "--label-smoothing 0",
+    "averaging": "--ema 0",
+    "zero gammas": "--no-zero-init-residual",
+}
 ON_FOLDER = "problem1_perceptual.py --curve-size 200 --max-images 64 --images"
 ON_64PX = "--data {imagenet} --image-size 64"
 RUNS = [
@@ -71,18 +82,25 @@ RUNS = [
         f"{ON_FOLDER} {{imagenet}} --control-images 0",
         *("1.3", "imagenet-10/problem1", 9),
     ),
-    Published(
-        "2.2", f"problem2_flowers.py 2.2 {FLOWERS} --epochs 60 --clip-norm 0", "2.2", "problem2", 25
+    Published("two epochs", f"{SCRATCH} --epochs 2 --seeds 3", "2.2", "two_epochs/problem2", 1),
+    Published("2.2", f"{SCRATCH} --epochs 150 --seeds 3", "2.2", "problem2", 90),
+    *(
+        Published(
+            f"without {name}",
+            f"{SCRATCH} --epochs 38 {flags}".rstrip(),
+            *("2.2", f"recipe/without_{name.replace(' ', '_')}/problem2", 10),
+        )
+        for name, flags in LEFT_OUT.items()
     ),
+    Published("taught", TAUGHT.format(parts="2.2") + "100", "2.2", "taught/problem2", 60),
+    Published("2.3", COMPARED.format(parts="2.3"), "2.3", "problem2", 90),
+    Published("2.5", COMPARED.format(parts="2.5"), "2.5", "problem2", 30),
     Published(
-        "taught",
-        f"problem2_flowers.py 2.2 {FLOWERS} --epochs 50 --teacher vgg16 --views 10"
-        " --first-strength 0 --cutmix 0.5",
-        *("2.2", "taught/problem2", 25),
+        "small block",
+        COMPARED.format(parts="2.5") + " --noise-area 0.02 0.1",
+        *("2.5", "small_block/problem2", 50),
     ),
-    Published("2.3", f"problem2_flowers.py 2.3 {SHORT}", "2.3", "problem2", 120),
-    Published("2.5", f"problem2_flowers.py 2.5 {SHORT}", "2.5", "problem2", 40),
-    Published("2.6", f"problem2_flowers.py 2.6 {SHORT}", "2.6", "problem2", 5),
+    Published("2.6", COMPARED.format(parts="2.6"), "2.6", "problem2", 5),
     Published(
         "3.4",
         f"problem3_resnet36.py 3.4 {ON_64PX} --width 0.5 --seeds 3",

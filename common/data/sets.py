@@ -11,6 +11,7 @@ from torchvision.datasets import Flowers102
 from common import files
 from common.data import flowers
 from common.data.decoding import load_image, load_square, open_image
+from common.data.folders import list_classes
 from common.data.images import fit_to
 from common.errors import UserError
 
@@ -58,6 +59,14 @@ class FileSet:
             digest.update(os.fsencode(about))
         digest.update("".join(self.sha256).encode())
         return digest.hexdigest()
+
+
+def class_folders(name: str, root: Path) -> FileSet:
+    """The images of all class folders in `root`, with a label a folder, in their order."""
+    classes, _ = list_classes(root)
+    files = [root / class_id / image for class_id, images in classes.items() for image in images]
+    labels = [label for label, images in enumerate(classes.values()) for _ in images]
+    return FileSet(name, files, labels, list(classes))
 
 
 class DrawnSet:

@@ -8,7 +8,8 @@ comparison, of two folders such as outputs and outputs/published, ends in exit c
 number differs that no training decides.
 
 The words are those of templates/*.md (Jinja2) beside this file; numbers alone are filled in:
-part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder.
+part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder,
+None where it was not published.
 bench("flowers"): a benchmark, None where it was not published. claims: claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
 Filters: number, interval, points (an interval with signs), duration.
@@ -33,8 +34,8 @@ PAGES = {f"problem{n}": f"outputs/published/problem{n}" for n in (1, 2, 3)}
 PAGES |= {"README": ".", "data": "data", "benchmarks": "benchmarks", "faults": "tests/faults"}
 
 
-def part(name: str, folder: str = "") -> dict:
-    return results.read(PUBLISHED / (folder or f"problem{name[0]}"))["parts"][name]
+def part(name: str, folder: str = "") -> dict | None:
+    return results.read(PUBLISHED / (folder or f"problem{name[0]}"))["parts"].get(name)
 
 
 def bench(name: str) -> dict | None:
@@ -70,7 +71,13 @@ def render(name: str) -> str:
     pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
     pages.filters |= FILTERS
     claims = {row["part"]: row for row in json.loads(CLAIMS.read_text("utf-8"))}
-    pages.globals |= {"part": cache(part), "bench": bench, "find": find, "claims": claims}
+    pages.globals |= {
+        "part": cache(part),
+        "bench": bench,
+        "find": find,
+        "claims": claims,
+        "zip": zip,
+    }
     return pages.get_template(f"{name}.md").render() + "\n"
 
 

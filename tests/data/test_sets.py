@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data import flowers, packed, sets
 from common.data.images import fit_to, load_image
@@ -31,6 +32,15 @@ def test_sample_pictures_are_of_all_classes_where_there_are_few(source):
     names, pictures = sets.sample_pictures({"train": source}, seed=0)
     assert names == source.class_names
     assert len(pictures["train"]) == 3
+
+
+def test_class_folders_have_a_label_each_and_pictures_of_any_size(tmp_path):
+    for place, size_px in (("b/1.png", (5, 4)), ("a/2.png", (3, 4)), ("a/1.png", (9, 2))):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size_px).save(tmp_path / place)
+    source = sets.class_folders("originals", tmp_path)
+    assert [source.size(index) for index in range(3)] == [(9, 2), (3, 4), (5, 4)]
+    assert (source.labels.tolist(), source.class_names) == ([0, 0, 1], ["a", "b"])
 
 
 # ----------------------------------------------------------------------------------- Flowers-102

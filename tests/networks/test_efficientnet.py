@@ -1,11 +1,13 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import efficientnet_v2_s
+from torchvision.models import EfficientNet, efficientnet_v2_s
+from torchvision.models.efficientnet import _efficientnet_conf
 
 from common.errors import UserError
 from common.files import sha256_of
 from common.networks import efficientnet
+from common.networks.summary import count_parameters
 from common.networks.widening import wide_efficientnet
 
 
@@ -70,3 +72,10 @@ def test_the_last_stage_at_stride_1_sees_what_it_skips_at_2(wide):
         torch.testing.assert_close(entry[..., ::2, ::2], strided_entry)
         efficientnet.with_last_stride(network, 2)
         assert torch.equal(network(images), logits)
+
+
+def test_the_reports_count_is_that_of_another_network_with_1000_classes():
+    stages, _ = _efficientnet_conf("efficientnet_v2_s")
+    network = EfficientNet(stages, dropout=0.2, num_classes=1000, last_channel=1792)
+    first_stage = 2 * (24 * 24 + 2 * 24)  # a 1x1 convolution and its batch norm in two blocks
+    assert count_parameters(network) + first_stage == 22_103_832
