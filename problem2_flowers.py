@@ -54,8 +54,7 @@ from common.studies import baselines, cams, modes
 from common.studies import teacher as teaching
 from common.studies.accuracy import differences
 from common.training import parallel, recipe, runs
-from common.training.forecast import training_seconds
-from common.training.runs import NetworkSpec, Setup, train_seeds
+from common.training.runs import NetworkSpec, Setup, train_seeds, training_seconds
 
 # The wide networks are named by their width.
 NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continued", "noise_block"

@@ -60,9 +60,8 @@ from common.reporting.trainings import training_report, with_means
 from common.studies import accuracy, divergence, places, reproduction
 from common.studies.divergence import REPORT_RECIPE, Followed, Training
 from common.training import loop, parallel, runs
-from common.training.forecast import images_per_second, training_seconds
 from common.training.recipe import Recipe, add_flags
-from common.training.runs import NetworkSpec, Setup
+from common.training.runs import NetworkSpec, Setup, images_per_second, training_seconds
 
 NAME_ENDS = {"branch": "", "sum": "_sum"}  # of networks, by where their activation is
 REPORT_SIZE = (3, 224, 224)  # of the report's tables: channels, height, width

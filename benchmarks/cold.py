@@ -37,12 +37,11 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
     from common.data.sets import FileSet
     from common.networks.normalized import seeded
     from common.training import loop
-    from common.training.checkpoint import Saver
     from common.training.convolutions import with_fast_convolutions
     from common.training.parallel import pick_device
     from common.training.precision import Example, choose_precision
     from common.training.recipe import Recipe
-    from common.training.run import Run
+    from common.training.run import Run, Saver
 
     device, packed = pick_device(args.device), {}
     for split in ("train", "val"):

@@ -30,10 +30,9 @@ from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.reporting.results import ROOT
 from common.training import loop
-from common.training.checkpoint import Saver
 from common.training.convolutions import with_fast_convolutions
 from common.training.recipe import Recipe
-from common.training.run import Run, peak_memory_mib
+from common.training.run import Run, Saver, peak_memory_mib
 
 SCALES, CLASSES, WIDTH_PX = (1, 2, 4, 8), 8, 256
 CURVES = ("packing", "epoch", "catalogue", "pixels")

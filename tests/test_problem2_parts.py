@@ -96,7 +96,7 @@ def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(
 ):
     shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
     before = json.loads((tmp_path / "out" / "problem2" / "results.json").read_text())
-    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
+    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call", 9))
     monkeypatch.setattr(p2.baselines, "baselines", lambda _: {p2.baselines.COLOUR_NEIGHBOUR: {}})
     parts, out = tiny_run("2.2", "--precision", "auto", flags=TINY[:-2])
     assert "fp32" in out

@@ -12,8 +12,8 @@ from common.networks import doctor
 from common.reporting import problem3
 from common.studies import divergence
 from common.training import loop, runs
-from common.training.checkpoint import load_checkpoint
 from common.training.precision import Precision
+from common.training.run import load_checkpoint
 from tests.faults import tiny
 
 
@@ -91,7 +91,7 @@ def test_finished_runs_keep_their_precision_in_what_is_told_and_followed(
     quick = ("--epochs", 1, "--steps", 2)
     monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
     part, _, _ = tiny_run(*quick)
-    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call"))
+    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call", 9))
     again, _, _ = tiny_run(*quick, "--precision", "auto")
     assert again["provenance"]["precision"]["chosen"] == "bf16"
     assert again["recipe"] == part["recipe"]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.networks.doctor import RANGES, bad_batch_norms, bare_name, statistics
 from common.training.convolutions import with_fast_convolutions
-from common.training.loop import first_steps
+from common.training.loop import endless_steps
 from common.training.recipe import Recipe
 from common.training.result_cache import ResultCache
 from common.training.run import Run
@@ -165,7 +166,8 @@ def follow_steps(run: Run, train: Packed, steps: int, watch: bool = False) -> Fo
 
     with watched(run.network, record.look) if watch else contextlib.nullcontext():
         try:
-            for loss in job.progress(first_steps(run, train, steps), total=steps, leave=False):
+            losses_of_steps = itertools.islice(endless_steps(run, train), steps)
+            for loss in job.progress(losses_of_steps, total=steps, leave=False):
                 losses.append(loss)
                 end_step(len(losses), last=len(losses) == steps)
         except NotFinite as error:

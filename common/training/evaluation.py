@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from common.data.packed import Packed
 from common.training import parallel
 from common.training.precision import autocast
 from common.training.recipe import Recipe
-from common.training.watch import NotFinite, first_bad_output, what_helps
+from common.training.watch import NotFinite, dead_words
 
 
 @torch.inference_mode()
@@ -25,7 +24,7 @@ def evaluate(
 
     The central square is classified, with `flip` by the mean logits of it and its mirror image; the
     processes of a job share the images. An image whose logits are not finite counts as wrong, and a
-    line names where they begin: one odd picture can be too much for an unbounded activation.
+    line says so: one odd picture can be too much for an unbounded activation.
 
     Returns:
         loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
@@ -37,7 +36,7 @@ def evaluate(
     """
     was_training = network.training
     network.eval()
-    loss, top5, correct, bad = 0.0, 0, torch.zeros(len(split), dtype=torch.int64), []
+    loss, top5, bad, correct = 0.0, 0, 0, torch.zeros(len(split), dtype=torch.int64)
     for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
@@ -51,12 +50,19 @@ def evaluate(
         hits &= finite[:, None]
         correct[indexes] = hits[:, 0].long().cpu()
         top5 += int(hits.sum())
-        bad += indexes[~finite.cpu()].tolist()
-    bad = [index for of_process in parallel.gather(bad) for index in of_process]
-    loss, top5, *correct = parallel.total([loss, top5, *correct.tolist()], device)
-    count, total = len(split), int(sum(correct))
+        bad += int((~finite).sum())
+    loss, top5, bad, *correct = parallel.total([loss, top5, bad, *correct.tolist()], device)
+    count, total, bad = len(split), int(sum(correct)), int(bad)
+    if bad == count:
+        raise NotFinite(
+            f"{split.source.name}: no loss is finite; these weights can't be used"
+            f"{dead_words(network)}; try a smaller --lr, a smaller --weight-decay or other --init",
+            "the logits",
+            "output",
+        )
     if bad:
-        _tell_not_finite(network, split, bad, recipe, device)
+        which = f"the logits of {bad:,} of {count:,} images"
+        job.say(f"{split.source.name}: {which} are not finite and count as wrong", file=sys.stderr)
     network.train(was_training)
     return {
         "loss": None if bad or not math.isfinite(loss) else loss / count,
@@ -65,7 +71,7 @@ def evaluate(
         "per_class": per_class(split.labels, torch.tensor(correct)),
         "correct": total,
         "images": count,
-        "not_finite": len(bad),
+        "not_finite": bad,
         "hits": "".join(str(int(hit)) for hit in correct),
     }
 
@@ -79,28 +85,3 @@ def per_class(labels: Tensor, correct: Tensor) -> float:
     images = labels.bincount()
     hits = labels.bincount(weights=correct.double())
     return 100 * (hits / images)[images > 0].mean().item()
-
-
-def _tell_not_finite(
-    network: nn.Module, split: Packed, bad: list[int], recipe: Recipe, device: torch.device
-) -> None:
-    """Say where it begins, found by evaluating one image again with every module watched."""
-    images = centre_square(split.batch(torch.tensor(bad[:1]), device)[0], recipe.image_size_px)
-    with autocast(recipe.precision, device):
-        found = first_bad_output(network, partial(network, images))
-    # A value may be of one process alone.
-    module = next((place for place in parallel.gather(found) if place), "the logits")
-    first = f"the first non-finite output is that of {module}"
-    if len(bad) == len(split):
-        usual = "; try a smaller --lr, a smaller --weight-decay or other --init"
-        raise NotFinite(
-            f"{split.source.name}: no loss is finite: {first}; these weights can't be"
-            f" used{what_helps(network, usual)}",
-            module,
-            "output",
-        )
-    job.say(
-        f"{split.source.name}: the logits of {len(bad):,} of {len(split):,} images are not finite"
-        f" and count as wrong; of one of them {first}",
-        file=sys.stderr,
-    )

@@ -7,7 +7,6 @@ GPU as far as cuDNN's kernels are deterministic).
 """
 
 import contextlib
-import itertools
 import math
 import signal
 import time
@@ -24,17 +23,17 @@ from common.data.augment import Draws
 from common.data.packed import Packed
 from common.errors import GO_ON, Stopped, UserError, stop_at_once, stop_signals
 from common.training import parallel
-from common.training.checkpoint import Saver
 from common.training.evaluation import evaluate
 from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
-from common.training.run import Run, no_sums, peak_memory_mib
+from common.training.run import Run, Saver, no_sums, peak_memory_mib
 from common.training.watch import (
+    DEAD_FROM_THE_START,
     WHOLE_NETWORK,
     NotFinite,
+    dead_words,
     first_non_finite,
     warn_of_dead,
-    what_helps,
 )
 
 STATISTICS_IMAGES = 2048  # that batch statistics are recomputed from, at most
@@ -131,16 +130,12 @@ def _order_of_epoch(run: Run, train: Packed) -> tuple[Tensor, ...]:
     return order.tensor_split(steps_per_epoch(train, run.recipe))
 
 
-def first_steps(run: Run, train: Packed, steps: int) -> Iterator[float]:
-    """Take so many steps, one each time that it is asked, as `fit` does; yields their losses.
+def endless_steps(run: Run, train: Packed) -> Iterator[float]:
+    """Take steps as `fit` does, one each time that it is asked; yields their losses.
 
     Nothing is evaluated between epochs, and nothing saved.
     """
     check_steps(train, run.recipe)
-    return itertools.islice(_endless_steps(run, train), steps)
-
-
-def _endless_steps(run: Run, train: Packed) -> Iterator[float]:
     while True:
         yield from _steps_of_epoch(run, train)
         run.epoch, run.step, run.sums = run.epoch + 1, 0, no_sums()
@@ -169,7 +164,9 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
         nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
     hits = int((logits.argmax(1) == targets[:, : logits.shape[1]].argmax(1)).sum())
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
-    if not _may_step(run, mean_loss, norm):
+    # With fp16 an infinite gradient is the scaler's business: it skips the step and scales less.
+    scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
+    if not (math.isfinite(mean_loss) and (scaling or math.isfinite(norm))):
         torch.manual_seed(dropout_seed)
         raise _not_finite(run, images, targets, mean_loss, norm.item())
     if run.epoch == run.step == 0:
@@ -253,12 +250,6 @@ def _loss(
     return logits, loss / batch_size
 
 
-def _may_step(run: Run, loss: float, norm: Tensor) -> bool:
-    # With fp16 an infinite gradient is the scaler's business: it skips the step and scales less.
-    scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
-    return math.isfinite(loss) and (scaling or math.isfinite(norm))
-
-
 def _finish_epoch(run: Run, val: Packed) -> None:
     """Evaluate on val, add a row to the history and print it."""
     parallel.share_buffers(run.evaluated)
@@ -312,22 +303,19 @@ def _stop_between_steps() -> Iterator[Callable[[], int]]:
 def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
     """Where it begins, found by running the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-    module, direction = _first_of_all(
+    found = parallel.gather(
         first_non_finite(
             run.trained, lambda: _loss(run.trained, images, targets, len(images), run)[1]
         )
     )
-    rate = run.optimizer.param_groups[0]["lr"]
-    usual = "; try a smaller --lr, --clip-norm 1 or --precision fp32"
-    advice = what_helps(run.network, usual, first_step=run.epoch == run.step == 0)
+    # The value may be of one process alone.
+    module, direction = next((place for place in found if place[0] != WHOLE_NETWORK), found[0])
+    rate, dead = run.optimizer.param_groups[0]["lr"], dead_words(run.network)
+    advice = "; try a smaller --lr, --clip-norm 1 or --precision fp32"
+    if dead and run.epoch == run.step == 0:
+        advice = DEAD_FROM_THE_START
     message = (
         f"{what} at epoch {run.epoch + 1}, step {run.step + 1}, learning rate {rate:.3g}: the first"
-        f" non-finite {direction} is that of {module}; nothing of this step is kept{advice}"
+        f" non-finite {direction} is that of {module}; nothing of this step is kept{dead}{advice}"
     )
     return NotFinite(message, module, direction)
-
-
-def _first_of_all(found: tuple[str, str]) -> tuple[str, str]:
-    """What the first process that has found a module has found: the value may be of one alone."""
-    of_all = parallel.gather(found)
-    return next((place for place in of_all if place[0] != WHOLE_NETWORK), of_all[0])

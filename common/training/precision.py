@@ -26,11 +26,11 @@ FEW_SIDE_PX = 64  # in bf16 a step of ResNet-36 on 8 such images takes 21 s on a
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision, why it was chosen, in words for results.json, and its speed where measured."""
+    """A precision, why it was chosen, in words for results.json, and its measured speed."""
 
     name: str
     why: str
-    images_per_second: float | None = None  # of a CPU's thread, or of a GPU
+    images_per_second: float | None = None  # of a CPU's thread, or of a GPU; None: of no training
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,12 @@ class Example:
 def choose_precision(asked: str, example: Example | None) -> Precision:
     """The precision of `--precision`: as asked for, or for "auto" the one measured to be fastest.
 
-    `example` is a step of the network at hand, None where nothing is trained. The first process of
-    a job decides for all: call it after `parallel.start`.
+    `example` is None where nothing is trained. The first process of a job decides for all: call it
+    after `parallel.start`.
     """
     if asked != "auto":
-        return Precision(asked, "asked for")
+        speed = 1 / example.seconds(asked)[asked] if example else None
+        return Precision(asked, "asked for", speed)
     if example is None:
         return Precision("fp32", "nothing is trained")
     chosen = parallel.broadcast(lambda: _fastest(example))

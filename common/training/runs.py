@@ -18,7 +18,6 @@ from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
 from common.reporting.statistics import wilson_interval
 from common.training import loop, parallel
-from common.training.checkpoint import Saver, load_stopped
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
 from common.training.jobs import side_by_side
@@ -30,8 +29,11 @@ from common.training.precision import (
     make_deterministic,
 )
 from common.training.recipe import Recipe, recipe_of
-from common.training.run import Run
+from common.training.run import Run, Saver, load_stopped
 from common.training.watch import NotFinite
+
+EVALUATED = 0.35  # of the time of a trained image that an evaluated one takes
+SECOND_THREAD = 0.4  # of a thread's work that each further one of a process adds
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,9 @@ class Setup:
     """What the parts of a problem that trains share.
 
     data: what tables and figures say of the data. sources: splits train, val and test, not yet
-    decoded. folder: the problem's results folder, where runs are kept. step: one like those of the
-    trainings, None where there are none. finished: the runs of this call by their folders, or how
-    they failed. teach: finds the `run.Teacher` of all of them, or None.
+    decoded. folder: the problem's results folder, where runs are kept. finished: the runs of this
+    call by their folders, or how they failed. teach: finds the `common.studies.teacher.Teacher` of
+    all of them, or None.
     """
 
     args: argparse.Namespace
@@ -51,7 +53,6 @@ class Setup:
     precision: Precision
     recipe: Recipe
     folder: Path
-    step: Example | None
     finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
     teach: Callable[["Setup"], object] | None = None
 
@@ -110,7 +111,7 @@ def set_up(
         make_deterministic(step)
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
-    return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
+    return Setup(args, job.printable(data), sources, device, precision, recipe, folder)
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,10 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
 def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path) -> dict:
     args, packed = setup.args, setup.packed
     stopped = None if args.fresh else load_stopped(folder)
-    changes = {"precision": _run_precision(setup, stopped), **spec.recipe_changes}
-    recipe = replace(setup.recipe, seed=seed, **changes)
+    precision = stopped["about"].get("precision") if stopped else None
+    if args.precision != "auto" or precision not in PRECISIONS:  # else it stays what it began with
+        precision = setup.recipe.precision
+    recipe = replace(setup.recipe, seed=seed, **{"precision": precision, **spec.recipe_changes})
     job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
     network, identity = spec.build(seed)
     network = with_fast_convolutions(network, setup.device)
@@ -219,13 +222,6 @@ def is_waiting(setup: Setup, folder: Path) -> bool:
     """Whether a run is still to be trained, as far as its folder tells without being read."""
     complete = (folder / "best.pt").exists() and not (folder / "last.pt").exists()
     return folder not in setup.finished and (setup.args.fresh or not complete)
-
-
-def _run_precision(setup: Setup, stopped: dict | None) -> str:
-    """The setup's precision; of a run that goes on the one that it began with, where not asked."""
-    begun = stopped["about"].get("precision") if stopped else None
-    goes_on = setup.args.precision == "auto" and begun in PRECISIONS
-    return begun if goes_on else setup.recipe.precision
 
 
 def _test_once(
@@ -267,3 +263,30 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
         "history": history,
     }
+
+
+# ------------------------------------------------------------------------------------ how long
+
+
+def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
+    """About how long it takes to train and test networks that are like the one measured."""
+    args, counts = setup.args, {split: len(one.labels) for split, one in setup.sources.items()}
+    waiting = sum(
+        is_waiting(setup, run_folder(setup, spec.name, args.seed + index, args.gpus))
+        for spec, index in itertools.product(specs, range(seeds))
+    )
+    if not waiting:
+        return 0
+    evaluated = args.epochs * counts["val"] + counts["test"]
+    images = args.epochs * counts["train"] + EVALUATED * evaluated
+    return images * waiting / images_per_second(setup, waiting)
+
+
+def images_per_second(setup: Setup, trainings: int = 1) -> float:
+    """Images a second that so many trainings get through together, by the measured step."""
+    measured = setup.precision.images_per_second
+    if setup.device.type != "cpu":
+        return measured
+    jobs = max(1, min(setup.args.jobs, trainings))
+    threads = max(1, torch.get_num_threads() // jobs)
+    return measured * jobs * (1 + SECOND_THREAD * (threads - 1))

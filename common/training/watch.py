@@ -45,19 +45,12 @@ def dead_batch_norms(network: nn.Module) -> list[str]:
 
 
 def dead_words(network: nn.Module) -> str:
-    """The words for the first dead batch norm of a network, to follow on others; or none."""
-    dead = dead_batch_norms(network)
-    if not dead:
+    """What a message says of a network's first dead batch norm, if it has one."""
+    if not (dead := dead_batch_norms(network)):
         return ""
     variances = network.get_submodule(dead[0]).running_var
     channels = f"{int(torch.isposinf(variances).sum())} of {len(variances)} channels"
     return f"; {dead[0]} is a dead layer: infinite variance, constant output in {channels}"
-
-
-def what_helps(network: nn.Module, usual: str, first_step: bool = False) -> str:
-    """What a message on a value that is not finite ends with: a dead layer, and advice."""
-    dead = dead_words(network)
-    return dead + (DEAD_FROM_THE_START if dead and first_step else usual)
 
 
 def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
@@ -73,8 +66,14 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
     `compute_loss` runs the network once and returns its loss.
     """
+    bad: list[tuple[str, str]] = []
+
+    def look(module: str, direction: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            bad.append((module, direction))
+
     network.zero_grad()  # of the step that failed: its gradients are not to be added to
-    with _bad_places(network) as bad:
+    with watched(network, look):
         loss = compute_loss()
         if not bad and not torch.isfinite(loss):
             bad.append(("the loss", "output"))
@@ -90,26 +89,6 @@ def non_finite_gradients(network: nn.Module) -> list[str]:
         for name, parameter in network.named_parameters()
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
-
-
-def first_bad_output(network: nn.Module, compute_logits: Callable[[], Tensor]) -> str | None:
-    """The module with the first non-finite output of a forward pass; None where there is none."""
-    with _bad_places(network) as bad:
-        compute_logits()
-    return bad[0][0] if bad else None
-
-
-@contextlib.contextmanager
-def _bad_places(network: nn.Module) -> Iterator[list[tuple[str, str]]]:
-    """The (module, direction) of each non-finite tensor while the block runs, in order."""
-    bad: list[tuple[str, str]] = []
-
-    def look(module: str, direction: str, values: Tensor) -> None:
-        if not torch.isfinite(values).all():
-            bad.append((module, direction))
-
-    with watched(network, look):
-        yield bad
 
 
 @contextlib.contextmanager

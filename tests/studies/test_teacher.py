@@ -16,9 +16,8 @@ from common.networks.normalized import Normalized
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
 from common.training import loop
-from common.training.checkpoint import Saver, load_stopped
 from common.training.recipe import Recipe
-from common.training.run import Run
+from common.training.run import Run, Saver, load_stopped
 from tests.faults.tiny import small_efficientnet
 from tests.training import test_loop as tiny
 

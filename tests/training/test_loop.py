@@ -13,11 +13,11 @@ from common.data import streams
 from common.data.augment import Augmentation
 from common.data.packed import Packed
 from common.errors import UserError
-from common.training import checkpoint, loop
+from common.training import loop
 from common.training.evaluation import per_class
 from common.training.loop import evaluate
 from common.training.recipe import Recipe
-from common.training.run import Run
+from common.training.run import Run, Saver, load_checkpoint, load_stopped
 from common.training.watch import first_non_finite
 
 CPU = torch.device("cpu")
@@ -56,8 +56,8 @@ RECIPE = Recipe(
 
 def fit(net, folder, recipe=RECIPE, fresh=False, every_seconds=300):
     """Train a network on the tiny set, or go on where it stopped; returns its history."""
-    stopped = None if fresh else checkpoint.load_stopped(folder)
-    save = checkpoint.Saver(Run(net, recipe, CPU), folder, {"network": "tiny"}, every_seconds)
+    stopped = None if fresh else load_stopped(folder)
+    save = Saver(Run(net, recipe, CPU), folder, {"network": "tiny"}, every_seconds)
     return loop.fit(save, packed(), packed(7, 1), stopped)
 
 
@@ -90,7 +90,7 @@ def train_an_epoch(folder, recipe=RECIPE, **options):
 
 
 def state(folder, name="last.pt"):
-    return checkpoint.load_checkpoint(folder / name)
+    return load_checkpoint(folder / name)
 
 
 def assert_same(a, b):
@@ -200,7 +200,7 @@ def test_an_image_whose_logits_are_not_finite_counts_as_wrong(capsys):
     assert (found["not_finite"], found["loss"]) == (1, None)
     assert (usual["not_finite"], usual["correct"]) == (0, found["correct"] + 1)
     assert found["hits"] == usual["hits"][:first] + "0" + usual["hits"][first + 1 :]
-    told = "tiny set: the logits of 1 of 11 images are not finite and count as wrong; of one of"
+    told = "tiny set: the logits of 1 of 11 images are not finite and count as wrong"
     assert told in capsys.readouterr().err
 
 

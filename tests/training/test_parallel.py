@@ -9,9 +9,9 @@ from common import job
 from common.data import streams
 from common.data.augment import Augmentation, Draws
 from common.errors import UserError
-from common.training import checkpoint, loop, parallel, precision
+from common.training import loop, parallel, precision
 from common.training.jobs import launch
-from common.training.run import Run
+from common.training.run import Run, load_stopped
 from tests.training import test_loop as tiny
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def fit_in(folder, epochs):
 
 def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     launch(2, fit_in, tmp_path, 2)
-    saved = checkpoint.load_stopped(tmp_path)
+    saved = load_stopped(tmp_path)
     assert saved["epoch"] == 2
     net, best = tiny.network(), tiny.state(tmp_path, "best.pt")
     net.load_state_dict(best["network"])  # no "module." before names

@@ -7,7 +7,7 @@ import torch
 
 from common.errors import UserError
 from common.training import loop, precision, runs
-from common.training.checkpoint import save_checkpoint
+from common.training.run import save_checkpoint
 from common.training.runs import NetworkSpec, set_up, train_seeds
 from tests.training import test_loop as tiny
 from tests.training.test_recipe import parse

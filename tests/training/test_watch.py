@@ -8,30 +8,17 @@ import torch
 from common import job
 from common.training import loop, parallel
 from common.training.jobs import launch
-from common.training.watch import NotFinite, first_bad_output
+from common.training.watch import NotFinite
 from tests.training import test_loop as tiny
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("change", "module"),
-    [
-        (lambda net: net[1].running_var.fill_(torch.nan), "1"),
-        (lambda net: net[6].bias.data.fill_(torch.inf), "6"),
-    ],
-)
-def test_an_evaluation_that_is_not_finite_names_where_it_begins(change, module):
+def test_an_evaluation_without_a_finite_loss_is_no_result():
     network = tiny.network()
-    change(network)
-    with pytest.raises(NotFinite, match=rf"tiny set: no loss is finite: .* is that of {module};"):
+    network[1].running_var.fill_(torch.nan)
+    with pytest.raises(NotFinite, match="tiny set: no loss is finite; these weights can't be used"):
         loop.evaluate(network, tiny.packed(), tiny.RECIPE, CPU)
-
-
-def test_a_pass_without_a_bad_value_has_no_bad_output():
-    images = torch.rand(2, 3, 8, 8)
-    network = tiny.network()
-    assert first_bad_output(network, lambda: network(images)) is None
 
 
 def test_weights_that_decay_until_they_are_not_finite_are_no_result(tmp_path):
