@@ -84,14 +84,12 @@ def draw_resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int
     counts = np.array(list(sizes.values()))
     title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
     common = sorted(sizes, key=sizes.get, reverse=True)[:3]
-    ranks = [f"{n}: {w}x{h}, {sizes[w, h]:,}" for n, (w, h) in enumerate(common, 1)]
+    most = ", ".join(f"{w}x{h} ({sizes[w, h]:,})" for w, h in common)
     with new_figure(path, title, (1, 1), (7, 5)) as (_, ((axis,),)):
         areas = 8 + 600 * counts / counts.max()
         axis.scatter(*zip(*sizes, strict=True), s=areas, alpha=0.4, linewidth=0)
-        for rank, size_px in enumerate(common, 1):
-            axis.annotate(str(rank), size_px, ha="center", va="center", fontsize=8)
         axis.set(xlabel="width in px", ylabel="height in px")
-        axis.set_title("; ".join(ranks), fontsize=9)
+        axis.set_title(f"most often: {most}", fontsize=9)
 
 
 def draw_class_counts(path: Path, title: str, counts: dict[str, np.ndarray]) -> None:
