@@ -2,13 +2,15 @@
 
     html.write(Path("outputs"))      made from outputs/**/results.json and claims.json
 
-Pictures are those that the runs have left in their folders. The words are in templates/report.html
-and findings.html, beside the page's styles and script; uPlot draws its curves.
+claims.json has all that is said of a part but its runs. The words are in templates/report.html and
+findings.html, beside the page's styles and script; uPlot draws its curves. Other pictures are those
+that the runs have left in their folders.
 """
 
 import base64
 import io
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,26 +18,19 @@ from pathlib import Path
 from common import files, job
 from common.errors import UserError
 from common.reporting import html_charts, results
-from common.reporting.html_tables import MISSING, Table, shown, tables
 
 HERE = Path(__file__).parent
-SCRIPTS = {"1": "problem1_perceptual.py", "2": "problem2_flowers.py", "3": "problem3_resnet36.py"}
-TITLES = {
-    "1": "Problem 1: losses under a shift and under noise",
-    "2": "Problem 2: EfficientNetV2-S on Oxford Flowers-102",
-    "3": "Problem 3: ResNet-36 and its activation",
-}
-NEEDS_DATA = ("3.1", "3.4")
+CLAIMS = json.loads((HERE / "claims.json").read_text("utf-8"))
+MISSING = "\N{EN DASH}"
 PICTURE_PX_MAX = 1400
 REDRAWN = ("_curves.png", "_dose_response.png", "_dose_response_random.png", "_doctor.png")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A part's result in one folder.
+    """A part's result in one folder, by its name in the report's folder.
 
-    name: the folder's, in the report's. unfinished: its files were announced, its result was not
-    written. result: without the provenance.
+    unfinished: its files were announced, its result was not written.
     """
 
     part: str
@@ -44,17 +39,15 @@ class Run:
     files: list[str]
     result: dict
     provenance: dict
-    unfinished: bool = False
+    unfinished: bool
 
     @cached_property
     def charts(self) -> list[dict]:
-        """Its interactive figures."""
         drawn = html_charts.curves(self.result) + html_charts.dose_response(self.result)
         return drawn + html_charts.doctor(self.result, self.folder)
 
     @property
-    def tables(self) -> tuple[dict, list[Table]]:
-        """Its plain values, and all others in tables."""
+    def tables(self) -> tuple[dict, list["Table"]]:
         return tables(self.result)
 
     @cached_property
@@ -75,21 +68,13 @@ class Run:
         curves = self.result.get("curves") if self.part == "1.3" else None
         if not curves:
             return None
-        losses = {
-            html_charts.shown_loss(loss): {
-                treatment: [
-                    dict(zip(("relative", "low", "high"), dose, strict=True))
-                    for dose in zip(*(curve[treatment][key] for key in ("relative", "low", "high")),
-                                    strict=True)
-                ]
-                for treatment in ("shift", "noise")
-            }
-            for loss, curve in curves["weights"].items()
-        }  # fmt: skip
         strip = self.folder / "1.3_doses.jpg"
-        copies = uri("jpeg", strip.read_bytes()) if strip.is_file() else None
-        doses = {"shift": curves["shift_px"], "noise": curves["sigma"]}
-        return {**doses, "losses": losses, "copies": copies}
+        return {
+            "shift": curves["shift_px"],
+            "noise": curves["sigma"],
+            "losses": {html_charts.shown_loss(k): row for k, row in curves["weights"].items()},
+            "copies": uri("jpeg", strip.read_bytes()) if strip.is_file() else None,
+        }
 
     @property
     def badges(self) -> list[str]:
@@ -119,7 +104,6 @@ def picture(path: Path) -> str:
 
 
 def uri(kind: str, content: bytes) -> str:
-    """A picture's bytes as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -143,21 +127,14 @@ def read_runs(out: Path) -> tuple[dict[str, list[Run]], list[str]]:
     return runs, unread
 
 
-def chapters(runs: dict[str, list[Run]]) -> dict[str, list[dict]]:
-    """The report's parts under the titles of their problems: claim, runs and command of each."""
-    told = {title: [] for title in TITLES.values()}
-    for claim in json.loads((HERE / "claims.json").read_text("utf-8")):
-        part = claim["part"]
-        shows = claim["key"].partition(f"/{part}/")[0]
-        mine = sorted(runs.get(part, ()), key=lambda run: (run.unfinished, run.name != shows))
-        command = f"python {SCRIPTS[part[0]]} {part}" + " --data DIR" * (part in NEEDS_DATA)
-        told[TITLES[part[0]]].append({"claim": claim, "runs": mine, "command": command})
+def claims_with_runs(runs: dict[str, list[Run]]) -> list[tuple[dict, list[Run]]]:
+    """Each claim and the runs of its part, the one that it is read off first."""
+    told = []
+    for claim in CLAIMS:
+        shows = claim["key"].partition(f"/{claim['part']}/")[0]
+        mine = runs.get(claim["part"], ())
+        told.append((claim, sorted(mine, key=lambda run: (run.unfinished, run.name != shows))))
     return told
-
-
-def number(value, digits: int = 1) -> str:
-    """A number with so many digits after the point; what is not there is a dash."""
-    return f"{value:,.{digits}f}" if isinstance(value, (int, float)) else MISSING
 
 
 def render(out: Path) -> str:
@@ -168,14 +145,16 @@ def render(out: Path) -> str:
     def asset(name: str) -> Markup:
         return Markup((HERE / "templates" / name).read_text("utf-8"))  # noqa: S704 ours
 
+    def number(value, digits: int = 1) -> str:
+        return f"{value:,.{digits}f}" if isinstance(value, (int, float)) else MISSING
+
     loader = FileSystemLoader(HERE / "templates", encoding="utf-8")
     how = {"autoescape": True, "undefined": ChainableUndefined, "trim_blocks": True}
     pages = Environment(loader=loader, lstrip_blocks=True, **how)  # noqa: S701 it is on
     pages.filters |= {"number": number, "shown": shown}
     pages.globals["asset"] = asset
     runs, unread = read_runs(out)
-    told = {"chapters": chapters(runs), "unread": unread}
-    return pages.get_template("report.html").render(told)
+    return pages.get_template("report.html").render(parts=claims_with_runs(runs), unread=unread)
 
 
 def write(out: Path) -> None:
@@ -185,3 +164,87 @@ def write(out: Path) -> None:
     with files.locked(out, "writes the report"), files.atomic(out / "report.html") as temporary:
         temporary.write_text(render(out), "utf-8", "backslashreplace")
     job.say(f"-> {out / 'report.html'}: open it in a browser")
+
+
+# ----------------------------------------------------------------- the values of a result as tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records of one kind under the path of their place, such as ("networks", "resnet36").
+
+    columns: names, the first that of the records. rows: a cell a column, None where a record has no
+    such value.
+    """
+
+    path: tuple[str, ...]
+    columns: list[str]
+    rows: list[list]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it stands near the top of the result and is small enough to be read at once."""
+        return len(self.path) == 1 and len(self.rows) <= 20 and len(self.columns) <= 14
+
+
+def shown(value) -> str:
+    """A value as a reader sees it: numbers with four digits, whole ones with all of theirs."""
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(item, (list, tuple)) for item in value)
+        return ("; " if nested else ", ").join(map(shown, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: MISSING, True: "yes", False: "no"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if value and not 1e-3 <= abs(value) < 1e5:
+            return f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.3g}"
+        return f"{value:.4g}"
+    return job.printable(str(value))
+
+
+def tables(result: Mapping) -> tuple[dict, list[Table]]:
+    """Every value of a nest in one place: plain ones by dotted names, all others in tables."""
+    plain, found = {}, []
+    for key, value in result.items():
+        _take(key, value, (), plain, found)
+    return plain, found
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return not isinstance(value, Mapping)
+
+
+def _take(name: str, value, path: tuple[str, ...], plain: dict, found: list[Table]) -> None:
+    """Put a value into `plain` under a dotted name, or what it holds into `found`."""
+    key = name.rsplit(".", 1)[-1]
+    if _is_plain(value):
+        plain[name] = value
+    elif records := dict(_records(value)):
+        found.append(_table((*path, key), records, below := []))
+        found += below
+    else:
+        for inner, item in value.items():
+            _take(f"{name}.{inner}", item, (*path, key), plain, found)
+
+
+def _records(value) -> Iterator[tuple[str, Mapping]]:
+    """The records of a list of dicts, by their numbers, or of a dict of at least two dicts."""
+    if isinstance(value, Sequence):
+        for number, item in enumerate(value, 1):
+            yield str(number), item if isinstance(item, Mapping) else {"value": item}
+    elif len(value) > 1 and all(isinstance(item, Mapping) for item in value.values()):
+        yield from value.items()
+
+
+def _table(path: tuple[str, ...], records: Mapping, below: list[Table]) -> Table:
+    rows = {}
+    for name, record in records.items():
+        rows[name] = {}
+        for key, value in record.items():
+            _take(key, value, (*path, name), rows[name], below)
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = [[name, *(row.get(key) for key in columns)] for name, row in rows.items()]
+    return Table(path, [path[-1], *columns], cells)

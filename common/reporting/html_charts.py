@@ -17,22 +17,20 @@ from common.reporting.plotting import shown_name
 
 NOT_FINITE = 1e39  # where the doctor's chart draws it, beyond fp32
 KEYS = {"loss": "cross-entropy", "top1": "top-1 in %"}
+DOSES = {"shift": ("shift_px", "shift in px"), "noise": ("sigma", "sigma of the noise, of 255")}
+WEIGHTS = {"weights": "VGG-16's weights", "random_weights": "random weights, a control"}
 
 
 def is_runs(value) -> bool:
     """Whether a value is the list of a training's seeds, each with its history."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(run, dict) and "history" in run for run in value)
-    )
+    return isinstance(value, list) and any(isinstance(v, dict) and "history" in v for v in value)
 
 
-def trainings(value, name: str = "") -> Iterator[tuple[str, list[list[dict]]]]:
+def trainings(value, name: str = "efficientnet_v2_s") -> Iterator[tuple[str, list[list[dict]]]]:
     """The name and the epochs of each seed of every training in a result."""
     if isinstance(value, Mapping):
         if is_runs(runs := value.get("runs")):
-            yield name or "efficientnet_v2_s", [run["history"] for run in runs]
+            yield name, [run["history"] for run in runs]
         for key, inner in value.items():
             yield from trainings(inner, key)
 
@@ -47,8 +45,7 @@ def _curve(key: str, label: str, found: list) -> dict:
     series, train_most = [], []
     for name, runs in found:
         for split in ("val", "train"):
-            epochs = [[row[f"{split}_{key}"] for row in rows if row is not None]
-                      for rows in zip_longest(*runs)]  # fmt: skip
+            epochs = [[row[f"{split}_{key}"] for row in rows if row] for rows in zip_longest(*runs)]
             epochs = [[value for value in values if value is not None] for values in epochs]
             line = {"label": f"{shown_name(name)}, {split}"}
             line["values"] = [fmean(values) if values else None for values in epochs]
@@ -68,26 +65,19 @@ def _curve(key: str, label: str, found: list) -> dict:
 
 def dose_response(result: Mapping) -> list[dict]:
     """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
-    doses = result.get("curves") or {}
-    charts = []
-    labels = {"shift": "shift in px", "noise": "sigma of the noise, of 255"}
-    axes = {"shift": "shift_px", "noise": "sigma"}
-    for weights in (kind for kind in ("weights", "random_weights") if kind in doses):
-        of_random = "random_" * (weights == "random_weights" and "random_sigma" in doses)
-        for treatment, label in labels.items():
-            x = doses[of_random + axes[treatment]][1:]
+    doses, charts = result.get("curves") or {}, []
+    for weights, told in WEIGHTS.items():
+        prefix = "random_" * (weights == "random_weights")
+        for treatment, (key, label) in DOSES.items() if weights in doses else ():
             series = [
                 {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}
                 | {end: curve[treatment][end][1:] for end in ("low", "high")}
                 | {"dash": loss in ("l1", "l2"), "hidden": loss.startswith("mae_")}
                 for loss, curve in doses[weights].items()
             ]
-            told = (
-                "random weights, a control" if weights == "random_weights" else "VGG-16's weights"
-            )
             title = f"Calibrated loss over the {treatment}: {told}"
             chart = {"title": title, "xlabel": label, "ylabel": "1: another picture"}
-            charts.append(chart | {"x": x, "series": series, "log": "xy"})
+            charts.append(chart | {"x": doses[prefix + key][1:], "series": series, "log": "xy"})
     return charts
 
 

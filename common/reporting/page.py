@@ -15,9 +15,11 @@ find(rows, gamma=1): the first row of a list that has these values.
 Filters: number, interval, points (an interval with signs), duration.
 """
 
-import json
+import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -25,11 +27,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common import files, job
 from common.cli import Parser, path
-from common.errors import guard
-from common.reporting import html, html_compare, results
+from common.errors import UserError, guard
+from common.reporting import html, html_charts, results
 
 PUBLISHED = results.ROOT / "outputs" / "published"
-TEMPLATES, CLAIMS = (Path(__file__).with_name(name) for name in ("templates", "claims.json"))
 PAGES = {f"problem{n}": f"outputs/published/problem{n}" for n in (1, 2, 3)}
 PAGES |= {"README": ".", "data": "data", "benchmarks": "benchmarks", "faults": "tests/faults"}
 
@@ -49,9 +50,8 @@ def find(rows: list[dict], **wanted) -> dict:
 
 def interval(row: Mapping, digits: int = 1, form: str = "") -> str:
     """A row's value with its 95 % interval, such as "2.2 (1.9 to 2.5)"."""
-    key = next(key for key in ("sigma", "relative", "mean", "test_top1") if key in row)
-    ends = ("test_top1_low", "test_top1_high") if key == "test_top1" else ("low", "high")
-    return "{} ({} to {})".format(*(f"{row[k]:{form}.{digits}f}" for k in (key, *ends)))
+    key, low, high = next(keys for keys in INTERVALS if keys[0] in row)
+    return "{} ({} to {})".format(*(f"{row[k]:{form}.{digits}f}" for k in (key, low, high)))
 
 
 def duration(seconds: float) -> str:
@@ -67,26 +67,133 @@ FILTERS |= {"number": lambda value, digits=0: f"{value:,.{digits}f}", "duration"
 
 def render(name: str) -> str:
     """A page's text; a value that is not there is an error."""
-    loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
+    loader = FileSystemLoader(html.HERE / "templates", encoding="utf-8")
     pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
     pages.filters |= FILTERS
-    claims = {row["part"]: row for row in json.loads(CLAIMS.read_text("utf-8"))}
-    pages.globals |= {
-        "part": cache(part),
-        "bench": bench,
-        "find": find,
-        "claims": claims,
-        "zip": zip,
-    }
+    claims = {row["part"]: row for row in html.CLAIMS}
+    pages.globals |= {"part": cache(part), "bench": bench, "find": find, "claims": claims}
+    pages.globals["zip"] = zip
     return pages.get_template(f"{name}.md").render() + "\n"
 
 
-def compare(a: Path, b: Path) -> None:
-    """Say how two folders of results differ, and exit with 1 where they should not."""
-    found = html_compare.compare(a, b)
-    job.say(*html_compare.words(found, a, b))
-    if found.differ:
-        sys.exit(1)
+# ------------------------------------------------------------------- a rerun beside a run of before
+
+RELATIVE = 1e-3  # of numbers that another processor's order of summing changes
+MACHINE = re.compile(  # what it alone decides: seconds, bytes, paths
+    r"(.*_)?(seconds|bytes|second|mib|per_second|seconds_.*)|weights|hits|time_vs_.*|memory_vs_.*"
+    r"|step_cost_share|source|not_run|precision|forecast_.*|sha256|.*_sha256"
+)
+# Of parts that train: what no training decides, by the first key of its place or the last.
+FIRST = re.compile(
+    r"parameters.*|width|epochs|init|recipe|stages|chance.*|noise_block|layer|maps|steps|stem"
+    r"|residual"
+)
+LAST = re.compile(r"parameters.*|classes|processes|mode|seeds|power|gamma|stem|change|chance")
+INTERVALS = [(key, "low", "high") for key in ("sigma", "relative", "mean", "value", "auc")]
+INTERVALS.append(("test_top1", "test_top1_low", "test_top1_high"))
+
+
+@dataclass
+class Comparison:
+    """Values of two runs: how many agree, and those that differ as (where, a, b).
+
+    What a training decides may differ between processors: `beyond` its spread it differs where the
+    intervals of both runs do not meet, or, of several seeds, where their means lie further apart
+    than twice the sum of their deviations. All else is deterministic: numbers agree within
+    RELATIVE, other values exactly.
+    """
+
+    agree: int = 0
+    differ: list[tuple] = field(default_factory=list)
+    within: list[tuple] = field(default_factory=list)
+    beyond: list[tuple] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
+
+
+def compare(a: Path, b: Path) -> Comparison:
+    """Compare all parts that two folders of results both have."""
+    first, second = _results(a), _results(b)
+    both = [key for key in first if key in second]
+    if not both:
+        raise UserError(f"no part has a result in {a} and in {b}; name two folders like outputs")
+    done = Comparison(alone=sorted(" ".join(key) for key in first.keys() ^ second.keys()))
+    trains = [claim["part"] for claim in html.CLAIMS if claim["trains"]]
+    for key in both:
+        _compare(done, key[1] in trains, (" ".join(key),), first[key], second[key])
+    return done
+
+
+def _results(folder: Path) -> dict[tuple[str, str], dict]:
+    """A folder's results by the names of their folder and part."""
+    runs, unread = html.read_runs(folder)
+    if unread:
+        raise UserError(unread[0])
+    every = [run for of_part in runs.values() for run in of_part]
+    return {(run.name, run.part): run.result for run in every if not run.unfinished}
+
+
+def _compare(done: Comparison, trains: bool, path: tuple, a, b) -> None:
+    first, last = str(path[1]) if len(path) > 1 else "", str(path[-1])
+    is_fixed = not trains or FIRST.fullmatch(first) or LAST.fullmatch(last)
+    if _is_nest(a) and _is_nest(b):
+        a, b = (dict(enumerate(value)) if isinstance(value, list) else value for value in (a, b))
+        for key, rows in () if is_fixed else _trained(done, a, b):
+            rows.append((" / ".join(map(str, (*path, key))), a[key], b[key]))
+        for key in a:
+            # A training's own rows are told by their mean.
+            if key in b and not MACHINE.fullmatch(str(key)) and not html_charts.is_runs(a[key]):
+                _compare(done, trains, (*path, key), a[key], b[key])
+    elif is_fixed and _agree(a, b):
+        done.agree += 1
+    elif is_fixed:
+        done.differ.append((" / ".join(map(str, path)), a, b))
+
+
+def _is_nest(value) -> bool:
+    """Whether a value is a dict, or a list of dicts or lists."""
+    inside = value if isinstance(value, list) else ()
+    return isinstance(value, Mapping) or any(isinstance(item, (Mapping, list)) for item in inside)
+
+
+def _trained(done: Comparison, a: Mapping, b: Mapping) -> Iterator[tuple[str, list]]:
+    """The trained values of a row that differ, by their key, and the list where each belongs."""
+    for key, low, high in INTERVALS:
+        values = [row.get(name) for row in (a, b) for name in (key, low, high)]
+        if None in values or _agree(a[key], b[key]):
+            continue
+        within = a[low] <= b[high] and b[low] <= a[high]
+        deviations = a.get(f"{key}_std"), b.get(f"{key}_std")
+        if None not in deviations:
+            within |= abs(a[key] - b[key]) <= 2 * sum(deviations)
+        yield key, done.within if within else done.beyond
+
+
+def _agree(a, b) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_agree, a, b))
+    if isinstance(a, float) or isinstance(b, float):
+        numbers = all(isinstance(value, (int, float)) for value in (a, b))
+        return numbers and math.isclose(a, b, rel_tol=RELATIVE, abs_tol=1e-6)
+    return a == b
+
+
+def words(done: Comparison, a: Path, b: Path) -> list[str]:
+    """What a comparison found, a line a difference and the sentence that sums it up."""
+    kinds = {"DIFFERS": done.differ, "beyond its spread": done.beyond}
+    kinds["within its spread"] = done.within
+    told = [
+        f"{name}: {where}: {html.shown(x)} in {a}, {html.shown(y)} in {b}"
+        for name, rows in kinds.items()
+        for where, x, y in rows
+    ]
+    if done.alone:
+        told.append(f"In one of them alone: {', '.join(done.alone)}.")
+    count = done.agree + len(done.differ)
+    summary = f"{a} agrees with {b} in {done.agree} of {count} numbers that no training decides"
+    if done.within or done.beyond:
+        summary += f"; {len(done.within)} results of trainings differ within their spread"
+        summary += f", {len(done.beyond)} beyond it"
+    return [*told, summary + "."]
 
 
 def main() -> None:
@@ -95,8 +202,9 @@ def main() -> None:
     parser.add("--compare", **how, help="compare two folders of results, render nothing")
     args = parser.parse_args()
     if args.compare:
-        compare(*args.compare)
-        return
+        found = compare(*args.compare)
+        job.say(*words(found, *args.compare))
+        sys.exit(1 if found.differ else 0)
     for name, folder in PAGES.items():
         with files.atomic(page := results.ROOT / folder / "README.md") as temporary:
             temporary.write_text(render(name), "utf-8")

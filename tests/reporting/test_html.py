@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from common.reporting import html, html_charts, results
-from common.reporting.html_tables import shown, tables
+from common.reporting.html import shown, tables
 from common.reporting.page import PUBLISHED
 from common.reporting.results import Findings
 
-PARTS = [claim["part"] for claim in json.loads((html.HERE / "claims.json").read_text("utf-8"))]
+PARTS = [claim["part"] for claim in html.CLAIMS]
 ABOUT = {"call_seconds": 60, "command": "python x.py", "data": "D", "seed": 0, "git_commit": "a1"}
 NEST = {
     "plain": 3,
@@ -154,8 +154,8 @@ def test_a_strangers_names_stay_text(out):
 def test_nothing_run_says_so_with_the_commands(tmp_path):
     text = html.render(tmp_path)
     assert text.count("Not run yet.") == len(PARTS) == 13
-    for part in PARTS:
-        assert f"python {html.SCRIPTS[part[0]]} {part}" in text
+    for claim in html.CLAIMS:
+        assert f"<code>{claim['command']}</code>" in text
 
 
 def test_a_part_cut_short_says_so(out):
@@ -193,8 +193,7 @@ def test_the_run_that_shows_a_claim_comes_first(out):
     for folder in ("problem2", "embedded/problem2"):
         publish(out, folder, "2.6", {"maps": 3})
         publish(out, folder, "2.1", {})
-    told = {row["claim"]["part"]: row["runs"] for rows in
-            html.chapters(html.read_runs(out)[0]).values() for row in rows}  # fmt: skip
+    told = {claim["part"]: runs for claim, runs in html.claims_with_runs(html.read_runs(out)[0])}
     assert [run.name for run in told["2.6"]] == ["embedded/problem2", "problem2"]
     assert [run.name for run in told["2.1"]] == ["problem2", "embedded/problem2"]
 

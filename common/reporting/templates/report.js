@@ -138,8 +138,8 @@ function dose(figure) {
     slider.nextElementSibling.textContent = told;
     slider.setAttribute("aria-valuetext", told);
     all(`td[data-kind=${kind}]`, figure).forEach((cell) => {
-      const row = spec.losses[cell.parentNode.cells[0].textContent][kind][i];
-      cell.textContent = shown(row.relative) + (row.low == null ? "" : ` (${shown(row.low)} to ${shown(row.high)})`);
+      const { relative, low, high } = spec.losses[cell.parentNode.cells[0].textContent][kind];
+      cell.textContent = shown(relative[i]) + (low[i] == null ? "" : ` (${shown(low[i])} to ${shown(high[i])})`);
     });
     for (const copy of all(`.copy-at[data-kind=${kind}]`, figure)) {
       const { first, of } = copy.dataset;

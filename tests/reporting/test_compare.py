@@ -1,6 +1,6 @@
 import pytest
 
-from common.reporting import html_compare, page
+from common.reporting import page
 from tests.reporting.test_html import publish
 
 ROW = {"test_top1": 50.0, "test_top1_low": 48.0, "test_top1_high": 52.0, "test_top1_std": None}
@@ -37,7 +37,7 @@ def test_the_same_run_agrees_in_all_numbers(both, run):
 
 @pytest.mark.parametrize(
     ("l1", "code"),
-    [(7.0, 0), (7.0 * (1 + 0.9 * html_compare.RELATIVE), 0), (7.1, 1), (None, 1)],
+    [(7.0, 0), (7.0 * (1 + 0.9 * page.RELATIVE), 0), (7.1, 1), (None, 1)],
 )
 def test_a_deterministic_number_that_differs_ends_in_1(both, run, l1, code):
     other = {"images": {**PHOTOS["images"], "cat": {"l1": l1, "size": [3, 4]}}}
@@ -55,7 +55,7 @@ def test_a_deterministic_number_that_differs_ends_in_1(both, run, l1, code):
     ],
 )
 def test_trainings_differ_within_or_beyond_their_spread(both, values, kind):
-    done = html_compare.compare(*both("2.3", FLOWERS, changed(ROW, **values)))
+    done = page.compare(*both("2.3", FLOWERS, changed(ROW, **values)))
     assert (len(done.within), len(done.beyond)) == (kind == "within", kind == "beyond")
     assert done.differ == []
 
@@ -63,24 +63,22 @@ def test_trainings_differ_within_or_beyond_their_spread(both, values, kind):
 def test_seeds_tell_a_spread_of_their_own(both):
     a = changed(ROW, test_top1_std=2.0)
     far = {"test_top1": 55.0, "test_top1_low": 54.0, "test_top1_high": 57.0}
-    done = html_compare.compare(*both("2.3", a, changed(ROW, **far, test_top1_std=1.0)))
+    done = page.compare(*both("2.3", a, changed(ROW, **far, test_top1_std=1.0)))
     assert len(done.within) == 1
-    done = html_compare.compare(*both("2.3", a, changed(ROW, **far, test_top1_std=0.1)))
+    done = page.compare(*both("2.3", a, changed(ROW, **far, test_top1_std=0.1)))
     assert len(done.beyond) == 1
 
 
 def test_what_the_machine_decides_is_left_out(both):
     a = {"parameters": 7, "block_seconds": 1.0, "step_cost_share": 0.1}
     b = {"parameters": 7, "block_seconds": 2.0, "step_cost_share": 0.2}
-    done = html_compare.compare(*both("2.5", a, b))
+    done = page.compare(*both("2.5", a, b))
     assert (done.agree, done.differ) == (1, [])
 
 
 def test_other_flags_differ(both):
     a, b = ({"recipe": {"epochs": epochs}} for epochs in (2, 3))
-    assert html_compare.compare(*both("2.2", a, b)).differ == [
-        ("problem2 2.2 / recipe / epochs", 2, 3)
-    ]
+    assert page.compare(*both("2.2", a, b)).differ == [("problem2 2.2 / recipe / epochs", 2, 3)]
 
 
 def test_folders_without_a_common_part_are_refused(both, fails, tmp_path):
