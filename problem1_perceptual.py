@@ -53,6 +53,8 @@ from common.training.parallel import pick_device
 REPORT_LAYERS = ("4", "9", "10", "12", "30")  # the report's, and the pool between two of them
 SECONDS_A_MEGAPIXEL = 6  # through VGG-16 on two AVX2 cores
 SSIM_WINDOW_PX = 11
+SUMMARY_SIDE_PX = 224  # of the VGG-16 table
+DRAWS = 5  # of random weights, a control
 FIGURE_ROWS, DETAIL_PX = 2, 128
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -86,7 +88,7 @@ class Shared:
         args, names = self.args, list(control_sides(self))
         if args.weights == "random" or len(names) < 2:
             return []
-        draws = [random_vgg16(args.seed + draw, not args.no_lpips) for draw in range(args.draws)]
+        draws = [random_vgg16(args.seed + draw, not args.no_lpips) for draw in range(DRAWS)]
         return [measure(self, weights, names, CONTROL) for weights in draws]
 
 
@@ -141,13 +143,13 @@ def part_1_1(shared: Shared) -> results.Findings:
 
 def part_1_2(shared: Shared) -> results.Findings:
     """VGG-16, and its feature losses under the shift."""
-    args, weights, side_px = shared.args, shared.weights, shared.args.summary_size
-    table = summary.summary_table(summary.without_weights(vgg16), (3, side_px, side_px))
+    args, weights, network = shared.args, shared.weights, summary.without_weights(vgg16)
+    table = summary.summary_table(network, (3, SUMMARY_SIDE_PX, SUMMARY_SIDE_PX))
     losses = shared.measured.rows("shift")
     result = {
         "weights": {"source": weights.source, "sha256": weights.sha256},
         "total_params": sum(parameters for _, _, parameters in table.rows),
-        "summary_size_px": side_px,
+        "summary_size_px": SUMMARY_SIDE_PX,
         "layers": {name: LAYERS[name].number for name in shared.layers},
         **used_references(shared),
         "losses": losses,
@@ -421,8 +423,6 @@ def make_parser() -> cli.ProblemParser:
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
     edges = ("crop", "replicate", "wrap")
     add("--edge", choices=edges, default="crop", help="what the border does")
-    side_help = "input side of the VGG-16 table in px"
-    add("--summary-size", type=cli.at_least(32, 4096), default=224, help=side_help)
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30, relu5_3 or pool2")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
     reference_help = "unrelated pictures to calibrate with (default: the other photos)"
@@ -432,7 +432,6 @@ def make_parser() -> cli.ProblemParser:
     )
     weights_help = "auto, random (a control) or a file of VGG-16 weights"
     add("--weights", type=cli.word_or_path, default="auto", help=weights_help)
-    add("--draws", type=cli.at_least(1, 1000), default=5, help="draws of random weights, a control")
     control_help = "images that random weights and the other controls are measured on; 0: none"
     add("--control-images", type=cli.whole, default=2, help=control_help)
     precision_help = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
@@ -453,7 +452,7 @@ def forecast_seconds(part: str, shared: Shared) -> float:
         return 5  # 1.2 has taken the passes of both
     has_noise, controls = "1.3" in args.parts, min(args.control_images, photos)
     copies = len(TRAINED.shifts) + args.noise_seeds * len(TRAINED.noises) + 8 if has_noise else 2
-    passes = copies * photos + ((14 if has_noise else 2) * args.draws + 40) * controls
+    passes = copies * photos + ((14 if has_noise else 2) * DRAWS + 40) * controls
     return SECONDS_A_MEGAPIXEL * passes * shared.squares.side_px**2 / 1e6
 
 

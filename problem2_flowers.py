@@ -34,7 +34,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models import EfficientNet
+from torchvision.models import EfficientNet, efficientnet_v2_s
 
 from common import cli, files
 from common.data import flowers, sets, streams
@@ -61,6 +61,8 @@ NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continu
 # Tan & Le 2021, section 5.2, fine-tune at a rate of 0.001 with 512 images a step, without weight
 # decay or mixing: less with 32, by the square root (Malladi et al. 2022).
 FINE_TUNING = {"lr": 2.5e-4, "epochs": 30, "weight_decay": 0.0, "cutmix": 0.0, "stages": 1}
+CONTINUE_RATE = 0.1  # of networks that go on from a trained one, in --lr: to keep what it knows
+SYMMETRY_NOISE = 0.01  # by which copied weights are varied, in their size, to part them
 TIMED_BATCHES = 30  # of the noise block's timing
 
 
@@ -68,7 +70,7 @@ TIMED_BATCHES = 30  # of the noise block's timing
 def networks(setup: Setup) -> dict[str, NetworkSpec]:
     """The networks compared, by name: how each starts, and what its recipe has differently."""
     wide = wide_name(setup)
-    slower = {"learning_rate": setup.args.lr * setup.args.continue_rate}
+    slower = {"learning_rate": setup.args.lr * CONTINUE_RATE}
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     specs = [
         NetworkSpec(NARROW, partial(start_narrow, setup)),
@@ -112,28 +114,24 @@ def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
     args = setup.args
     network, init, new = efficientnet.build(setup.classes, args.init, seed)
-    zeroed = bool(new), init == "scratch"
-    return shaped(setup, Normalized(network), {"init": init, **start_flags(args)}, *zeroed)
+    zero_start(args, network, head=bool(new), blocks=init == "scratch")
+    return Normalized(network), {"init": init, **start_flags(args)}
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """EfficientNetV2-S with every stage --width times as wide, from scratch, and its identity."""
     args = setup.args
     network = seeded(lambda: widening.wide_efficientnet(setup.classes, args.width), seed)
-    return shaped(setup, network, {"width": args.width, **start_flags(args)}, True, True)
+    zero_start(args, network.network, head=True, blocks=True)
+    return network, {"width": args.width, **start_flags(args)}
 
 
-def shaped(
-    setup: Setup, network: Normalized, identity: dict, head: bool = False, blocks: bool = False
-) -> tuple[Normalized, dict]:
-    """A network as --last-stride, --zero-head (of a new head) and --zero-init-residual have it."""
-    args = setup.args
+def zero_start(args: argparse.Namespace, network: EfficientNet, head: bool, blocks: bool) -> None:
+    """Let a new head and new blocks start as --zero-head and --zero-init-residual ask for."""
     if head and args.zero_head:
-        efficientnet.zero_head(network.network)
+        efficientnet.zero_head(network)
     if blocks and args.zero_init_residual:
-        efficientnet.zero_residuals(network.network)
-    efficientnet.with_last_stride(network.network, args.last_stride)
-    return network, identity | ({} if args.last_stride == 2 else {"last_stride": 1})
+        efficientnet.zero_residuals(network)
 
 
 def start_flags(args: argparse.Namespace) -> dict[str, bool]:
@@ -143,20 +141,18 @@ def start_flags(args: argparse.Namespace) -> dict[str, bool]:
 
 def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """The wide network as a trained narrow one's function, symmetry broken, and its identity."""
-    args = setup.args
     path, _, wide = widened(setup, seed)
-    widening.break_symmetry(wide, args.symmetry_noise, streams.mixed_seed(seed, streams.SYMMETRY))
+    widening.break_symmetry(wide, SYMMETRY_NOISE, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
-    identity = {"narrow": narrow, "width": args.width, "symmetry_noise": args.symmetry_noise}
-    return shaped(setup, wide, identity)
+    about = {"narrow": narrow, "width": setup.args.width, "symmetry_noise": SYMMETRY_NOISE}
+    return wide, about
 
 
 def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """The trained narrow network itself, the control of the one that is widened from it."""
     path = narrow_file(setup, seed)
     network, _ = efficientnet.trained(path, setup.classes)
-    identity = {"narrow": f"SHA-256 {files.sha256_of(path)}"}
-    return shaped(setup, Normalized(network), identity)
+    return Normalized(network), {"narrow": f"SHA-256 {files.sha256_of(path)}"}
 
 
 def narrow_file(setup: Setup, seed: int) -> Path:
@@ -197,7 +193,7 @@ def part_2_1(setup: Setup) -> Findings:
 def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
     args, init = setup.args, problem2.init_words(setup.args)
-    bare = summary.without_weights(partial(efficientnet.bare, setup.classes, args.last_stride))
+    bare = summary.without_weights(partial(efficientnet_v2_s, num_classes=setup.classes))
     beside = baselines.baselines(setup)
     rows = [{"network": name, **row} for name, row in beside.items()]
     trained = train_networks(setup, "2.2")[NARROW]
@@ -231,9 +227,8 @@ def part_2_3(setup: Setup) -> Findings:
     The trained narrow network is continued too, for as many epochs as the one widened from it.
     """
     args, classes, wide_one = setup.args, setup.classes, wide_name(setup)
-    narrow = summary.without_weights(partial(efficientnet.bare, classes, args.last_stride))
+    narrow = summary.without_weights(partial(efficientnet_v2_s, num_classes=classes))
     wide = summary.without_weights(lambda: widening.wide_efficientnet(classes, args.width))
-    efficientnet.with_last_stride(wide, args.last_stride)
     trained, from_narrow = train_networks(setup, "2.3"), f"{wide_one}_from_narrow"
     pairs = [(wide_one, NARROW), (from_narrow, CONTINUED), (CONTINUED, NARROW)]
     result = {
@@ -242,7 +237,7 @@ def part_2_3(setup: Setup) -> Findings:
         "width": args.width,
         "stages": efficientnet.stage_rows(narrow, wide, args.image_size),
         "max_logit_difference": logit_difference(setup),
-        "symmetry_noise": args.symmetry_noise,
+        "symmetry_noise": SYMMETRY_NOISE,
         "runs": with_means(trained, len(setup.packed["test"])),
         "differences": differences(trained, pairs),
     }
@@ -382,7 +377,7 @@ def part_2_6(setup: Setup) -> Findings:
     loaded = {name: cams.load_trained(setup, specs[name], run) for name, run in trained.items()}
     # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
     # nothing of what was learnt. With torchvision's head: zeros give no gradient.
-    bare = partial(efficientnet.bare, setup.classes, setup.args.last_stride)
+    bare = partial(efficientnet_v2_s, num_classes=setup.classes)
     untrained = seeded(bare, setup.args.seed)
     return cams.measure(setup, loaded, untrained, tag)
 
@@ -418,8 +413,6 @@ def make_parser() -> cli.ProblemParser:
     gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: yes; no: 1)"
     add("--zero-init-residual", **zero, help=gammas)
     parser.set_defaults(zero_head=True, zero_init_residual=True)
-    stride = "of the last stage: 2 as published; 1 for maps of twice the side at the end"
-    add("--last-stride", type=int, choices=(1, 2), default=2, help=stride)
     taught = "vgg16, whose features the networks guess too, or the file kept of it (default: none)"
     add("--teacher", type=cli.word_or_path, help=taught)
     views = "of each image that the teacher sees; 0: never the same, VGG-16 in every step"
@@ -427,10 +420,6 @@ def make_parser() -> cli.ProblemParser:
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
-    rate = "rate of networks that go on from a trained one, in --lr: smaller, to keep what it knows"
-    add("--continue-rate", type=cli.fraction, default=0.1, help=rate)
-    varied = "deviation, in their size, by which copied weights are varied, to part them"
-    add("--symmetry-noise", type=cli.fraction, default=0.01, help=varied)
     add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")
     low_high = {"nargs": 2, "metavar": ("LOW", "HIGH"), "default": (0.05, 0.3)}
     add("--noise-area", type=cli.fraction, **low_high, help="its part of the image's area")
@@ -484,15 +473,15 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
-    bare = summary.without_weights(partial(efficientnet.bare, classes, args.last_stride))
+    build = partial(efficientnet_v2_s, num_classes=classes)
     if args.init not in ("scratch", "imagenet") and set(args.parts) - {"2.1", "2.4"}:
-        efficientnet.load_but_head(bare, Path(args.init))
+        efficientnet.load_but_head(build(), Path(args.init))
     if args.from_narrow and "2.3" in args.parts:
         say(efficientnet.trained(args.from_narrow, classes)[1])
     if "2.6" in args.parts:
-        gradcam.feature_layer(bare, args.layer, args.image_size)
+        gradcam.feature_layer(summary.without_weights(build), args.layer, args.image_size)
     trains = any(part != "2.1" for part in args.parts)
-    example = partial(efficientnet.bare, classes, args.last_stride) if trains else None
+    example = build if trains else None
     return replace(runs.set_up(args, data, sources, folder, example), teach=teaching.teacher)
 
 

@@ -13,7 +13,7 @@ from common.networks.vgg import VGG16Features
 from common.reporting import problem1
 from tests.conftest import picture
 
-TINY = ("--layers", "relu1_2", "--no-lpips", "--weights", "random", "--summary-size", "32")
+TINY = ("--layers", "relu1_2", "--no-lpips", "--weights", "random")
 
 
 def image(seed: int, width: int = 48, height: int = 40) -> torch.Tensor:
@@ -132,8 +132,9 @@ def test_another_entry_of_the_registry_is_in_every_table_and_figure(
 
 def test_controls_stand_beside_trained_weights(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(p1, "load_vgg16", lambda *_, **__: p1.random_vgg16(9, want_lpips=False))
-    flags = ("--layers", "relu1_2", "pool1", "relu2_1", "--no-lpips", "--summary-size", "32")
-    flags += ("--draws", "2", "--curve-size", "24", "--images", folder, "--out", tmp_path)
+    monkeypatch.setattr(p1, "DRAWS", 2)
+    flags = ("--layers", "relu1_2", "pool1", "relu2_1", "--no-lpips")
+    flags += ("--curve-size", "24", "--images", folder, "--out", tmp_path)
     code, out, err = run(p1, "1.2", "1.3", *flags)
     assert code == 0, err
     parts = results(tmp_path)["parts"]

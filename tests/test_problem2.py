@@ -115,8 +115,6 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
         ([0, 1], ["--no-zero-head"]),
         ([0], ["--init", tmp_path / "b.pt"]),
         ([1, 2], ["--width", 1.2]),
-        ([0, 1, 2], ["--last-stride", 1]),
-        ([2], ["--symmetry-noise", 0.5]),
         ([2], ["--from-narrow", tmp_path / "b.pt"]),
     ):
         pairs = list(zip(usual, identities(*argv), strict=True))

@@ -25,11 +25,6 @@ from common.networks.weights import published_file
 HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 
-def bare(classes: int, last_stride: int = 2) -> EfficientNet:
-    """A new bare network."""
-    return with_last_stride(efficientnet_v2_s(num_classes=classes), last_stride)
-
-
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
     """torchvision's bare EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
 
@@ -90,18 +85,6 @@ def zero_residuals(network: EfficientNet) -> None:
     for block in network.modules():
         if isinstance(block, FusedMBConv | MBConv) and block.use_res_connect:
             nn.init.zeros_(block.block[-1][1].weight)
-
-
-def with_last_stride(network: EfficientNet, stride: int) -> EfficientNet:
-    """The same network, its last stage but the head entered at this stride: 2 as it is published.
-
-    With 1 the maps at the end have twice the side, 4 x 4 at 64 px, for no more parameters (Luo et
-    al. 2019, section 3.5).
-    """
-    block = network.features[-2][0]
-    channelwise = next(m for m in block.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
-    channelwise.stride = (stride, stride)
-    return network
 
 
 class Taught(nn.Module):

@@ -4,9 +4,10 @@
     table = summary_table(resnet18(), (3, 64, 64))
     print(table)
 
-Networks are on the CPU, and keep their mode and their weights.
+All of it is read off shapes: nothing is computed, and a network stays as it is.
 """
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def summary_table(
     Rows of modules of the classes named in `hide`, which have no parameters, are left out as if a
     function stood in their place.
     """
-    rows, was_training = [], model.training
+    rows, shapes = [], _shapes_alone(model)
 
     def note(module: nn.Module, _inputs, output: Tensor) -> None:
         kind = type(module).__name__
@@ -62,14 +63,17 @@ def summary_table(
             parameters = sum(tensor.numel() for tensor in own if tensor is not None)
             rows.append((f"{kind}-{len(rows) + 1}", [-1, *output.shape[1:]], parameters))
 
-    listed = [m for m in model.modules() if not isinstance(m, nn.Sequential) and m is not model]
-    handles = [module.register_forward_hook(note) for module in listed]
+    for module in shapes.modules():
+        if not isinstance(module, nn.Sequential) and module is not shapes:
+            module.register_forward_hook(note)
     with torch.inference_mode():
-        model.eval()(torch.zeros(1, *input_size))
-    model.train(was_training)
-    for handle in handles:
-        handle.remove()
+        shapes(torch.zeros(1, *input_size, device="meta"))
     return Table(tuple(input_size), rows, count_parameters(model))
+
+
+def _shapes_alone(network: nn.Module) -> nn.Module:
+    """A copy in eval mode on PyTorch's meta device, whose tensors have shapes and no values."""
+    return copy.deepcopy(network).to("meta").eval()
 
 
 def tables_in_turn(
@@ -84,13 +88,9 @@ def tables_in_turn(
 
 
 def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model from `build()` on the CPU whose weights are memory that nobody has set.
-
-    For tables, which need shapes alone: initialising VGG-16 takes seconds.
-    """
+    """A model from `build()` whose weights have shapes and no values, on the meta device."""
     with torch.device("meta"):
-        model = build()
-    return model.to_empty(device="cpu")
+        return build()
 
 
 def weighted_layers(network: nn.Module, skip: str) -> list[str]:
@@ -112,9 +112,7 @@ def count_macs(network: nn.Module, image_size_px: int, names: Iterable[str]) -> 
 
     `names` are those of modules of the bare network that multiply anything.
     """
-    was_training = network.training
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
-    network.train(was_training)
+        _shapes_alone(network)(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
     counts, root = counter.get_flop_counts(), type(network).__name__
     return {name: sum(counts[f"{root}.{name}"].values()) // 2 for name in names}

@@ -24,11 +24,10 @@ Figures = dict[str, Callable[[Path], None]]
 
 
 def init_words(args: Namespace) -> str:
-    """The words for a training's first weights, shape and teacher, from its flags."""
+    """The words for a training's first weights and teacher, from its flags."""
     words = {
         "head at zero": args.zero_head,
         "last gammas at zero": args.zero_init_residual,
-        "last stage at stride 1": args.last_stride == 1,
         "taught by VGG-16, whose part is in the train loss": args.teacher,
     }
     return ", ".join([args.init, *(word for word, holds in words.items() if holds)])

@@ -27,7 +27,7 @@ FOLDERS = (
 )
 PHOTOS = (
     *("--images", "photos", "--weights", "random", "--layers", "relu1_2", "--no-lpips"),
-    *("--summary-size", 32, "--curve-size", 32, "--noise-seeds", 1, "--max-references", 2),
+    *("--curve-size", 32, "--noise-seeds", 1, "--max-references", 2),
     *("--out", "out"),
 )
 

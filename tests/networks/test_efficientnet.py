@@ -8,7 +8,6 @@ from common.errors import UserError
 from common.files import sha256_of
 from common.networks import efficientnet
 from common.networks.summary import count_parameters
-from common.networks.widening import wide_efficientnet
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +54,6 @@ def test_with_zero_residuals_a_block_with_a_skip_path_starts_as_the_identity():
     for block in blocks:
         maps = torch.randn(1, block.block[0][0].in_channels, 4, 4)
         assert torch.equal(block(maps), maps)
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_the_last_stage_at_stride_1_sees_what_it_skips_at_2(wide):
-    network = (wide_efficientnet(3, 1.1) if wide else efficientnet_v2_s(num_classes=3)).eval()
-    images = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        published, logits = network.features(images), network(images)
-        before = network.features[:-2](images)
-        strided_entry = network.features[-2][0].block[:2](before)
-        efficientnet.with_last_stride(network, 1)
-        assert network.features(images).shape[2:] == (4, 4)
-        assert published.shape[2:] == (2, 2)
-        entry = network.features[-2][0].block[:2](before)
-        torch.testing.assert_close(entry[..., ::2, ::2], strided_entry)
-        efficientnet.with_last_stride(network, 2)
-        assert torch.equal(network(images), logits)
 
 
 def test_the_reports_count_is_that_of_another_network_with_1000_classes():
