@@ -62,10 +62,12 @@ def small_networks(monkeypatch):
 
 
 def use_small_networks(monkeypatch):
+    import problem2_flowers
     from common.networks import efficientnet, widening
     from tests.faults import tiny
 
-    monkeypatch.setattr(efficientnet, "efficientnet_v2_s", tiny.small_efficientnet)
+    for module in (efficientnet, problem2_flowers):
+        monkeypatch.setattr(module, "efficientnet_v2_s", tiny.small_efficientnet)
     monkeypatch.setattr(widening, "_efficientnet_conf", tiny.small_stages)
 
 
