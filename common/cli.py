@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*names, **options)
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse the command line; a wrong flag exits 2."""
+        """Parse the command line; of a wrong flag the nearest one is suggested."""
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -58,7 +58,7 @@ class ProblemParser(Parser):
         self.add("--threads", type=positive, help="of a CPU (default: as many as cores)")
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse the command line; `--list` prints the parts and exits 0, a wrong part exits 2."""
+        """Parse the command line, and put the parts in order; `--list` prints them and exits."""
         args = super().parse_args(argv)
         if args.list:
             titles = [(number, title(part)) for number, part in self.parts.items()]
@@ -77,7 +77,7 @@ def title(part: Callable) -> str:
 
 
 def duration(seconds: float) -> str:
-    """About so long, in words: a few seconds, about 40 s, about 3 minutes."""
+    """In words: a few seconds, about 40 s, about 3 minutes."""
     if seconds < 8:
         return "a few seconds"
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
@@ -85,58 +85,43 @@ def duration(seconds: float) -> str:
 
 def path(text: str) -> Path:
     """The argparse type of paths: a leading ~ is the user's home, as in a shell."""
-    try:
-        if text:
-            return Path(text).expanduser()
-    except RuntimeError:  # of a user that there is not
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not the path of a file or folder")
+    if not text:  # such as "$DIR", not set
+        raise argparse.ArgumentTypeError("'' is not the path of a file or folder")
+    return Path(text).expanduser()
 
 
 def word_or_path(text: str) -> str:
-    """The argparse type of a word with a meaning, or a path as `path` takes it, as a string.
-
-    ./word is a path.
-    """
+    """The argparse type of a word with a meaning, or a path as a string; ./word is a path."""
     path(text)
     return os.path.expanduser(text)
 
 
+def _numbers(kind: type, allowed: Callable, wanted: str) -> Callable:
+    """The argparse type of numbers of a kind (int or float) that are allowed."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan  # which no range holds
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return convert
+
+
 def at_least(minimum: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """The argparse type of integers from `minimum` to `most`."""
-    wanted = f"a whole number of {minimum} or more, at most {most:,}"
-    return lambda text: _number(text, int, lambda value: minimum <= value <= most, wanted)
-
-
-whole, positive = at_least(0), at_least(1)
-
-
-def seed(text: str) -> int:
-    """The argparse type of integers that every generator takes as a seed."""
-    return _number(text, int, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
-
-
-def non_negative(text: str) -> float:
-    """The argparse type of finite numbers of 0 or more."""
-    return _number(text, float, lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
+    wanted = f"a whole number from {minimum} to {most:,}"
+    return _numbers(int, lambda value: minimum <= value <= most, wanted)
 
 
 def up_to(most: float) -> Callable[[str], float]:
     """The argparse type of numbers above 0 and not above `most`."""
-    wanted = f"a number above 0, at most {most:g}"
-    return lambda text: _number(text, float, lambda value: 0 < value <= most, wanted)
+    return _numbers(float, lambda value: 0 < value <= most, f"a number above 0, at most {most:g}")
 
 
-def fraction(text: str) -> float:
-    """The argparse type of numbers from 0 to 1."""
-    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def _number(text: str, kind: type, allowed: Callable, wanted: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return value
+whole, positive, seed = at_least(0), at_least(1), at_least(0, 2**63 - 1)
+fraction = _numbers(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+non_negative = _numbers(float, lambda value: 0 <= value < math.inf, "a finite number of 0 or more")

@@ -19,7 +19,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")  # torch's Ru
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, and what to type next."""
+    """Something the user can mend, in one line: what, where, and what to type next."""
 
     def __init__(self, message: str):
         super().__init__(job.printable(message))
@@ -36,9 +36,9 @@ class Stopped(KeyboardInterrupt):
 def guard(main: Callable[[], None]) -> int:
     """Run `main`, so that a mistake of the user's ends in a line on stderr. Returns the exit code.
 
-    0: all went well. 2: a mistake, a full disk, a place that can't be read or written. 130: Ctrl-C.
-    138: SIGUSR1, Slurm's warning. 141: whoever read the output has closed it. 143: SIGTERM. A
-    second signal ends the process at once. What all processes of a job meet alike the first tells.
+    0: all went well. 2: a mistake, a full disk, a place that can't be read or written. 128 + n:
+    signal n, such as 130 for Ctrl-C; a second one ends the process at once. 141: whoever read the
+    output has closed it. What all processes of a job meet alike the first tells.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
@@ -68,7 +68,7 @@ def guard(main: Callable[[], None]) -> int:
 
 
 def _remedy(error: Exception) -> str | None:
-    """What helps against an error of the system; None for one of this program."""
+    """What helps against an error of the system, or None for one of this program."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "take a smaller --batch-size, --image-size or data set"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -1,7 +1,7 @@
 """Files that are whole or not there: written in one step, locked, and checked by SHA-256.
 
 What is read back later (checkpoint, manifest, results, packed images) has its SHA-256 in the file
-SHA256SUMS beside it, in the format of `sha256sum`: `save` or `record` writes it, `load` or `check`
+SHA256SUMS beside it, as `sha256sum` writes it: `save` or `record` enters it, `load` or `check`
 compares. What is only looked at (tables, figures) is written through `atomic`.
 """
 
@@ -28,10 +28,7 @@ WAIT_SECONDS = 1  # for a lock, before it is said
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
-
-    What a killed process leaves there, the next one that writes `path` replaces.
-    """
+    """A temporary path beside `path` that takes its place when the block ends without an error."""
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
         temporary.unlink(missing_ok=True)  # it may be a link
@@ -56,35 +53,28 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
     digest = hashlib.sha256(written).hexdigest()
     with atomic(path) as temporary:
         temporary.write_bytes(written)
-        # The file of before stands until it is replaced, and may stay if we are killed here.
-        _write_sums(path, {digest, *_sums_of(path)})
-    _write_sums(path, {digest})
+        # Until the file is replaced that of before stands, and may stay if we are killed here.
+        _enter(path, {digest, *_sums_of(path)})
+    _enter(path, {digest})
     return digest
 
 
 def load(path: Path) -> bytes:
     """The content of a file that `save` wrote; a UserError where it is not what was saved."""
-    content = path.read_bytes()
-    _compare(path, hashlib.sha256(content).hexdigest())
-    return content
+    check(path)
+    return path.read_bytes()
 
 
 def record(path: Path) -> str:
-    """Take the SHA-256 of a file that was written by other means into SHA256SUMS; returns it."""
+    """Enter the SHA-256 of a file that was written by other means; returns it."""
     digest = sha256_of(path)
-    _write_sums(path, {digest})
+    _enter(path, {digest})
     return digest
 
 
 def check(path: Path) -> str:
-    """Compare a file, however large, with SHA256SUMS as `load` does. Returns its SHA-256."""
-    digest = sha256_of(path)
-    _compare(path, digest)
-    return digest
-
-
-def _compare(path: Path, digest: str) -> None:
-    known = _sums_of(path)
+    """Compare a file, however large, with SHA256SUMS. Returns its SHA-256."""
+    digest, known = sha256_of(path), _sums_of(path)
     if digest not in known:
         why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
         if not known:
@@ -92,26 +82,28 @@ def _compare(path: Path, digest: str) -> None:
         name, folder = shlex.quote(path.name), shlex.quote(str(path.parent))
         accept = f"to take it as it is: cd {folder}; sha256sum -- {name} >> {SUMS}"
         raise UserError(f"{path}: {why} ({accept})")
+    return digest
 
 
-def _read_sums(folder: Path) -> list[tuple[str, str]]:
-    """The (name, SHA-256) of each line: a name is there twice while its file is replaced."""
+def _lines(folder: Path) -> list[str]:
     path = folder / SUMS
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    return [(line[66:], line[:64]) for line in lines if len(line) > 66]
+    return [line for line in lines if line[66:]]  # 64 digits, two spaces, a file's name
 
 
 def _sums_of(path: Path) -> set[str]:
-    return {digest for name, digest in _read_sums(path.parent) if name == path.name}
+    return {line[:64] for line in _lines(path.parent) if line[66:] == path.name}
 
 
-def _write_sums(path: Path, digests: set[str]) -> None:
+def _enter(path: Path, digests: set[str]) -> None:
     """List a file by these SHA-256s alone, and leave out files that are no longer there."""
-    folder, sums = path.parent, {(path.name, digest) for digest in digests}
-    sums |= {(n, d) for n, d in _read_sums(folder) if n != path.name and (folder / n).exists()}
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums)]
+    folder = path.parent
+    others = [line for line in _lines(folder) if (folder / line[66:]).exists()]
+    lines = {line for line in others if line[66:] != path.name}
+    lines |= {f"{digest}  {path.name}" for digest in digests}
     with atomic(folder / SUMS) as temporary:
-        temporary.write_text("".join(lines), "utf-8")
+        in_order = sorted(lines, key=lambda line: (line[66:], line))
+        temporary.write_text("".join(f"{line}\n" for line in in_order), "utf-8")
 
 
 def save_json(path: Path, value) -> None:
@@ -121,10 +113,7 @@ def save_json(path: Path, value) -> None:
 
 def load_json(path: Path):
     """The nest of dicts and lists of a file that `save_json` wrote, checked as by `load`."""
-    try:
-        return json.loads(load(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    return json.loads(load(path))
 
 
 def finite(value):
@@ -151,7 +140,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(folder: Path, flag: str = "--out") -> Path:
-    """A folder, made where it is missing and tried by writing; `flag` is the one that chose it."""
+    """Make a folder where it is missing, and try to write in it; `flag` is what chose it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -163,30 +152,24 @@ def make_folder(folder: Path, flag: str = "--out") -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, doing: str, wait: bool = True) -> Iterator[None]:
-    """Hold a folder's lock: of several processes one goes on, the others say so and wait.
-
-    `doing` ends the line that they say, such as "packs images".
-    """
+    """Hold a folder's lock: of processes of which each is `doing` something, one goes on."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=WAIT_SECONDS)
+        held = lock.acquire(timeout=WAIT_SECONDS)
     except Timeout:
+        busy = f"another process {doing} in {folder}"
         if not wait:
-            busy = f"another process {doing} in {folder}"
             raise UserError(f"{busy}; wait for it, or choose another folder") from None
-        say(f"waiting for another process that {doing} in {folder}", file=sys.stderr)
-        lock.acquire()
-    try:
+        say(f"waiting: {busy}", file=sys.stderr)
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
     """The folder `name` in a cache, which `fill(folder)` writes where it is not there yet.
 
-    It appears in one step, so one that a killed run left unfinished is never opened; such are
-    removed. Who may read the cache may read the folder.
+    It appears in one step, so one that a killed run left unfinished is never opened.
     """
     folder = make_folder(cache, flag="--cache") / name
     with locked(cache, "fills the cache"):

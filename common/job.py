@@ -1,7 +1,4 @@
-"""Which process of a job this is, and what one process says for all of them.
-
-torchrun tells each process that it starts its place by RANK and WORLD_SIZE; without, it is alone.
-"""
+"""Which process of a job this is, by torchrun's variables, and what one says for all of them."""
 
 import os
 import re
@@ -18,7 +15,7 @@ def rank() -> int:
 
 
 def size() -> int:
-    """The number of processes of this job."""
+    """How many processes this job has."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
