@@ -52,9 +52,8 @@ from common.reporting.tables import differences_table
 from common.reporting.trainings import over_seeds, training_report, with_means
 from common.studies import baselines, cams, modes
 from common.studies import teacher as teaching
-from common.studies.accuracy import differences
 from common.training import parallel, recipe, runs
-from common.training.runs import NetworkSpec, Setup, train_seeds, training_seconds
+from common.training.runs import NetworkSpec, Setup, differences, train_seeds, training_seconds
 
 # The wide networks are named by their width.
 NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continued", "noise_block"

@@ -57,8 +57,8 @@ from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.tables import differences_table
 from common.reporting.trainings import training_report, with_means
-from common.studies import accuracy, divergence, places, reproduction
-from common.studies.divergence import REPORT_RECIPE, Followed, Training
+from common.studies import divergence, places, reproduction
+from common.studies.divergence import REPORT_RECIPE, Followed
 from common.training import loop, parallel, runs
 from common.training.recipe import Recipe, add_flags
 from common.training.runs import NetworkSpec, Setup, images_per_second, training_seconds
@@ -241,10 +241,11 @@ def single_changes(half_epochs: float) -> dict[str, tuple[dict, dict]]:
     }
 
 
-def changed_training(setup: Setup, arguments: dict, in_recipe: dict, watch: bool) -> Training:
-    """The report's network and recipe with changes of each."""
+def follow_changed(setup: Setup, name: str, arguments: dict, in_recipe: dict) -> Followed:
+    """Follow the report's training with changes of its network's arguments and of its recipe."""
+    build = partial(report_network, setup, **arguments)
     recipe = replace(setup.recipe, **{**REPORT_RECIPE, **in_recipe})
-    return Training(partial(report_network, setup, **arguments), recipe, watch)
+    return divergence.follow(setup, name, build, recipe, watch=name in ("none", BRANCH))
 
 
 def part_3_4(prepared: Prepared) -> Findings:
@@ -273,7 +274,7 @@ def part_3_4(prepared: Prepared) -> Findings:
             name: {"epochs": network["runs"][0]["history"], **network}
             for name, network in with_means(trained, len(setup.packed["test"])).items()
         },
-        "differences": accuracy.differences(
+        "differences": runs.differences(
             trained, [(name, control) for name in trained if name != control]
         ),
         "forecast": forecasts,
@@ -297,27 +298,28 @@ def follow_changes(setup: Setup) -> tuple[dict[str, Followed], dict[str, Followe
     """Follow the single changes to the report's training, and the two trainings beside them."""
     half_epochs = setup.args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], setup.recipe)
     changed = {
-        name: changed_training(setup, *changes, watch=name in ("none", BRANCH))
+        name: follow_changed(setup, name, *changes)
         for name, changes in single_changes(half_epochs).items()
     }
-    two_changes = ({"residual": "branch"}, {"learning_rate": 0.01})
+    branch, slower = {"residual": "branch"}, {"learning_rate": 0.01}
     f_in_resnet34 = partial(resnet34_with, SquareLeaky, setup.classes, setup.args.seed)
-    others = {
-        TWO_CHANGES: changed_training(setup, *two_changes, watch=False),
-        RESNET34_F: Training(f_in_resnet34, replace(setup.recipe, **REPORT_RECIPE)),
+    recipe = replace(setup.recipe, **REPORT_RECIPE)
+    return changed, {
+        TWO_CHANGES: follow_changed(setup, TWO_CHANGES, branch, slower),
+        RESNET34_F: divergence.follow(setup, RESNET34_F, f_in_resnet34, recipe),
     }
-    cache = divergence.result_cache(setup)
-    return tuple(divergence.follow_all(setup, cache, which) for which in (changed, others))
 
 
 def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
     """Follow the network of the flags by the recipe that it was trained by."""
     args = setup.args
     spec = compared_networks(setup)[f"resnet36{NAME_ENDS[args.residual]}"]
-    gammas = {"zero_init_residual": args.zero_init_residual}
-    cache = divergence.result_cache(setup, stem=args.stem, residual=args.residual, **gammas)
-    training = Training(lambda: spec.build(args.seed)[0], recipe, watch=True)
-    return divergence.follow(setup, cache, f"{name_beside_report(spec.name)}, as trained", training)
+    name = f"{name_beside_report(spec.name)}, as trained"
+    flags = {"stem": args.stem, "residual": args.residual}
+    flags["zero_init_residual"] = args.zero_init_residual
+    return divergence.follow(
+        setup, name, lambda: spec.build(args.seed)[0], recipe, watch=True, **flags
+    )
 
 
 def change_rows(trainings: dict[str, Followed]) -> list[dict]:

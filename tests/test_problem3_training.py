@@ -149,7 +149,7 @@ def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
 
 
 def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(divergence, "follow_all", stop)
+    monkeypatch.setattr(divergence, "follow", stop)
     tiny_run(out="whole", code=130)
     step, taken = loop.train_step, []
 

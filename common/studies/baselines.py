@@ -29,7 +29,7 @@ POOLINGS = {"mean": slice(0, 1), "mean and maximum": slice(0, 2)}
 SIDE_PX_MAX, BATCH_SIZE = 128, 64  # of what VGG-16 sees
 VERSION = 1  # of how all this is computed, for what is kept
 
-Features = tuple[dict, Callable[[str], Tensor]]  # what is chosen with them; those of a split
+Candidate = tuple[dict, Callable[[str], Tensor], Callable]  # settings, a split's features, classify
 
 
 def baselines(setup: Setup) -> dict[str, dict]:
@@ -71,87 +71,76 @@ def _baselines(setup: Setup) -> dict[str, dict]:
     measures = ("val_top1", "test_top1", "test_top1_low", "test_top1_high", "test_per_class")
     chance = dict.fromkeys(measures, 100 / setup.classes)
     rows = {"chance": {**chance, "seconds": 0.0, "chosen": {}}}
-    for name, features in (("colour", _colours), ("HOG", _edges)):
-        start = time.perf_counter()
-        by_split = {split: features(setup, split) for split in setup.packed}
+    for name, features_of in (
+        ("colour", instrument.colour_histograms),
+        ("HOG", instrument.hog_features),
+    ):
+        start, size_px = time.perf_counter(), setup.args.image_size
+        features = {s: features_of(part.images, size_px) for s, part in setup.packed.items()}
+        if name == "HOG":  # colours are the same in a mirrored image
+            mirrored = features_of(setup.packed["train"].images[:, :, ::-1], size_px)
+            features["train"] = torch.cat([features["train"], mirrored])
         seconds = time.perf_counter() - start
-        for way in CLASSIFIERS:
-            rows[f"{name}, {way}"] = _row(setup, [({}, by_split.get)], way, seconds)
+        ridges = [({"strength": s}, features.get, partial(_ridge, s)) for s in STRENGTHS]
+        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, features.get, _nearest)], seconds)
+        rows[f"{name}, ridge"] = _row(setup, ridges, seconds)
     try:
         weights = load_vgg16("auto", seed=0, want_lpips=False)
     except UserError as error:
         job.say(f"{VGG_RIDGE}: left out: {error}", file=sys.stderr)
     else:
         network = VGG16Features(weights, list(TAPS)).to(setup.device)
-        rows[VGG_RIDGE] = _row(setup, _vgg_candidates(setup, network), "ridge")
+        rows[VGG_RIDGE] = _row(setup, _vgg_candidates(setup, network))
     return rows
 
 
-def _row(setup: Setup, candidates: Iterable[Features], way: str, seconds: float = 0.0) -> dict:
+def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) -> dict:
     """What val chooses, the first of equals, with test looked at; `seconds` were spent before."""
-    start, packed, best = time.perf_counter(), setup.packed, {"val_top1": -1.0}
-    for (about, features_of), (strength, classify) in product(candidates, CLASSIFIERS[way]):
-        answers_of = partial(_answers, packed, features_of, classify)
-        top1 = 100 * (answers_of("val") == packed["val"].labels).double().mean().item()
-        if top1 > best["val_top1"]:
-            best, chosen = {"val_top1": top1, "chosen": about | strength}, answers_of
+    start, best = time.perf_counter(), -1.0
+    labels = {split: part.labels for split, part in setup.packed.items()}
+
+    def right(split: str, features_of: Callable, classify: Callable) -> Tensor:
+        train = features_of("train")
+        known = labels["train"].repeat(len(train) // len(labels["train"]))  # of mirrored images too
+        return classify(train, known, features_of(split)) == labels[split]
+
+    for settings, *how in candidates:
+        top1 = 100 * right("val", *how).double().mean().item()
+        if top1 > best:
+            best, chosen, chosen_how = top1, settings, how
         if top1 == 100:  # which no other can beat
             break
-    labels = packed["test"].labels
-    right = chosen("test") == labels
-    low, high = wilson_interval(int(right.sum()), len(right))
+    hits = right("test", *chosen_how)
+    low, high = wilson_interval(int(hits.sum()), len(hits))
     return {
-        **best,
-        "test_top1": 100 * right.double().mean().item(),
+        "val_top1": best,
+        "chosen": chosen,
+        "test_top1": 100 * hits.double().mean().item(),
         "test_top1_low": 100 * low,
         "test_top1_high": 100 * high,
-        "test_per_class": per_class(labels, right),
+        "test_per_class": per_class(labels["test"], hits),
         "seconds": seconds + time.perf_counter() - start,
     }
 
 
-def _answers(packed: dict, features_of: Callable, classify: Callable, split: str) -> Tensor:
-    train, labels = features_of("train"), packed["train"].labels
-    labels = labels.repeat(len(train) // len(labels))  # with mirrored copies behind, or without
-    return classify(train, labels, features_of(split))
-
-
-# ----------------------------------------------------------------------------------- classifiers
-def _nearest_label(train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+def _nearest(train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     return labels[instrument.nearest(queries, train)]
 
 
-def _ridge_of_roots(train: Tensor, labels: Tensor, queries: Tensor, strength: float) -> Tensor:
+def _ridge(strength: float, train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     # Roots, since few counts and responses are large and most are small.
     return instrument.ridge(train.sqrt(), labels, queries.sqrt(), strength)
 
 
-CLASSIFIERS = {
-    "nearest neighbour": [({}, _nearest_label)],
-    "ridge": [({"strength": s}, partial(_ridge_of_roots, strength=s)) for s in STRENGTHS],
-}
-
-
-# --------------------------------------------------------------------------- features of a split
-def _colours(setup: Setup, split: str) -> Tensor:
-    return instrument.colour_histograms(setup.packed[split].images, setup.args.image_size)
-
-
-def _edges(setup: Setup, split: str) -> Tensor:
-    """HOG features, of train those of its mirrored images too."""
-    images = setup.packed[split].images
-    views = [images, images[:, :, ::-1]] if split == "train" else [images]
-    return torch.cat([instrument.hog_features(view, setup.args.image_size) for view in views])
-
-
-def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Features]:
+def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Candidate]:
     """The features of LAYERS by each pooling, at the pictures' size and half as large again."""
     size_px = setup.args.image_size
     for side_px in sorted({min(size_px, SIDE_PX_MAX), min(size_px * 3 // 2, SIDE_PX_MAX)}):
         pooled = cache(partial(_vgg_pooled, setup, network, side_px))
-        for layers, (pooling, kept) in product(LAYERS, POOLINGS.items()):
-            about = {"layers": list(layers), "pooling": pooling, "size_px": side_px}
-            yield about, partial(_side_by_side, pooled, layers, kept)
+        for layers, pooling, strength in product(LAYERS, POOLINGS, STRENGTHS):
+            settings = {"layers": list(layers), "pooling": pooling, "size_px": side_px}
+            features_of = partial(_side_by_side, pooled, layers, POOLINGS[pooling])
+            yield {**settings, "strength": strength}, features_of, partial(_ridge, strength)
 
 
 def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:

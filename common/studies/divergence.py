@@ -3,24 +3,26 @@
 import contextlib
 import csv
 import io
-import itertools
+import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import job
+from common import files, job
 from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.networks.doctor import RANGES, bad_batch_norms, bare_name, statistics
+from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.loop import endless_steps
 from common.training.recipe import Recipe
-from common.training.result_cache import ResultCache
 from common.training.run import Run
 from common.training.runs import Setup
 from common.training.watch import NotFinite, dead_batch_norms, non_finite_gradients, watched
@@ -41,12 +43,39 @@ PLACE = ("step", "module", "direction")
 
 
 @dataclass(frozen=True)
-class Training:
-    """A training to be followed; `watch`: the doctor looks at every module, which takes longer."""
+class ResultCache:
+    """A folder of results that take minutes each, so that a study that was stopped goes on.
 
-    build: Callable[[], nn.Module]
-    recipe: Recipe
-    watch: bool = False
+    described: what all of them depend on, plain values. fresh: measure anew what is there already.
+    """
+
+    folder: Path
+    described: Mapping
+    fresh: bool = False
+
+    def get(self, name: str, described: Mapping, measure: Callable[[], dict]) -> dict:
+        """The result so named and described: read, or what `measure()` returns, and then kept.
+
+        Plain values, of which numbers may be infinite or NaN.
+        """
+        described = {**self.described, **described}
+        words = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+        path = self.folder / f"{words}-{files.digest_of(described)[:8]}.json"
+
+        def read() -> dict | None:  # in one process, for all of a job, which measure together
+            there = path.exists() and not self.fresh
+            return files.load_json(path)["measured"] if there else None
+
+        if (found := parallel.broadcast(read)) is not None:
+            job.say(f"{path}: kept; --fresh measures anew")
+            return found
+        text = json.dumps({"about": described, "measured": measure()}, indent=1)
+        if job.is_first():
+            files.make_folder(self.folder)
+            with files.locked(self.folder, "keeps a measurement"):
+                files.save(path, text)
+        parallel.wait()
+        return json.loads(text)["measured"]  # as it is read
 
 
 @dataclass(frozen=True)
@@ -155,26 +184,20 @@ def follow_steps(run: Run, train: Packed, steps: int, watch: bool = False) -> Fo
     Without `watch` rows and beyond are empty.
     """
     record, losses, divergence, dead = Record(), [], None, None
-    start = time.perf_counter()
-
-    def end_step(step: int, last: bool) -> None:
-        nonlocal dead
-        if dead is None and (names := dead_batch_norms(run.network)):
-            dead = {"step": step, "module": bare_name(names[0])}
-        if watch:
-            record.end_step(run.network, last)
-
+    trained, start = endless_steps(run, train), time.perf_counter()
     with watched(run.network, record.look) if watch else contextlib.nullcontext():
-        try:
-            losses_of_steps = itertools.islice(endless_steps(run, train), steps)
-            for loss in job.progress(losses_of_steps, total=steps, leave=False):
-                losses.append(loss)
-                end_step(len(losses), last=len(losses) == steps)
-        except NotFinite as error:
-            step = len(losses) + 1
-            end_step(step, last=True)
-            place = (step, bare_name(error.module), error.direction)
-            divergence = dict(zip(PLACE, place, strict=True))
+        for step in job.progress(range(1, steps + 1), leave=False):
+            try:
+                losses.append(next(trained))
+            except NotFinite as error:
+                place = (step, bare_name(error.module), error.direction)
+                divergence = dict(zip(PLACE, place, strict=True))
+            if dead is None and (names := dead_batch_norms(run.network)):
+                dead = {"step": step, "module": bare_name(names[0])}
+            if watch:
+                record.end_step(run.network, last=divergence is not None or step == steps)
+            if divergence:
+                break
     seconds = time.perf_counter() - start
     return Followed(losses, divergence, dead, record.rows, record.beyond, seconds)
 
@@ -229,38 +252,39 @@ def first_images(setup: Setup) -> Tensor:
     return centre_square(packed, args.image_size)
 
 
-def follow(setup: Setup, cache: ResultCache, name: str, training: Training) -> Followed:
+def follow(
+    setup: Setup,
+    name: str,
+    build: Callable[[], nn.Module],
+    recipe: Recipe,
+    watch: bool = False,
+    **described,
+) -> Followed:
     """Train for --steps or until a value that counts is not finite, and say how it went.
 
     Kept under its name, so that a call that was stopped goes on with those that it has not done.
+    `described` says what else than the recipe, --width and the seed the training depends on. With
+    `watch` the doctor looks at every module, which takes longer.
     """
-    steps, recipe, watch = setup.args.steps, training.recipe, training.watch
+    args = setup.args
 
     def measure() -> dict:
-        network = with_fast_convolutions(training.build(), setup.device)
-        run = Run(network, recipe, setup.device)
-        return asdict(follow_steps(run, setup.packed["train"], steps, watch))
+        run = Run(with_fast_convolutions(build(), setup.device), recipe, setup.device)
+        return asdict(follow_steps(run, setup.packed["train"], args.steps, watch))
 
-    identity = {"name": name, "recipe": recipe.as_dict(), "steps": steps, "watch": watch}
-    followed = Followed(**cache.get(name, identity, measure))
+    described |= {
+        "data": {split: part.source.fingerprint() for split, part in setup.packed.items()},
+        "device": setup.device.type,
+        "seed": args.seed,
+        "width": args.width,
+        "processes": job.size(),  # each has batch norms of its own
+        "image_size_px": args.image_size,
+        "classes": setup.classes,
+    }
+    training = {"name": name, "recipe": recipe.as_dict(), "steps": args.steps, "watch": watch}
+    kept = ResultCache(setup.folder / "kept", described, args.fresh)
+    followed = Followed(**kept.get(name, training, measure))
     outcome = f"diverges in step {followed.last_step}" if followed.divergence else "finite"
     dead = f", dead from {followed.dead['module']} on" if followed.dead else ""
     job.say(f"{name}: {outcome}{dead}, {followed.seconds:.0f} s")
     return followed
-
-
-def follow_all(
-    setup: Setup, cache: ResultCache, trainings: Mapping[str, Training]
-) -> dict[str, Followed]:
-    """Follow trainings by name."""
-    return {name: follow(setup, cache, name, training) for name, training in trainings.items()}
-
-
-def result_cache(setup: Setup, **described) -> ResultCache:
-    """The kept measurements of a problem's folder, of this data, device, job, width and seed."""
-    args = setup.args
-    data = {split: part.source.fingerprint() for split, part in setup.packed.items()}
-    common = {"data": data, "device": setup.device.type, "seed": args.seed, "width": args.width}
-    common["processes"] = job.size()  # each has batch norms of its own
-    size = {"image_size_px": args.image_size, "classes": setup.classes}
-    return ResultCache(setup.folder / "kept", {**common, **size, **described}, args.fresh)

@@ -5,15 +5,22 @@ Three studies of part 3.4, each of many networks, trained and tested as those of
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
+from common import job
 from common.networks import activations
 from common.networks.resnet36 import EXPONENTS, RELU_STEM, ResNet36, new_network
 from common.reporting import problem3, studies
 from common.reporting.results import Findings
-from common.studies.accuracy import Arm, train_arms
+from common.reporting.statistics import paired_difference
+from common.reporting.trainings import over_seeds
 from common.studies.divergence import REPORT_RECIPE
-from common.training.runs import NetworkSpec, Setup
+from common.training import runs
+from common.training.runs import NetworkSpec, Setup, hits_of
+from common.training.watch import NotFinite
 
 PLACES = ("stem", "branch", "sum")
 GAMMAS = (1, 0.3, 0.1)
@@ -25,6 +32,15 @@ STEM_ROWS = (  # the stem, the gammas that feed f, the activation in the branche
     ("relu,f", 0.1, "f"), ("f,relu", 0.1, "f"), (CLAMPED, 1, "f"), (RELU_STEM, 1, "ReLU"),
     ("relu,relu+dn", 1, "ReLU"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A network of a study, the plain values that its row says of it, and its control's name."""
+
+    spec: NetworkSpec
+    described: Mapping
+    control: str = ""
 
 
 def network_spec(setup: Setup, name: str, changes: Mapping, recipe: Mapping) -> NetworkSpec:
@@ -94,3 +110,37 @@ def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
     if study == "factorial":
         result["report_recipe"] = result["recipe"] | REPORT_RECIPE
     return studies.study_findings(study, result, caption)
+
+
+def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
+    """Train every arm once a seed; a value that is not finite ends that run, not the study.
+
+    Returns:
+        A row an arm: network, its name; the keys of `described`; seeds, the number of runs that
+        ended well; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std
+        (None below two); test_not_finite, images of all runs together; stopped, a message a run
+        that a value ended; difference, that of test top-1 to the control as `paired_difference`, of
+        the seeds that both have; None without one, and of the control itself.
+    """
+    args, rows, hits = setup.args, [], {}
+    runs.train_side_by_side(setup, [arm.spec for arm in arms])
+    for arm in arms:
+        name, trained, stopped = arm.spec.name, [], []
+        for seed in range(args.seed, args.seed + args.seeds):
+            try:
+                trained.append(runs.train_and_test(setup, arm.spec, seed, args.gpus))
+            except NotFinite as error:
+                job.say(f"{name}: {error}")
+                stopped.append(str(error))
+        hits[name] = {run["seed"]: hits_of(run) for run in trained}
+        means = over_seeds(trained, len(setup.packed["test"])) if trained else {}
+        row = {"network": name, **arm.described, "seeds": len(trained)}
+        row |= {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
+        row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)
+        rows.append({**row, "stopped": stopped})
+    for arm, row in zip(arms, rows, strict=True):
+        a, b = hits[arm.spec.name], hits.get(arm.control, {})
+        both = [seed for seed in a if seed in b and arm.control != arm.spec.name]
+        pair = [np.array([of_seed[seed] for seed in both]) for of_seed in (a, b)]
+        row["difference"] = paired_difference(*pair) if both else None
+    return rows

@@ -7,7 +7,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,12 +27,9 @@ from common.networks.resnet36 import Activation, ResNet36, resnet34_with
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
 from common.reporting import studies
 from common.reporting.results import Findings
-from common.studies import counting
-from common.studies.divergence import unchecked_steps
-from common.training.result_cache import ResultCache
+from common.studies.divergence import ResultCache, unchecked_steps
 from common.training.runs import Setup
 
-SCALINGS = ("normalised", "0-1", "0-255")  # of the network's input
 # How pictures are varied, as (least share of the area, jitter), or not: crops as Szegedy et al.
 # 2015 take them, mirrored; jitter of brightness, contrast and saturation.
 PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
@@ -40,8 +37,12 @@ OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
 FIRST_STEPS = 3
-VARIED = {"width": (0.25, 0.5), "residual": ("branch",), "init": ("he",)}
-VARIED["scaling"] = SCALINGS[1:]
+VARIED = {  # one at a time; `scaling` is of the network's input
+    "width": (0.25, 0.5),
+    "residual": ("branch",),
+    "init": ("he",),
+    "scaling": ("0-1", "0-255"),
+}
 # Whose peaks are told: the stem, the blocks, and what the first batch norms after a squared skip
 # path take in.
 TOLD = re.compile(r"maxpool|layer\d\.\d+|layer2\.0\.(conv1|shortcut\.0)|fc")
@@ -64,34 +65,17 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """A training without checks: a network, its form and optimiser in words, and how long.
-
-    about: what else a result says of it, plain values. steps: at most. autopsy: whether the first
-    batch norm is looked for that makes gradients NaN.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
-    images: int
-    steps: int
-    optimizer: str = "sgd"
-    learning_rate: float = 0.1
-    about: Mapping = field(default_factory=dict)
-    autopsy: bool = False
-
-
-@dataclass(frozen=True)
-class Source:
-    """Batches of a packed split, its classes spread over the OUTPUTS; few images repeat."""
+class Study:
+    """A packed split, its classes spread over the OUTPUTS, and what is kept of its measurements."""
 
     split: Packed
     device: torch.device
+    kept: ResultCache
 
     def batch(self, case: Case, step: int = 0) -> tuple[Tensor, Tensor]:
         """The images of a step, float (N, 3, S, S) as the network takes them, and their labels.
 
-        Which ones, and how they are varied, is by the case's seed.
+        Which ones, and how they are varied, is by the case's seed; few images repeat.
         """
         generator = streams.generator(case.seed, streams.ORDER, 0)
         order = torch.randperm(len(self.split), generator=generator)
@@ -112,88 +96,16 @@ class Source:
         return images.contiguous(memory_format=torch.channels_last), labels * spread
 
 
-def first_losses(cases: Iterable[Case], source: Source, cache: ResultCache) -> list[dict]:
-    """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
-    rows = []
-    for case in cases:
-
-        def measure(case: Case = case) -> dict:
-            network = report_resnet36(case, SquareLeaky)
-            network = network.to(source.device, memory_format=torch.channels_last)
-            return first_pass(network, *source.batch(case), TOLD)
-
-        about = {**asdict(case), "classes": OUTPUTS}
-        found = cache.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
-        words = ", ".join(f"{key} {value}" for key, value in about.items())
-        job.say(
-            f"{words}: first loss {found['first_loss']:.6g}, infinite from"
-            f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
-        )
-        rows.append({**about, **found})
-    return rows
+def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
+    """The report's network as it starts by a case, or with changes of its arguments."""
+    torch.manual_seed(base.seed)
+    float64 = changes.pop("float64_batch_norms", False)
+    of_case = {"residual": base.residual, "width": base.width, "init": base.init}
+    network = ResNet36(OUTPUTS, activation, **{**of_case, **changes})
+    return with_float64_batch_norms(network) if float64 else network
 
 
-def first_steps(
-    trainings: Iterable[Steps], source: Source, base: Case, cache: ResultCache
-) -> list[dict]:
-    """The first steps of every training: network, optimizer, images, and what it is about.
-
-    Image size, width and seed are those of `base`. A batch is halved until a step fits into the
-    memory that is free, and said to be smaller. Further keys are those of `unchecked_steps`.
-    """
-    rows = []
-    for training in trainings:
-        about = {"network": training.name, "optimizer": training.optimizer, **training.about}
-        about |= {"learning_rate": training.learning_rate, "images": training.images}
-        about |= {"image_size_px": base.image_size_px, "width": base.width, "seed": base.seed}
-        asked = {"steps": training.steps, "autopsy": training.autopsy}
-        if cache.find("steps", {**about, **asked}) is None:
-            about["images"] = fitting_images(training, base, source.device)
-
-        def measure(training: Steps = training, images: int = about["images"]) -> dict:
-            network = training.build().to(source.device, memory_format=torch.channels_last)
-            case = replace(base, images=images)
-            batches = (source.batch(case, step) for step in range(training.steps))
-            optimizer = make_optimizer(training, network)
-            return unchecked_steps(network, batches, optimizer, training.autopsy)
-
-        found = cache.get("steps", {**about, **asked}, measure)
-        losses = ", ".join(f"{loss:.6g}" for loss in found["losses"][:3])
-        bad = f"{len(found['non_finite_gradients'])} of {found['tensors']} gradients not finite"
-        words = ", ".join(str(value) for value in about.values())
-        job.say(f"{words}: losses {losses}; in step 1 {bad}; {found['seconds']:.1f} s a step")
-        rows.append({**about, **found})
-    return rows
-
-
-def make_optimizer(training: Steps, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in He et al. 2016 (momentum 0.9, weight decay 1e-4), or Adam as PyTorch has it."""
-    if training.optimizer == "sgd":
-        options = {"momentum": 0.9, "weight_decay": 1e-4}
-        return torch.optim.SGD(network.parameters(), lr=training.learning_rate, **options)
-    return torch.optim.Adam(network.parameters(), lr=training.learning_rate)
-
-
-def fitting_images(training: Steps, base: Case, device: torch.device) -> int:
-    """The training's batch, halved until a step fits into the memory that is free."""
-    image_bytes = STEP_BYTES * base.width * (base.image_size_px / 224) ** 2
-    images = training.images
-    while images > 2 and images * image_bytes > free_bytes(device):
-        images //= 2
-    if images < training.images:
-        job.say(f"{training.name}: {images} images a step for {training.images}: memory is short")
-    return images
-
-
-def free_bytes(device: torch.device) -> float:
-    """The memory that is free, where the system tells it; else without end."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # what PyTorch holds without need
-        return torch.cuda.mem_get_info(device)[0]
-    information = Path("/proc/meminfo")  # of Linux
-    if not information.exists():
-        return math.inf
-    return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", information.read_text())[1])
+# -------------------------------------------------------------------------------- first passes
 
 
 def first_pass_cases(args: argparse.Namespace) -> list[Case]:
@@ -208,6 +120,93 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
+def first_losses(study: Study, cases: Iterable[Case]) -> list[dict]:
+    """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
+    rows = []
+    for case in cases:
+
+        def measure(case: Case = case) -> dict:
+            network = report_resnet36(case, SquareLeaky)
+            network = network.to(study.device, memory_format=torch.channels_last)
+            return first_pass(network, *study.batch(case), TOLD)
+
+        about = {**asdict(case), "classes": OUTPUTS}
+        found = study.kept.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
+        words = ", ".join(f"{key} {value}" for key, value in about.items())
+        job.say(
+            f"{words}: first loss {found['first_loss']:.6g}, infinite from"
+            f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
+        )
+        rows.append({**about, **found})
+    return rows
+
+
+def with_forecast(cases: Iterable[Mapping], border: float) -> list[dict]:
+    """First passes with their forecast in closed form.
+
+    Added keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut
+    after it puts into its batch norm; closed_form_peak, the stem's to the power of 8 where f
+    squares each of three sums; forecast_dead, whether the stem's is above the border.
+    """
+    rows = []
+    for case in cases:
+        peaks, squared = case["peaks"], case["residual"] == "sum"
+        stem = peaks["maxpool"]
+        rows.append({
+            **case,
+            "stem_peak": stem,
+            "stage_peak": peaks["layer1.2"],
+            "shortcut_peak": peaks["layer2.0.shortcut.0"],
+            "closed_form_peak": stem**8 if squared and stem < 1e38 else None,
+            "forecast_dead": squared and stem >= border,
+        })  # fmt: skip
+    return rows
+
+
+def border_counts(cases: Iterable[Mapping], border: float) -> dict:
+    """How many first passes of networks with f after the sum are below and above the border.
+
+    Keys: peak, of the border; below and above, each {"passes", "infinite" (with a variance that is
+    not finite), "dead"}; lowest_dead_loss and highest_dead_loss, None without one that is dead.
+    """
+    squared = [case for case in cases if case["residual"] == "sum"]
+    losses = [case["first_loss"] for case in squared if case["dead_from"]]
+
+    def count(passes: list[Mapping]) -> dict:
+        infinite = sum(case["infinite_from"] is not None for case in passes)
+        dead = sum(case["dead_from"] is not None for case in passes)
+        return {"passes": len(passes), "infinite": infinite, "dead": dead}
+
+    return {
+        "peak": border,
+        "below": count([case for case in squared if case["stem_peak"] < border]),
+        "above": count([case for case in squared if case["stem_peak"] >= border]),
+        "lowest_dead_loss": min(losses, default=None),
+        "highest_dead_loss": max(losses, default=None),
+    }
+
+
+def in_report_setting(cases: Iterable[Mapping], size_px: int, width: float) -> list[Mapping]:
+    """The first passes in the report's setting, whatever their pictures and seeds."""
+    report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
+    report["scaling"] = "normalised"
+    return [case for case in cases if report.items() <= case.items()]
+
+
+def dead_by_pictures(cases: Iterable[Mapping]) -> dict[str, dict]:
+    """How many networks are dead: {pictures: {images: {"networks", "dead"}}}."""
+    counts = {}
+    for case in cases:
+        of_pictures = counts.setdefault(case["pictures"], {})
+        row = of_pictures.setdefault(str(case["images"]), {"networks": 0, "dead": 0})
+        row["networks"] += 1
+        row["dead"] += case["dead_from"] is not None
+    return counts
+
+
+# --------------------------------------------------------------------------------- first steps
+
+
 def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
     """What the first steps start from: the first of the seeds whose network is dead, if one is."""
     base = Case(STEP_IMAGES["resnet36"], args.image_size, args.width, seed=args.seed)
@@ -218,58 +217,73 @@ def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
     return base
 
 
-def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
-    """The report's network as it starts by a case, or with changes of its arguments."""
-    torch.manual_seed(base.seed)
-    float64 = changes.pop("float64_batch_norms", False)
-    of_case = {"residual": base.residual, "width": base.width, "init": base.init}
-    network = ResNet36(OUTPUTS, activation, **{**of_case, **changes})
-    return with_float64_batch_norms(network) if float64 else network
+def take_steps(
+    study: Study,
+    base: Case,
+    about: Mapping,
+    build: Callable[[], nn.Module],
+    steps: int,
+    learning_rate: float,
+    autopsy: bool = False,
+) -> dict:
+    """Train without checks for so many steps at most, by the image size, width and seed of `base`.
+
+    `about` has the network, the optimizer and what else is said of the training. A batch is halved
+    until a step fits into the memory that is free, and said to be smaller. `autopsy` looks for the
+    first batch norm that makes gradients NaN.
+
+    Returns:
+        `about`, learning_rate, images, image_size_px, width, seed, the keys of `unchecked_steps`,
+        and told_losses, in words.
+    """
+    base = replace(base, images=STEP_IMAGES[about["network"]])
+    about = {**about, "learning_rate": learning_rate}
+    about |= {key: getattr(base, key) for key in ("images", "image_size_px", "width", "seed")}
+
+    def measure() -> dict:
+        case = replace(base, images=fitting_images(base, study.device))
+        network = build().to(study.device, memory_format=torch.channels_last)
+        batches = (study.batch(case, step) for step in range(steps))
+        optimizer = make_optimizer(about["optimizer"], learning_rate, network)
+        return {"images": case.images, **unchecked_steps(network, batches, optimizer, autopsy)}
+
+    asked = {"steps": steps, "autopsy": autopsy}
+    row = about | study.kept.get("steps", {**about, **asked}, measure)
+    losses = ", ".join(f"{loss:.6g}" for loss in row["losses"][:3])
+    bad = f"{len(row['non_finite_gradients'])} of {row['tensors']} gradients not finite"
+    words = ", ".join(str(row[key]) for key in about)
+    job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s a step")
+    return told(row)
 
 
-def first_trainings(base: Case) -> list[Steps]:
-    """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
-    forms = {"where": WhereForm, "ours": SquareLeaky, "ReLU": nn.ReLU}
-    rates = {"sgd": 0.1, "adam": 1e-3}
-    builds = {"resnet36": partial(report_resnet36, base), "resnet34": partial(_resnet34, base)}
-    trainings = []
-    for name, form, optimizer in product(builds, forms, rates):
-        if (form, optimizer) != ("ReLU", "adam"):
-            build, steps = partial(builds[name], forms[form]), (STEP_IMAGES[name], FIRST_STEPS)
-            autopsy, about = (form, optimizer) == ("where", "sgd"), {"form": form}
-            how = (optimizer, rates[optimizer], about, autopsy)
-            trainings.append(Steps(name, build, *steps, *how))
-    return trainings
+def make_optimizer(name: str, learning_rate: float, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD as in He et al. 2016 (momentum 0.9, weight decay 1e-4), or Adam as PyTorch has it."""
+    if name == "sgd":
+        options = {"momentum": 0.9, "weight_decay": 1e-4}
+        return torch.optim.SGD(network.parameters(), lr=learning_rate, **options)
+    return torch.optim.Adam(network.parameters(), lr=learning_rate)
 
 
-def _resnet34(base: Case, activation: Activation) -> nn.Module:
-    return resnet34_with(activation, OUTPUTS, base.seed).network
+def fitting_images(case: Case, device: torch.device) -> int:
+    """The batch of a case, halved until a step fits into the memory that is free."""
+    image_bytes = STEP_BYTES * case.width * (case.image_size_px / 224) ** 2
+    images = case.images
+    while images > 2 and images * image_bytes > free_bytes(device):
+        images //= 2
+    if images < case.images:
+        job.say(f"{images} images a step for {case.images}: memory is short")
+    return images
 
 
-def cures(base: Case, steps: int) -> list[Steps]:
-    """The report's training changed in one thing at a time, at the report's size, f as `where`."""
-    f = {"activation": WhereForm}
-    changes = {  # arguments of the network, learning rate
-        "none": (f, 0.1),
-        "f off the sums": ({**f, "residual": "branch"}, 0.1),
-        "batch norm in float64": ({**f, "float64_batch_norms": True}, 0.1),
-        "f clamped at 6, another function": ({"activation": ClampedSquareLeaky}, 0.1),
-        "gammas start at 0.1": ({**f, "gamma": 0.1}, 0.1),
-        "last BN's gamma starts at 0": ({**f, "zero_init_residual": True}, 0.1),
-        "learning rate 1,000 times smaller": (f, 1e-4),
-        "ReLU for f, the control": ({"activation": nn.ReLU}, 0.1),
-    }
-    return [
-        Steps(
-            "resnet36",
-            partial(report_resnet36, base, **change),
-            STEP_IMAGES["resnet36"],
-            steps,
-            learning_rate=rate,
-            about={"change": name},
-        )
-        for name, (change, rate) in changes.items()
-    ]
+def free_bytes(device: torch.device) -> float:
+    """The memory that is free, where the system tells it; else without end."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch holds without need
+        return torch.cuda.mem_get_info(device)[0]
+    information = Path("/proc/meminfo")  # of Linux
+    if not information.exists():
+        return math.inf
+    return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", information.read_text())[1])
 
 
 def told(row: Mapping) -> dict:
@@ -286,6 +300,48 @@ def told(row: Mapping) -> dict:
     return row
 
 
+# ------------------------------------------------------------------------------------ the study
+
+
+def first_steps(study: Study, base: Case) -> list[dict]:
+    """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
+    forms = {"where": WhereForm, "ours": SquareLeaky, "ReLU": nn.ReLU}
+    rates = {"sgd": 0.1, "adam": 1e-3}
+    builds = {
+        "resnet36": partial(report_resnet36, base),
+        "resnet34": lambda activation: resnet34_with(activation, OUTPUTS, base.seed).network,
+    }
+    rows = []
+    for network, form, optimizer in product(builds, forms, rates):
+        if (form, optimizer) != ("ReLU", "adam"):
+            about = {"network": network, "optimizer": optimizer, "form": form}
+            build, rate = partial(builds[network], forms[form]), rates[optimizer]
+            autopsy = (form, optimizer) == ("where", "sgd")
+            rows.append(take_steps(study, base, about, build, FIRST_STEPS, rate, autopsy))
+    return rows
+
+
+def cured_steps(study: Study, base: Case, steps: int) -> list[dict]:
+    """The report's training changed in one thing at a time, at the report's size, f as `where`."""
+    f = {"activation": WhereForm}
+    changes = {  # arguments of the network, learning rate
+        "none": (f, 0.1),
+        "f off the sums": ({**f, "residual": "branch"}, 0.1),
+        "batch norm in float64": ({**f, "float64_batch_norms": True}, 0.1),
+        "f clamped at 6, another function": ({"activation": ClampedSquareLeaky}, 0.1),
+        "gammas start at 0.1": ({**f, "gamma": 0.1}, 0.1),
+        "last BN's gamma starts at 0": ({**f, "zero_init_residual": True}, 0.1),
+        "learning rate 1,000 times smaller": (f, 1e-4),
+        "ReLU for f, the control": ({"activation": nn.ReLU}, 0.1),
+    }
+    rows = []
+    for name, (change, rate) in changes.items():
+        about = {"network": "resnet36", "optimizer": "sgd", "change": name}
+        build = partial(report_resnet36, base, **change)
+        rows.append(take_steps(study, base, about, build, steps, rate))
+    return rows
+
+
 def reproduce(setup: Setup) -> Findings:
     """Why the report printed 6.4761 and then NaN: first passes, first steps, what cures it."""
     args = setup.args
@@ -295,27 +351,38 @@ def reproduce(setup: Setup) -> Findings:
     # these make the stem's peak.
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
-    cache = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
-    source = Source(train, setup.device)
-    cases = first_losses(first_pass_cases(args), source, cache)
-    base = base_of_steps(args, cases)
-    steps = first_steps(first_trainings(base), source, base, cache)
-    cured = first_steps(cures(base, args.cure_steps), source, base, cache)
-    border_peak = peak_at_the_border(3)
-    passes = counting.with_forecast(cases, border_peak)
-    of_report = counting.in_report_setting(passes, args.image_size, args.width)
+    kept = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
+    study, border_peak = Study(train, setup.device, kept), peak_at_the_border(3)
+    passes = with_forecast(first_losses(study, first_pass_cases(args)), border_peak)
+    of_report = in_report_setting(passes, args.image_size, args.width)
+    base = base_of_steps(args, passes)
     result = {
         "first_losses": passes,
-        "border": counting.border_counts(passes, border_peak),
-        "dead_by_pictures": counting.dead_by_pictures(of_report),
-        "steps": [told(row) for row in steps],
-        "cures": [told(row) for row in cured],
+        "border": border_counts(passes, border_peak),
+        "dead_by_pictures": dead_by_pictures(of_report),
+        "steps": first_steps(study, base),
+        "cures": cured_steps(study, base, args.cure_steps),
         "chance_loss": math.log(OUTPUTS),
         "border_peak": border_peak,
-        "batches": counting.batch_arithmetic(),
+        "batches": batch_arithmetic(),
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])
     tables = studies.reproduction_tables(result, args.image_size, args.width, tag)
     drawn = {"chance_loss": math.log(OUTPUTS), "size_px": args.image_size, "tag": tag}
     figure = partial(studies.draw_first_losses, cases=of_report, **drawn)
     return Findings({"reproduction": result}, tables, figures={"3.4_first_loss.png": figure})
+
+
+def batch_arithmetic() -> dict:
+    """What the report's numbers of batches say of its images: 5,204 of 128, and 18,213 of 32.
+
+    Of n images 80 % make 5,204 batches of 128 and 70 % make 18,213 of 32, the last of each perhaps
+    not full. Keys: images_least, images_most (n), classes, images_per_class (of the most).
+    """
+    fits = [
+        images
+        for images in range(830_000, 835_000)
+        if -(-int(0.8 * images) // 128) == 5204 and -(-int(0.7 * images) // 32) == 18_213
+    ]
+    ends = {"images_least": min(fits), "images_most": max(fits)}
+    return {**ends, "classes": 650, "images_per_class": max(fits) / 650}

@@ -7,7 +7,6 @@ views as --views says, whose features are computed once; with 0 no view is repea
 run in every step.
 """
 
-import io
 import time
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,10 +25,11 @@ from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
 from common.studies.baselines import POOLINGS, VGG_RIDGE, enlarged, kept_baselines
 from common.training import parallel
+from common.training.run import save_checkpoint
 from common.training.runs import Setup
 
-LOSS_WEIGHT = 8  # of the features' mean square error, beside the label's cross-entropy
 BATCH_SIZE = 64  # of a pass
+VARIED = ("crop_area_min", "jitter", "randaugment")  # how views are varied, by `Augmentation`
 
 
 @dataclass(eq=False)
@@ -45,10 +45,9 @@ class Teacher:
 
     about: dict
     classifier: dict
-    augmentation: Augmentation
     features: Tensor
     network: VGG16Features | None = None
-    loss_weight: float = LOSS_WEIGHT
+    loss_weight = 8  # of the features' mean square error, beside the label's cross-entropy
 
     def __post_init__(self):
         first = self.features[0].float()
@@ -71,7 +70,7 @@ class Teacher:
             Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
         """
         view = epoch % self.about["views"] if self.about["views"] else epoch
-        look = partial(view_of, self.about, self.augmentation, images, indexes, view)
+        look = partial(view_of, self.about, images, indexes, view)
         if self.network:
             features = seen(self.network, self.about, look()).cpu()
         else:
@@ -84,21 +83,15 @@ class Teacher:
         return Taught(network, len(self.mean))
 
 
-def view_of(
-    about: dict,
-    augmentation: Augmentation,
-    images: Tensor,
-    indexes: Tensor,
-    view: int,
-    size_px: int = 0,
-) -> Tensor:
+def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: int = 0) -> Tensor:
     """One view of packed images, the same whatever other images are in the batch.
 
     Arguments as those of `Teacher`; 0 stands for the size that the teacher sees.
     """
     key = (about["seed"], streams.VIEWS, view, 0, about["images"])
     draws = Draws(*key, images.device, rows=indexes)
-    return augmentation.vary(images, size_px or about["image_size_px"], draws)
+    varied = Augmentation(**{name: about[name] for name in VARIED})
+    return varied.vary(images, size_px or about["image_size_px"], draws)
 
 
 def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
@@ -115,12 +108,11 @@ def told(setup: Setup, trained: list[dict]) -> dict | None:
         `Teacher`'s about and classifier in one, loss_weight, and kept_share: the students' mean
         test top-1 as a share of the teacher's.
     """
-    found = teacher(setup)
-    if found is None:
+    if (made := teacher(setup)) is None:
         return None
     top1 = sum(run["test_top1"] for run in trained) / len(trained)
-    about = {**found.about, **found.classifier, "loss_weight": found.loss_weight}
-    return {**about, "kept_share": top1 / found.classifier["test_top1"]}
+    about = {**made.about, **made.classifier, "loss_weight": made.loss_weight}
+    return {**about, "kept_share": top1 / made.classifier["test_top1"]}
 
 
 # ------------------------------------------------------------------------------- made and read
@@ -129,9 +121,6 @@ def teacher(setup: Setup) -> Teacher | None:
     """What --teacher asks for, from its file; `vgg16` has one in --cache, made where it is missing.
 
     The first process of a job makes it for all.
-
-    Raises:
-        UserError: VGG-16's weights are not there, or the file is missing or was made for others.
     """
     args, _ = setup.args, setup.packed
     if args.teacher is None:
@@ -147,16 +136,14 @@ def teacher(setup: Setup) -> Teacher | None:
 
 def _asked(setup: Setup) -> dict:
     """What the flags and the data say of a teacher."""
-    varied, train = setup.recipe.augmentation, setup.packed["train"]
+    train = setup.packed["train"]
     return {
         "seed": setup.args.seed,
         "views": setup.args.views,
         "data": train.source.fingerprint(),
         "images": len(train),
         "image_size_px": setup.args.image_size,
-        "crop_area_min": varied.crop_area_min,
-        "jitter": varied.jitter,
-        "randaugment": varied.randaugment,
+        **{name: getattr(setup.recipe.augmentation, name) for name in VARIED},
     }
 
 
@@ -167,49 +154,39 @@ def _made(setup: Setup) -> Teacher:
     chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
     about = {**_asked(setup), **chosen, "weights": weights.sha256}
     network = VGG16Features(weights, chosen["layers"]).to(setup.device)
-    start = time.perf_counter()
-    augmentation, train = setup.recipe.augmentation, setup.packed["train"]
+    start, train = time.perf_counter(), setup.packed["train"]
     views, steps = range(max(1, setup.args.views)), torch.arange(len(train)).split(BATCH_SIZE)
     features = []
     for view in job.progress(views, "VGG-16 of the views", leave=False):
         for rows in steps:
             images = train.batch(rows, setup.device)[0]
-            features.append(seen(network, about, view_of(about, augmentation, images, rows, view)))
+            features.append(seen(network, about, view_of(about, images, rows, view)))
     stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
     seconds = time.perf_counter() - start
     classifier = {"val_top1": row["val_top1"], "test_top1": row["test_top1"], "seconds": seconds}
     job.say(f"teacher: {len(views)} views of {len(train):,} images in {seconds:.0f} s")
     kept = None if setup.args.views else network
-    return Teacher(about, classifier, augmentation, stacked, kept)
+    return Teacher(about, classifier, stacked, kept)
 
 
 def _write(path: Path, made: Teacher) -> None:
-    content = io.BytesIO()
+    files.make_folder(path.parent, "--cache")
     kept = ("about", "classifier", "features")
-    torch.save({key: getattr(made, key) for key in kept}, content)
-    files.save(files.make_folder(path.parent, "--cache") / path.name, content.getbuffer())
+    save_checkpoint(path, {key: getattr(made, key) for key in kept})
     job.say(f"teacher kept in {path}; --teacher with this file needs no weights of VGG-16")
 
 
 def _read(path: Path, setup: Setup) -> Teacher:
-    """The teacher of a file.
-
-    Raises:
-        UserError: it can't be read, or was made for other data or flags.
-    """
+    """The teacher of a file; a UserError where it was made for other data or flags."""
     if not path.is_file():
         raise UserError(f"--teacher {path}: no such file; give vgg16 or a file that it has made")
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        made = Teacher(augmentation=setup.recipe.augmentation, **kept)
-        about = dict(made.about)
+        made = Teacher(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged or hostile file can raise anything
-        reason = type(error).__name__
-        raise UserError(
-            f"--teacher {path}: not a teacher's file that can be read safely ({reason})"
-        ) from None
+        reason = f"not a teacher's file that can be read safely ({type(error).__name__})"
+        raise UserError(f"--teacher {path}: {reason}") from None
     for name, value in _asked(setup).items():
-        if about.get(name) != value:
-            differs = f"its {name} is {about.get(name)}, this training's {value}"
+        if made.about.get(name) != value:
+            differs = f"its {name} is {made.about.get(name)}, this training's {value}"
             raise UserError(f"--teacher {path}: {differs}; give the flags it was made with")
     return made

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from common import files, job
 from common.data.packed import Packed, pack
 from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
-from common.reporting.statistics import wilson_interval
+from common.reporting.statistics import paired_difference, wilson_interval
 from common.training import loop, parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
@@ -263,6 +263,17 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "peak_memory_mib": max(row["peak_memory_mib"] for row in history),
         "history": history,
     }
+
+
+def hits_of(run: Mapping) -> np.ndarray:
+    """Whether a run names each image of test, in order: zeros and ones."""
+    return np.array([int(hit) for hit in run["hits"]])
+
+
+def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:
+    """Paired differences of test top-1 in points: {"a", "b", "mean", "low", "high"} a pair."""
+    hits = {name: np.array([hits_of(run) for run in found]) for name, found in trained.items()}
+    return [{"a": a, "b": b, **paired_difference(hits[a], hits[b])} for a, b in pairs]
 
 
 # ------------------------------------------------------------------------------------ how long

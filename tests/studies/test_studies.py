@@ -14,9 +14,9 @@ from common.networks import resnet36
 from common.networks.resnet36 import RELU_STEM, STEMS
 from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.reporting import studies
-from common.studies import accuracy, counting, places, reproduction
+from common.studies import places, reproduction
 from common.studies.reproduction import Case
-from common.training import loop
+from common.training import loop, runs
 from common.training.watch import NotFinite
 
 TINY = (
@@ -93,13 +93,12 @@ def test_steps_start_from_the_first_seed_whose_network_is_dead():
 def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch, capsys):
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(reproduction, "STEP_BYTES", 100)
-    training = reproduction.Steps("resnet36", None, images=64, steps=3)
-    assert reproduction.fitting_images(training, Case(64), torch.device("cpu")) == 8
-    assert "resnet36: 8 images a step for 64: memory is short" in capsys.readouterr().out
+    assert reproduction.fitting_images(Case(64), torch.device("cpu")) == 8
+    assert "8 images a step for 64: memory is short" in capsys.readouterr().out
 
 
 def test_the_batches_of_the_report_are_of_650_whole_classes():
-    found = counting.batch_arithmetic()
+    found = reproduction.batch_arithmetic()
     for images in (found["images_least"], found["images_most"]):
         assert math.ceil(int(0.8 * images) / 128) == 5204
         assert math.ceil(int(0.7 * images) / 32) == 18_213
@@ -111,7 +110,7 @@ def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else()
     peaks = {"maxpool": 257.0, "layer1.2": 1e20, "layer2.0.shortcut.0": 1e19}
     rows = [{"peaks": {**peaks, "maxpool": peak}, "residual": residual}
             for peak, residual in ((255.0, "sum"), (257.0, "sum"), (257.0, "branch"))]  # fmt: skip
-    found = counting.with_forecast(rows, 256)
+    found = reproduction.with_forecast(rows, 256)
     assert [row["forecast_dead"] for row in found] == [False, True, False]
     assert [row["closed_form_peak"] for row in found] == [255.0**8, 257.0**8, None]
 
@@ -231,7 +230,7 @@ def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monke
 
 def test_differences_pair_seeds_and_images():
     trained = {"a": [{"hits": "1100"}, {"hits": "1111"}], "b": [{"hits": "1000"}, {"hits": "1111"}]}
-    (row,) = accuracy.differences(trained, [("a", "b")])
+    (row,) = runs.differences(trained, [("a", "b")])
     assert (row["a"], row["b"], row["mean"]) == ("a", "b", 12.5)
 
 
@@ -244,7 +243,7 @@ def test_first_passes_are_counted_on_both_sides_of_the_border():
     ]
     keys = ("stem_peak", "infinite_from", "dead_from", "first_loss")
     rows = [{"residual": "sum", **dict(zip(keys, values, strict=True))} for values in passes]
-    found = counting.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
+    found = reproduction.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
     assert found["below"] == {"passes": 1, "infinite": 0, "dead": 0}
     assert found["above"] == {"passes": 3, "infinite": 2, "dead": 1}
     assert found["lowest_dead_loss"] == found["highest_dead_loss"] == 6.4
@@ -255,5 +254,5 @@ def test_dead_networks_are_counted_by_pictures_of_the_reports_setting_alone():
         {**vars(Case(64, seed=seed)), "dead_from": dead} for seed, dead in ((0, "bn"), (1, None))
     ]
     rows.append({**vars(Case(64, width=0.5)), "dead_from": "bn"})
-    found = counting.dead_by_pictures(counting.in_report_setting(rows, 224, 1))
+    found = reproduction.dead_by_pictures(reproduction.in_report_setting(rows, 224, 1))
     assert found == {"crops, jitter": {"64": {"networks": 2, "dead": 1}}}
