@@ -198,6 +198,7 @@ def part_2_2(setup: Setup) -> Findings:
     trained = train_networks(setup, "2.2")[NARROW]
     result = {
         "parameters": summary.count_parameters(bare),
+        "parameters_report": widening.report_counts(),
         "epochs": args.epochs,
         "init": init,
         "recipe": replace(setup.recipe, precision=trained[0]["precision"]).as_dict(),
@@ -233,6 +234,7 @@ def part_2_3(setup: Setup) -> Findings:
     result = {
         "parameters": summary.count_parameters(wide),
         "parameters_narrow": summary.count_parameters(narrow),
+        "parameters_report": widening.report_counts(),
         "width": args.width,
         "stages": efficientnet.stage_rows(narrow, wide, args.image_size),
         "max_logit_difference": logit_difference(setup),

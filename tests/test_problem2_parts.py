@@ -180,7 +180,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--batch-size", 1], "--batch-size: '1' is not a whole number of 2 or more"),
+        (["--batch-size", 1], "--batch-size: '1' is not a whole number"),
         (["--classes", 1], "--classes 1: the embedded data set has 2 to 102"),
         (["--init", "nowhere.pt"], "nowhere.pt: no such file"),
         (["--gpus", 9], "--gpus 9: torch sees"),

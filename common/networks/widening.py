@@ -12,9 +12,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import EfficientNet
+from torchvision.models import EfficientNet, efficientnet_v2_s
 from torchvision.models.efficientnet import _efficientnet_conf
 from torchvision.ops import SqueezeExcitation
+
+from common.networks.summary import count_parameters
 
 
 def wide_efficientnet(classes: int, width: float) -> EfficientNet:
@@ -35,6 +37,27 @@ def wide_efficientnet(classes: int, width: float) -> EfficientNet:
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
         last_channel=round(width * last_channels),
     )
+
+
+def report_counts() -> dict[str, int]:
+    """How the report came to its counts of parameters, of networks with 1,000 classes.
+
+    Keys: stock, torchvision's network; out_channels_set, the same after the report's Figure 14,
+    which sets attributes of built layers and widens nothing; wider_head, as the public repository
+    d-li14/efficientnetv2.pytorch has it: a last convolution of 1,792 channels for 1,280, and a 1x1
+    convolution with its batch norm in both blocks of the first stage.
+    """
+    with torch.device("meta"):
+        stock = efficientnet_v2_s()
+        counts = {"stock": count_parameters(stock)}
+        for stage in (2, 3, 4, 5):
+            block = stock.features[stage][0]
+            block.out_channels = int(block.out_channels * 1.1)
+        counts["out_channels_set"] = count_parameters(stock)
+        stages, _ = _efficientnet_conf("efficientnet_v2_s")
+        wider_head = EfficientNet(stages, dropout=0.2, last_channel=1792)
+    counts["wider_head"] = count_parameters(wider_head) + 2 * (24 * 24 + 2 * 24)
+    return counts
 
 
 @dataclass(frozen=True)

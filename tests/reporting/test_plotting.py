@@ -109,7 +109,10 @@ TEXTS = {
     ],
     "dots": ["2.0", "pixels", "LPIPS", "sigma", "random", "six photos"],
     "dose_response": ["noise", "sigma", "100", "relu1_2", "six photos"],
-    "resolutions": ["train: 1,002 images, 2 resolutions", "most often: 500x667 (1,000), 640x480 (2)"],
+    "resolutions": [
+        "train: 1,002 images, 2 resolutions",
+        "most often: 500x667 (1,000), 640x480 (2)",
+    ],
     "class_counts": ["train: 1,002 images", "class"],
     "training_curves": ["top-1 in %: val solid, train dashed", "ResNet-34"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
