@@ -27,18 +27,26 @@ WAIT_SECONDS = 1  # for a lock, before it is said
 
 
 @contextlib.contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """Turn a full disk, while something is written, into a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        reason = f"{place}: cannot be written ({error.strerror})"
+        raise UserError(f"{reason}; free space or choose another folder") from None
+
+
+@contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error."""
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
-        temporary.unlink(missing_ok=True)  # it may be a link
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        reason = f"{path}: cannot be written ({error.strerror})"
-        raise UserError(f"{reason}; free space or choose another folder") from None
+        with full_disk_named(path):
+            temporary.unlink(missing_ok=True)  # it may be a link
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -179,7 +187,8 @@ def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)  # we hold the lock: nobody writes there any more
         partial.mkdir()
         try:
-            fill(partial)
+            with full_disk_named(cache):
+                fill(partial)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -17,7 +17,7 @@ class Draws:
     """Random parameters of one step's images for one purpose, such as `streams.AUGMENT`.
 
     They are drawn on the CPU and for the whole batch, so that they are the same on every device and
-    in every process of a job.
+    in every process of a job; `rows` are those of the images whose draws are wanted.
     """
 
     def __init__(
@@ -30,7 +30,6 @@ class Draws:
         device: torch.device,
         rows: Tensor | slice = slice(None),
     ):
-        """`rows` are those of the images whose draws are wanted."""
         self.key, self.images = (seed, purpose, epoch, step), images
         self.device, self.rows = device, rows
         self.generator = streams.generator(*self.key)
@@ -46,10 +45,7 @@ class Draws:
         return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
     def on_device(self) -> torch.Generator:
-        """A new generator on the images' device, for draws per pixel.
-
-        Its stream is not that of `uniform`, and depends on the kind of device.
-        """
+        """A new generator on the images' device, for draws per pixel, with a stream of its own."""
         return streams.generator(*self.key, 1, device=self.device)
 
 
@@ -94,7 +90,7 @@ class Augmentation:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images of uint8 as float32 in [0, 1]."""
+    """uint8 images as float32 in [0, 1]."""
     return images.float().div_(255)
 
 
@@ -127,7 +123,7 @@ def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Dr
 
 
 def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Float images with brightness, contrast and saturation times factors in 1 +- `strength`.
+    """Brightness, contrast and saturation of float images times factors in 1 +- `strength`.
 
     As torchvision's ColorJitter in that order, clipped to [0, 1] once at the end.
     """
@@ -182,7 +178,8 @@ def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
     """Away from black, a mean grey, grey or a blur of itself, or with fewer or inverted values."""
     amounts = {name: amount[:, None, None, None] for name, amount in amounts.items()}
     grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-    away_from = (0, grey.mean(dim=(2, 3), keepdim=True), grey, _blurred(images))
+    blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), "replicate"), 3, stride=1)
+    away_from = (0, grey.mean(dim=(2, 3), keepdim=True), grey, blurred)
     tinted = images
     for name, origin in zip(TINTS, away_from, strict=True):
         tinted = tinted + 0.9 * amounts[name] * (images - origin)
@@ -194,17 +191,11 @@ def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
     return tinted.clamp(0, 1)
 
 
-def _blurred(images: Tensor) -> Tensor:
-    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    return functional.avg_pool2d(padded, kernel_size=3, stride=1)
-
-
 def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:
     """Give each image, with probability `prob`, a rectangle of the image before it in the batch.
 
     Its fraction of the area is uniform in [0, 1] before it is cut at the border, and the targets
-    (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1). Neither input is
-    written to.
+    (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1).
     """
     height, width = images.shape[2:]
     area = draws.uniform(0, 1)

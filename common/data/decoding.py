@@ -55,38 +55,31 @@ def _central_square(image: Image.Image, side_px: int) -> Image.Image:
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file whose picture Pillow reads rightly; its pixels are not yet read."""
-    with one_line_errors(path), path.open("rb") as file:
-        image = Image.open(file, formats=FORMATS)
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError  # as Pillow does at twice as many
-        if reason := _misread(image):
-            raise UserError(f"{path}: {reason}; save it as a PNG of 8 bits")
-        yield image
-
-
-@contextlib.contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
-    """Turn what Pillow and the system say of an image file into a UserError that names it."""
     try:
-        yield
+        with path.open("rb") as file:
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError  # as Pillow does at twice as many
+            if reason := _misread(image):
+                raise UserError(f"{path}: {reason}; save it as a PNG of 8 bits")
+            yield image
     except (UserError, MemoryError):  # want of memory is no damage
         raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give the path of an image") from None
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{path}: not an image that Pillow can read; convert it to PNG or JPEG"
-        ) from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, refused as a decompression bomb;"
-            " scale it down first"
-        ) from None
     except Exception as error:  # for damaged files Pillow raises anything
-        if isinstance(error, OSError) and error.errno:  # the system's, not Pillow's
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: damaged image ({reason})") from None
+        raise UserError(f"{path}: {_why_unread(error)}") from None
+
+
+def _why_unread(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file; give the path of an image"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read; convert it to PNG or JPEG"
+    if isinstance(error, Image.DecompressionBombError):
+        most = f"{Image.MAX_IMAGE_PIXELS:,}"
+        return f"more than {most} pixels, refused as a decompression bomb; scale it down first"
+    if isinstance(error, OSError) and error.errno:  # the system's, not Pillow's
+        return f"cannot be read ({error.strerror})"
+    return f"damaged image ({str(error) or type(error).__name__})"
 
 
 def _misread(image: Image.Image) -> str:

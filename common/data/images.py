@@ -28,19 +28,17 @@ EMBEDDED_PHOTOS = {
     "rocket": "rocket.jpg",
 }
 
+NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # of class folders
 NAMED = 3  # of the files left out, in the line on stderr
 # The mean colours of 8 x 8 cells, of 0 to 255, of a picture saved again; of the 690 photos of two
 # published folders no two are within 40.
 SAME_WITHIN = 4
 
 
-# ----------------------------------------------------------------- folders, and what is left out
-
-
 def why_left_out(name: str) -> str | None:
     """Why a file of a folder of images is left out by its name, or None where it is not.
 
-    The reason is empty where nobody will miss it, such as .DS_Store.
+    The reason is empty where nobody will miss it.
     """
     is_image = os.path.splitext(name)[1].lower() in Image.registered_extensions()
     if name.startswith("."):
@@ -49,10 +47,7 @@ def why_left_out(name: str) -> str | None:
 
 
 def say_left_out(reasons: Sequence[str], source: str) -> None:
-    """Say on one line of stderr how many files or classes were left out, and the first of them.
-
-    `reasons` are "NAME: why", and are kept in full in results.json.
-    """
+    """Say on one line of stderr how many files or classes were left out, and the first of them."""
     if reasons:
         first, more = "; ".join(reasons[:NAMED]), len(reasons) - NAMED
         rest = f"; and {more:,} more, see results.json" if more > 0 else ""
@@ -81,9 +76,8 @@ def open_folder(
     """Images of a folder in sorted order, or a seeded draw of `most`; sizes; what was left out.
 
     They lie directly in it or, where none does, in its folders. Each is read once to see whether it
-    can be, and none is kept. Sizes are (width, height) by name. Left out are, as "NAME: why",
-    folders, files that are no image, or a bad one, and pictures that are there already: a copy is
-    no unrelated picture.
+    can be. Sizes are (width, height) by name. Left out are, as "NAME: why", folders, files that are
+    no image, or a bad one, and pictures that are there already: a copy is no unrelated picture.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a single image is given by --image")
@@ -101,11 +95,15 @@ def open_folder(
         except UserError as error:
             left_out[name] = str(error).removeprefix(printable(f"{paths[name]}: "))
             continue
-        if other := _copy_of(image, seen):
-            left_out[name] = f"the same picture as {other}"
+        cells = Image.fromarray(image).resize((8, 8), Image.Resampling.BOX)
+        colours = np.array(cells, dtype=int)
+        for other, others in seen.items():
+            same_size = sizes[other] == image.shape[1::-1]
+            if same_size and np.abs(others - colours).max() <= SAME_WITHIN:
+                left_out[name] = f"the same picture as {other}"
+                break
         else:
-            sizes[name] = image.shape[1::-1]
-            seen[name] = image.shape, _mean_colours(image)
+            sizes[name], seen[name] = image.shape[1::-1], colours
     reasons = [f"{name}: {left_out[name]}" for name in sorted(left_out)]
     if not sizes:
         found = f"{len(reasons)} left out; first: {reasons[0]}" if reasons else "no images"
@@ -114,25 +112,7 @@ def open_folder(
     return Pictures({name: paths[name] for name in sizes}), sizes, reasons
 
 
-def _copy_of(image: np.ndarray, seen: Mapping[str, tuple]) -> str | None:
-    """The name of the picture that an image is, perhaps saved again in another format."""
-    colours = _mean_colours(image)
-    return next(
-        (
-            name
-            for name, (shape, others) in seen.items()
-            if shape == image.shape and np.abs(others - colours).max() <= SAME_WITHIN
-        ),
-        None,
-    )
-
-
-def _mean_colours(image: np.ndarray) -> np.ndarray:
-    return np.array(Image.fromarray(image).resize((8, 8), Image.Resampling.BOX), dtype=int)
-
-
 def _list_images(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The images of a folder by name, told by their endings, and why others are left out."""
     inside, paths, left_out = sorted(folder.iterdir()), {}, {}
     if not any(why_left_out(path.name) is None and path.is_file() for path in inside):
         folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
@@ -148,15 +128,54 @@ def _list_images(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     return paths, left_out
 
 
+def list_classes(
+    root: Path, written: Sequence[Path] = ()
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The image files of each class folder in `root`, told by their endings, all sorted.
+
+    A class id is the name of its folder. Folders that hold one of `written`, this program's own,
+    are passed over; of what else is left out it is told why.
+    """
+    own, classes, left_out = [path.resolve() for path in written], {}, []
+    for name in sorted(os.listdir(root)):
+        folder = (root / name).resolve()
+        if name.startswith(".") or name in NAME_FILES:
+            continue
+        if not folder.is_dir():
+            left_out.append(f"{name}: a file among the class folders")
+        elif not any(path.is_relative_to(folder) for path in own):
+            classes[name], reasons = _image_names(root, name)
+            left_out += (f"{name}/{reason}" for reason in reasons)
+    if len(classes) < 2:
+        raise UserError(
+            f"{root}: {len(classes)} class folder(s) in it; give a folder that holds two or"
+            " more, each with the images of a class"
+        )
+    return classes, left_out
+
+
+def _image_names(root: Path, class_id: str) -> tuple[list[str], list[str]]:
+    names, left_out = [], []
+    for name in sorted(os.listdir(root / class_id)):
+        reason = why_left_out(name)
+        if reason is None:
+            names.append(name)
+        elif (root / class_id / name).is_dir() and not name.startswith("."):
+            raise UserError(
+                f"{root / class_id / name}: a folder inside a class folder; images are looked for"
+                f" as {root}/CLASS/IMAGE: move them up, or give the folder that holds the classes"
+            )
+        elif reason:
+            left_out.append(f"{name}: {reason}")
+    return names, left_out
+
+
 def embedded_photos() -> dict[str, np.ndarray]:
-    """scikit-image's colour photographs by name, each uint8 (height, width, 3)."""
+    """scikit-image's colour photographs by name, uint8 (height, width, 3)."""
     import skimage.data  # slow to import, and only these photos need it
 
     folder = Path(skimage.data.data_dir)
     return {name: load_image(folder / file) for name, file in EMBEDDED_PHOTOS.items()}
-
-
-# --------------------------------------------------------------------------------- convert and cut
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -170,10 +189,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def fit_to(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The centre of an image, scaled to cover `width` by `height` px with its aspect ratio kept.
-
-    Both are uint8 (height, width, 3).
-    """
+    """The centre of an image, scaled to cover `width` by `height` px; uint8 (height, width, 3)."""
     fitted = ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS)
     return np.array(fitted)
 

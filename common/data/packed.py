@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from common import files
 from common.data.images import say_left_out
 from common.data.sets import DrawnSet, FileSet
-from common.errors import DISK_FULL, UserError
+from common.errors import UserError
 from common.job import is_first, progress
 
 FORMAT = 2  # of a folder of the cache
@@ -28,9 +28,8 @@ WINDOW = 64  # results that wait for their turn at most
 class Packed:
     """A decoded split: square uint8 images in a memory-mapped array.
 
-    `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals, and
-    `rows[i]` is the index there of packed image i; `left_out` are the reasons why some are missing
-    with --skip-bad.
+    `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals, `rows[i]` is
+    the index there of packed image i; `left_out` says why some are missing with --skip-bad.
     """
 
     images: np.ndarray
@@ -48,10 +47,7 @@ class Packed:
         return self.source.class_names
 
     def batch(self, indexes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The images and labels of int64 indexes (N,), on `device`.
-
-        Images are uint8 (N, 3, S, S), channels_last, labels int64 (N,).
-        """
+        """uint8 images (N, 3, S, S), channels_last, and int64 labels (N,) of int64 indexes (N,)."""
         images = torch.from_numpy(self.images[indexes.numpy()]).permute(0, 3, 1, 2)
         if device.type == "cuda":
             images = images.pin_memory()
@@ -70,13 +66,12 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
     """A split from its packed cache, which the first use makes with all cores.
 
     The central squares have sides of `packed_side_px`, or the pictures' own where these are
-    smaller: nothing is enlarged to be cropped again. A folder of the cache is opened again for the
-    same files (`fingerprint`) at the same side alone.
+    smaller: nothing is enlarged to be cropped again. The folder's name tells files and side.
     """
     side_px = min(packed_side_px(image_size_px), max(image_size_px, _short_side_px(source)))
     about = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
     name = f"{source.name.replace(' ', '-')}-{about}"
-    fill = partial(_fill, source=source, side_px=side_px, cache=cache, skip_bad=skip_bad)
+    fill = partial(_fill, source=source, side_px=side_px, skip_bad=skip_bad)
     folder = files.cached_folder(cache, name, fill)
     try:
         images, rows, bad = _open(folder)
@@ -98,7 +93,6 @@ def _short_side_px(source: FileSet | DrawnSet) -> int:
 
 
 def _open(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The images, rows and bad files of a folder of the cache, all of them checked."""
     if is_first():  # once a job: it reads the whole file
         files.check(folder / "images.npy")
     images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
@@ -106,22 +100,11 @@ def _open(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return images, np.array(about["rows"], dtype=np.int64), about["bad"]
 
 
-def _fill(
-    folder: Path, source: FileSet | DrawnSet, side_px: int, cache: Path, skip_bad: bool
-) -> None:
-    try:
-        with (folder / "images.npy").open("wb") as file:
-            rows, bad = _decode_into(file, source, side_px, skip_bad)
-        files.record(folder / "images.npy")
-        files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        size_mb = len(source.labels) * side_px**2 * 3 / 1e6
-        raise UserError(
-            f"{cache}: {error.strerror} while packing {source.name}, which takes {size_mb:.0f} MB;"
-            " free space or choose another --cache"
-        ) from None
+def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool) -> None:
+    with (folder / "images.npy").open("wb") as file:
+        rows, bad = _decode_into(file, source, side_px, skip_bad)
+    files.record(folder / "images.npy")
+    files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
 
 
 def _decode_into(file, source, side_px: int, skip_bad: bool) -> tuple[list[int], list[str]]:
@@ -154,7 +137,6 @@ def _npy_header(file, shape: tuple[int, ...]) -> None:
 
 
 def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray | str:
-    """A picture's central square, or the reason why there is none."""
     try:
         return source.square(index, side_px)
     except UserError as error:
@@ -170,18 +152,13 @@ def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
     Threads gain where `work` lets go of Python's lock, as Pillow does while it decodes and scales.
     What it raises is raised here, and the items left are given up.
     """
-    threads = ThreadPoolExecutor(os.cpu_count())
+    threads, waiting = ThreadPoolExecutor(os.cpu_count()), deque()
     try:
-        yield from progress(_results(threads, work, items), label, len(items), unit="image")
+        for item in progress(items, label, unit="image"):
+            waiting.append(threads.submit(work, item))
+            if len(waiting) == WINDOW:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)  # waits for the items begun alone
-
-
-def _results(threads: Executor, work: Callable, items: Sequence) -> Iterator:
-    waiting = deque()
-    for item in items:
-        waiting.append(threads.submit(work, item))
-        if len(waiting) == WINDOW:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

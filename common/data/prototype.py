@@ -1,7 +1,4 @@
-"""The prototype data set that flags ask for: from class folders or embedded flowers, or a manifest.
-
-`add_flags` is for a parser that has --out, --image-size, --cache and --seed of its own.
-"""
+"""The prototype data set that flags ask for: from class folders or drawn flowers, or a manifest."""
 
 import argparse
 from pathlib import Path
@@ -35,15 +32,11 @@ def add_flags(parser: cli.Parser) -> None:
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
-    """Refuse flags that can't be drawn by, or that a manifest answers.
-
-    `parts` are those that need the data, of the parts that are to be run.
-    """
-    if not all(fraction > 0 for fraction in args.split) or not abs(sum(args.split) - 1) <= 1e-6:
+    """Refuse flags that can't be drawn by, or that a manifest answers; `parts` need the data."""
+    if min(args.split) <= 0 or abs(sum(args.split) - 1) > 1e-6:
+        shares = " ".join(f"{fraction:g}" for fraction in args.split)
         raise UserError(
-            f"--split {' '.join(f'{fraction:g}' for fraction in args.split)}: shares of train, val"
-            f" and test must be above 0 and sum to 1, not to {sum(args.split):g}; try --split 0.7"
-            " 0.15 0.15"
+            f"--split {shares}: three shares above 0 that sum to 1, such as 0.7 0.2 0.1"
         )
     if parts and not args.data:
         raise UserError(
@@ -59,10 +52,7 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
 
 
 def draw(args: argparse.Namespace) -> manifest.Manifest:
-    """Draw the data set, or read it by --manifest, and verify every image of it.
-
-    What is left out is said. Each process of a job draws the same.
-    """
+    """Draw the data set, or read it by --manifest, and verify every image; say what is left out."""
     root = Path(args.data)
     if args.data == "synthetic":
         classes, side_px = args.classes or SYNTHETIC_CLASSES, packed_side_px(args.image_size)

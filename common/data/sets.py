@@ -11,8 +11,7 @@ from torchvision.datasets import Flowers102
 from common import files
 from common.data import flowers
 from common.data.decoding import load_image, load_square, open_image
-from common.data.folders import list_classes
-from common.data.images import fit_to
+from common.data.images import fit_to, list_classes
 from common.errors import UserError
 
 SPLITS = flowers.SPLITS
@@ -23,8 +22,8 @@ TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 class FileSet:
     """The labelled image files of a split.
 
-    `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files,
-    where they are known, tell two sets apart whose files have the same names and sizes.
+    `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files, if
+    known, tell sets apart whose files have the same names and sizes.
     """
 
     def __init__(
@@ -115,9 +114,9 @@ def top_resolutions(sizes: Mapping[tuple[int, int], int]) -> list[list[int]]:
 def sample_pictures(
     sources: Mapping[str, FileSet | DrawnSet], seed: int
 ) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-    """The names of five random classes by label, and a random picture of each, by split.
+    """The names of up to five random classes, and a random picture of each, by split.
 
-    Of all classes where there are fewer. Pictures are uint8 (300, 300, 3), in the classes' order.
+    Pictures are uint8 (300, 300, 3), in the classes' order.
     """
     rng = np.random.default_rng(seed)
     names = sources["train"].class_names
@@ -132,24 +131,18 @@ def sample_pictures(
 
 
 def embedded_folders(cache: Path, classes: int, per_class: int, side_px: int, seed: int) -> Path:
-    """The folder of class folders of drawn flowers, which the first use writes into the cache.
-
-    Each class has `per_class` PNG files with a short side of `side_px`.
-    """
+    """Class folders of drawn flowers, `per_class` PNG files each, cached by the first use."""
     code = files.sha256_of(Path(flowers.__file__))[:16]
     name = f"flowers-{classes}x{per_class}-{side_px}px-seed{seed}-{code}"
-
-    def fill(folder: Path) -> None:
-        flowers.write_folders(folder, classes, per_class, side_px, seed, ("train",))
-
-    return files.cached_folder(cache, name, fill) / "train"
+    how = (classes, per_class, side_px, seed, ("train",))
+    return files.cached_folder(cache, name, lambda to: flowers.write_folders(to, *how)) / "train"
 
 
 def flowers102(root: Path) -> dict[str, FileSet]:
     """Oxford Flowers-102 (Nilsback & Zisserman 2008) by its official splits train, val and test.
 
-    It is used where it is on disk under `root`/flowers-102, or in `root` of that name itself, else
-    downloaded there by torchvision. Label files with another MD5 are refused.
+    It is in `root`/flowers-102, or in `root` of that name itself, or is downloaded there by
+    torchvision, which knows the MD5 of its label files.
     """
     if root.name == "flowers-102":
         root = root.parent

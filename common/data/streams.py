@@ -1,7 +1,6 @@
 """Random streams: every random number is a function of (seed, purpose, epoch, step).
 
-Each purpose has a stream of its own, so that no two uses replay each other, a resumed run draws
-what an uninterrupted one does, and two processes draw what a single one would.
+So a resumed run draws what an uninterrupted one does, and two processes what a single one would.
 """
 
 import numpy as np
@@ -21,5 +20,5 @@ def mixed_seed(*key: int) -> int:
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on a device whose stream depends on the key alone."""
+    """A generator on a device for a key, as in `mixed_seed`."""
     return torch.Generator(device).manual_seed(mixed_seed(*key))

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from common.data import folders, manifest
+from common.data import manifest
 from tests.data.conftest import SPLIT, draw, fails
 
 
@@ -51,12 +51,12 @@ def test_links_are_followed(root, tmp_path):
 
 
 def test_class_names(root):
-    assert folders.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
+    assert manifest.class_names(root, ["b", "a", "z"]) == {"b": "bee", "a": "ant, emmet", "z": "z"}
     (root / "LOC_synset_mapping.txt").write_text("a army ant, driver\nz zebra\n")
-    names = folders.class_names(root, ["a", "b", "z"])
+    names = manifest.class_names(root, ["a", "b", "z"])
     assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins
 
 
 def test_class_names_from_the_package(root):
-    names = folders.class_names(root, ["n01440764", "a", "n9"])
+    names = manifest.class_names(root, ["n01440764", "a", "n9"])
     assert names == {"n01440764": "tench, Tinca tinca", "a": "ant, emmet", "n9": "n9"}
