@@ -44,7 +44,6 @@ from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, lay
 from common.networks.weights import Weights, load_vgg16, random_vgg16
 from common.reporting import plotting, problem1, results
 from common.reporting.parts import run_parts
-from common.reporting.ratios import dose_strip
 from common.studies import perceptual, perceptual_controls
 from common.studies.perceptual import CONTROL, MARGIN_PX, TRAINED, Doses, Squares, Treatment, moved
 from common.studies.perceptual_controls import averaged
@@ -240,7 +239,7 @@ def part_1_3(shared: Shared) -> results.Findings:
     tables, figures = problem1.dose_reports(result, tags)
     tables = {"1.3_noise.txt": problem1.noise_table(result, problem1.both(tags)), **tables}
     figures |= {"1.3_noise.png": figure}
-    figures["1.3_doses.jpg"] = partial(dose_strip, pictures=first_under_doses(shared))
+    figures["1.3_doses.jpg"] = partial(problem1.dose_strip, pictures=first_under_doses(shared))
     return results.Findings(result, tables, figures=figures)
 
 

@@ -48,8 +48,8 @@ from common.networks.timing import median_seconds
 from common.reporting import problem2, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
-from common.reporting.tables import differences_table
-from common.reporting.trainings import over_seeds, training_report, with_means
+from common.reporting.statistics import over_seeds, with_means
+from common.reporting.tables import differences_table, training_report
 from common.studies import baselines, cams, modes
 from common.studies import teacher as teaching
 from common.training import parallel, recipe, runs

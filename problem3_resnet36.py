@@ -52,18 +52,17 @@ from common.networks.resnet36 import (
     resnet34_with,
 )
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
-from common.reporting import problem3, results
+from common.reporting import plotting, problem3, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
-from common.reporting.tables import differences_table
-from common.reporting.trainings import training_report, with_means
+from common.reporting.statistics import with_means
+from common.reporting.tables import differences_table, training_report
 from common.studies import divergence, places, reproduction
 from common.studies.divergence import REPORT_RECIPE, Followed
 from common.training import loop, parallel, runs
 from common.training.recipe import Recipe, add_flags
 from common.training.runs import NetworkSpec, Setup, images_per_second, training_seconds
 
-NAME_ENDS = {"branch": "", "sum": "_sum"}  # of networks, by where their activation is
 REPORT_SIZE = (3, 224, 224)  # of the report's tables: channels, height, width
 DEVIATIONS, SAMPLES = (0.5, 1.0, 2.0), 4_000_000  # of the normal input of part 3.3
 TIMED_IMAGES, REPEATS = 4, 9  # of the activation's timing
@@ -93,13 +92,17 @@ def part_3_1(prepared: Prepared) -> Findings:
         "manifest_sha256": hashlib.sha256(listing).hexdigest(),
     }
     names, pictures = sets.sample_pictures(setup.sources, setup.args.seed)
-    shown = {"data": setup.data, "class_names": names, "pictures": pictures}
-    samples = partial(problem3.draw_samples, **shown)
+    title = f"{setup.data}: {len(names)} random classes"
+    headers = [name.split(",")[0] for name in names]
     return Findings(
         result,
         tables={"3.1_catalogue.txt": problem3.catalogue_table(result, setup.data)},
         texts={"3.1_manifest.csv": listing},
-        figures={"3.1_samples.png": samples},
+        figures={
+            "3.1_samples.png": partial(
+                plotting.image_grid, title=title, headers=headers, rows=pictures
+            )
+        },
     )
 
 
@@ -114,8 +117,10 @@ def part_3_2(prepared: Prepared) -> Findings:
     parameters = summary.count_parameters(network)
     job.say(f"{layers} weighted layers on the main path, {parameters:,} parameters")
     result = {"parameters": parameters, "weighted_layers": layers, "classes": classes, **about}
-    text = problem3.summary_text(result, summary_tables(network))
-    return Findings(result, tables={"3.2_summary.txt": text})
+    remarks = problem3.remarks(args.width)
+    caption = ", ".join([f"ResNet-36, {classes} classes, activation: {args.residual}", *remarks])
+    tables = [f"{name}\n{table}" for name, table in summary_tables(network).items()]
+    return Findings(result, tables={"3.2_summary.txt": "\n".join([f"{caption}.", *tables])})
 
 
 def summary_tables(network: ResNet36) -> dict[str, summary.Table]:
@@ -172,22 +177,16 @@ def compared_networks(setup: Setup) -> dict[str, NetworkSpec]:
     resnet36_relu in none. With the seed all of them see the same images in the same order,
     augmented alike: that is all that order and augmentation depend on.
     """
-    args, end = setup.args, NAME_ENDS[setup.args.residual]
-    gammas = {"zero_init_residual": args.zero_init_residual}
+    args, gammas = setup.args, {"zero_init_residual": setup.args.zero_init_residual}
     ours = {"residual": args.residual, "width": args.width, **gammas}
     relu_stem, build = {**ours, "stem": RELU_STEM}, partial(ResNet36, setup.classes)
     compared = {
         "resnet34": (partial(resnet34, num_classes=setup.classes), gammas),
-        f"resnet36{end}": (build, {**ours, "activation": "f", "stem": args.stem}),
-        f"resnet36_relu_stem{end}": (build, {**relu_stem, "activation": "f"}),
-        f"resnet36_relu{end}": (build, {**relu_stem, "activation": "ReLU"}),
+        "resnet36": (build, {**ours, "activation": "f", "stem": args.stem}),
+        "resnet36_relu_stem": (build, {**relu_stem, "activation": "f"}),
+        "resnet36_relu": (build, {**relu_stem, "activation": "ReLU"}),
     }
     return {name: NetworkSpec(name, partial(new_network, *how)) for name, how in compared.items()}
-
-
-def name_beside_report(name: str) -> str:
-    """A network's name beside the report's: with --residual sum both are resnet36_sum."""
-    return f"{name}_flags_recipe" if name == REPORT else name
 
 
 def report_network(setup: Setup, **changes) -> Normalized:
@@ -199,10 +198,7 @@ def report_network(setup: Setup, **changes) -> Normalized:
 def forecast_all(setup: Setup) -> dict[str, dict]:
     """Forecast all networks, as `doctor.forecast` does; warn of overflow in one to be trained."""
     images, seed = divergence.first_images(setup), setup.args.seed
-    trained = {
-        name_beside_report(spec.name): spec.build(seed)[0]
-        for spec in compared_networks(setup).values()
-    }
+    trained = {name: spec.build(seed)[0] for name, spec in compared_networks(setup).items()}
     others = {REPORT: report_network(setup)}
     others["resnet34_f"] = resnet34_with(SquareLeaky, setup.classes, seed)
     forecasts = {
@@ -210,9 +206,9 @@ def forecast_all(setup: Setup) -> dict[str, dict]:
         for name, network in {**trained, **others}.items()
     }
     for name in trained:
-        if forecasts[name]["beyond_fp16"]:
-            largest = doctor.RANGES["fp16"]
-            job.say(problem3.overflow_warning(name, forecasts[name], largest), file=sys.stderr)
+        if module := forecasts[name]["beyond_fp16"]:
+            beyond = f"warning: overflow forecast: {name} starts beyond fp16's range in {module}"
+            job.say(f"{beyond}; try --residual branch, or --diagnose", file=sys.stderr)
     return forecasts
 
 
@@ -221,11 +217,10 @@ BRANCH, TWO_CHANGES = "f off the sums", "(f inside the branch, rate 0.01)"
 RESNET34_F = "(ResNet-34 with f for its ReLUs)"
 
 
-def single_changes(half_epochs: float) -> dict[str, tuple[dict, dict]]:
-    """The single changes to the report's training, by name.
+def changes_of_report(half_epochs: float) -> dict[str, tuple[dict, dict]]:
+    """The changes to the report's training, by name: arguments of `ResNet36`, fields of the recipe.
 
-    Each is (arguments of `ResNet36`, fields of the recipe). Half of the steps that are followed
-    take `half_epochs`.
+    Half of the steps that are followed take `half_epochs`.
     """
     return {
         "none": ({}, {}),
@@ -238,14 +233,8 @@ def single_changes(half_epochs: float) -> dict[str, tuple[dict, dict]]:
         "bf16 for fp32": ({}, {"precision": "bf16"}),
         "AdamW, 0.001, for SGD": ({}, {"optimizer": "adamw", "learning_rate": 1e-3}),
         "ReLU for f, the control": ({"activation": nn.ReLU}, {}),
+        TWO_CHANGES: ({"residual": "branch"}, {"learning_rate": 0.01}),
     }
-
-
-def follow_changed(setup: Setup, name: str, arguments: dict, in_recipe: dict) -> Followed:
-    """Follow the report's training with changes of its network's arguments and of its recipe."""
-    build = partial(report_network, setup, **arguments)
-    recipe = replace(setup.recipe, **{**REPORT_RECIPE, **in_recipe})
-    return divergence.follow(setup, name, build, recipe, watch=name in ("none", BRANCH))
 
 
 def part_3_4(prepared: Prepared) -> Findings:
@@ -254,35 +243,36 @@ def part_3_4(prepared: Prepared) -> Findings:
     run_study, _ = STUDIES.get(study, (None, ""))
     if run_study:
         return run_study(setup)
-    args, end = setup.args, NAME_ENDS[setup.args.residual]
-    forecasts, specs = forecast_all(setup), compared_networks(setup)
-    job.say(", ".join([setup.tag, *problem3.remarks(args.residual, args.width)]))
+    args, forecasts, specs = setup.args, forecast_all(setup), compared_networks(setup)
+    job.say(", ".join([setup.tag, *problem3.remarks(args.width, args.residual)]))
     trained, recipe = {}, setup.recipe
     if not study:
         runs.train_side_by_side(setup, specs.values())
         trained = {name: runs.train_seeds(setup, spec) for name, spec in specs.items()}
-        recipe = replace(recipe, precision=trained[f"resnet36{end}"][0]["precision"])
-    changed, others = follow_changes(setup)
+        recipe = replace(recipe, precision=trained["resnet36"][0]["precision"])
+    changed = follow_changes(setup)
+    rows = [{"change": name, **followed.result(LAST_STEPS)} for name, followed in changed.items()]
+    not_single = (TWO_CHANGES, RESNET34_F)
     watched = {
         REPORT: changed["none"],
         BRANCH_BY_REPORT: changed[BRANCH],
-        name_beside_report(f"resnet36{end}"): follow_as_trained(setup, recipe),
+        "resnet36": follow_as_trained(setup, recipe),
     }
-    control, not_found = f"resnet36_relu{end}", dict.fromkeys(divergence.PLACE)
+    not_found = dict.fromkeys(divergence.PLACE)
     result = {
         "networks": {
             name: {"epochs": network["runs"][0]["history"], **network}
             for name, network in with_means(trained, len(setup.packed["test"])).items()
         },
         "differences": runs.differences(
-            trained, [(name, control) for name in trained if name != control]
+            trained, [(name, "resnet36_relu") for name in trained if name != "resnet36_relu"]
         ),
         "forecast": forecasts,
         "divergence": {"network": REPORT, **(watched[REPORT].divergence or not_found)},
         "beyond_range": {name: followed.beyond for name, followed in watched.items()},
         "dead": {name: followed.dead for name, followed in watched.items()},
-        "single_changes": change_rows(changed),
-        "not_single_changes": change_rows(others),
+        "single_changes": [row for row in rows if row["change"] not in not_single],
+        "not_single_changes": [row for row in rows if row["change"] in not_single],
         "steps": args.steps,
         "chance_loss": math.log(setup.classes),
         "residual": args.residual,
@@ -294,37 +284,26 @@ def part_3_4(prepared: Prepared) -> Findings:
     return findings_3_4(setup, result, trained, watched)
 
 
-def follow_changes(setup: Setup) -> tuple[dict[str, Followed], dict[str, Followed]]:
-    """Follow the single changes to the report's training, and the two trainings beside them."""
+def follow_changes(setup: Setup) -> dict[str, Followed]:
+    """Follow the report's training with each change, and that of ResNet-34 with f beside them."""
     half_epochs = setup.args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], setup.recipe)
-    changed = {
-        name: follow_changed(setup, name, *changes)
-        for name, changes in single_changes(half_epochs).items()
-    }
-    branch, slower = {"residual": "branch"}, {"learning_rate": 0.01}
-    f_in_resnet34 = partial(resnet34_with, SquareLeaky, setup.classes, setup.args.seed)
-    recipe = replace(setup.recipe, **REPORT_RECIPE)
-    return changed, {
-        TWO_CHANGES: follow_changed(setup, TWO_CHANGES, branch, slower),
-        RESNET34_F: divergence.follow(setup, RESNET34_F, f_in_resnet34, recipe),
-    }
+    by_report, changed = replace(setup.recipe, **REPORT_RECIPE), {}
+    for name, (arguments, in_recipe) in changes_of_report(half_epochs).items():
+        build, watch = partial(report_network, setup, **arguments), name in ("none", BRANCH)
+        recipe = replace(by_report, **in_recipe)
+        changed[name] = divergence.follow(setup, name, build, recipe, watch)
+    build = partial(resnet34_with, SquareLeaky, setup.classes, setup.args.seed)
+    changed[RESNET34_F] = divergence.follow(setup, RESNET34_F, build, by_report)
+    return changed
 
 
 def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
     """Follow the network of the flags by the recipe that it was trained by."""
-    args = setup.args
-    spec = compared_networks(setup)[f"resnet36{NAME_ENDS[args.residual]}"]
-    name = f"{name_beside_report(spec.name)}, as trained"
+    args, spec = setup.args, compared_networks(setup)["resnet36"]
     flags = {"stem": args.stem, "residual": args.residual}
     flags["zero_init_residual"] = args.zero_init_residual
-    return divergence.follow(
-        setup, name, lambda: spec.build(args.seed)[0], recipe, watch=True, **flags
-    )
-
-
-def change_rows(trainings: dict[str, Followed]) -> list[dict]:
-    """A row a training that was followed: its change, and the keys of `Followed.result`."""
-    return [{"change": name, **followed.result(LAST_STEPS)} for name, followed in trainings.items()]
+    build, name = (lambda: spec.build(args.seed)[0]), "resnet36, as trained"
+    return divergence.follow(setup, name, build, recipe, watch=True, **flags)
 
 
 def findings_3_4(
@@ -332,10 +311,10 @@ def findings_3_4(
 ) -> Findings:
     """Put together 3.4's findings: its result, the tables, the doctor's rows and the figures."""
     args, blocks = setup.args, [*result["forecast"][REPORT]["blocks"]]
-    remarks = problem3.remarks(args.residual, args.width)
+    remarks = problem3.remarks(args.width, args.residual)
     as_trained = setup.tag_in(result["recipe"]["precision"])
     trained_tag = ", ".join([as_trained, *remarks, f"seed {args.seed}"])
-    size = [f"{args.image_size} px", setup.device.type, *problem3.width_words(args.width)]
+    size = [f"{args.image_size} px", setup.device.type, *problem3.remarks(args.width)]
     tag, tables, figures = ", ".join([setup.data, *size]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
@@ -425,7 +404,7 @@ def forecast_seconds(number: str, prepared: Prepared) -> float:
     if number != "3.4":
         return 5
     specs = () if setup.args.study else compared_networks(setup).values()
-    followed = (len(single_changes(0)) + 3) * setup.args.steps * setup.args.batch_size
+    followed = (len(changes_of_report(0)) + 2) * setup.args.steps * setup.args.batch_size
     trained = training_seconds(setup, specs, setup.args.seeds)
     return trained + followed / images_per_second(setup) + 10
 

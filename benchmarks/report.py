@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.bench import OURS, PEAK
 from common import files
-from common.reporting.canvas import new_figure
+from common.reporting.plotting import new_figure
 from common.reporting.tables import table
 
 BUSY_CORES = 0.2  # that others may keep busy for a measurement to be published

@@ -118,7 +118,7 @@ def test_another_entry_of_the_registry_is_in_every_table_and_figure(
         drawn.append(str(given))
         Image.new("RGB", (2, 2)).save(path, "PNG")
 
-    for name in ("plotting.dots", "plotting.dose_response", "ratios.ratio_grid"):
+    for name in ("plotting.dots", "plotting.dose_response", "plotting.ratio_grid"):
         monkeypatch.setattr(f"common.reporting.{name}", draw)
     code, _, err = run(p1, "1.2", "1.3", "--images", folder, "--out", tmp_path, *TINY)
     assert code == 0, err

@@ -59,7 +59,7 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
         return test(network, split, *others, **options)
 
     alive = []
-    monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
+    monkeypatch.setattr(p3, "changes_of_report", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
     monkeypatch.setattr(loop, "_loss", keep)
     monkeypatch.setattr(runs, "evaluate", count)
     part, printed, _ = tiny_run()
@@ -89,7 +89,7 @@ def test_finished_runs_keep_their_precision_in_what_is_told_and_followed(
     tiny_run, tmp_path, monkeypatch
 ):
     quick = ("--epochs", 1, "--steps", 2)
-    monkeypatch.setattr(p3, "single_changes", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
+    monkeypatch.setattr(p3, "changes_of_report", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
     part, _, _ = tiny_run(*quick)
     monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call", 9))
     again, _, _ = tiny_run(*quick, "--precision", "auto")
@@ -140,11 +140,9 @@ def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
     assert part is None
     assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
     *warnings, error = err.splitlines()
-    # Beside the report's network of the same name, which starts and is trained differently.
-    names = ["resnet36_sum_flags_recipe", "resnet36_relu_stem_sum"]
-    for warning, name in zip(warnings, names, strict=True):
-        assert warning.startswith(f"warning: overflow forecast: {name} starts with values up to")
-    assert "resnet36_sum-2epochs-seed0: " in printed
+    for warning, name in zip(warnings, ["resnet36", "resnet36_relu_stem"], strict=True):
+        assert warning.startswith(f"warning: overflow forecast: {name} starts beyond fp16's range")
+    assert "resnet36-2epochs-seed0: " in printed
     assert "non-finite" in error
 
 

@@ -1,12 +1,22 @@
-"""Figures, with units on the axes and their settings below; see `canvas`."""
+"""Figures: PNG at 200 dpi, units on the axes, their settings small below.
 
-from collections.abc import Mapping, Sequence
+matplotlib is imported where a figure is drawn: it takes a second, which `--help` need not wait.
+Names are of the user's: they are never read as mathematics, and drawn as they are.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from common.reporting.canvas import lines_more, load_matplotlib, new_figure, one_line, wrapped
+from common.job import printable
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # How figures call what code and results name otherwise.
@@ -27,12 +37,99 @@ NAMES = {
 }
 
 
+FONT = "DejaVu Sans"  # which matplotlib carries
+STYLE = {
+    "font.family": FONT,
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+@cache
+def load_matplotlib():
+    """matplotlib, imported as if no MPLBACKEND were set: a notebook's may name one we don't have.
+
+    What it logs below an error, such as that it has no place for a cache, is left out.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib.figure  # not pyplot, which would keep every figure in memory
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
+@contextlib.contextmanager
+def new_figure(
+    path: Path,
+    title: str,
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    settings: str = "",
+    **options,
+) -> Iterator[tuple]:
+    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends.
+
+    The title says what is seen, `settings` of what it is, small below.
+    """
+    matplotlib = load_matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc has
+        matplotlib.rcParams.update(STYLE)
+        title = wrapped(title, characters=round(12 * size[0]))
+        settings = wrapped(settings, characters=round(16 * size[0]))
+        more = 0.18 * lines_more([title]) + 0.15 * len(settings.splitlines())
+        figure = matplotlib.figure.Figure((size[0], size[1] + more), layout="constrained")
+        if title:
+            figure.suptitle(title, fontsize=11)
+        figure.supxlabel(settings, fontsize=8, color="0.4")
+        yield figure, figure.subplots(*shape, squeeze=False, **options)
+        for text in figure.findobj(matplotlib.text.Text):
+            text.set_text(drawable(text.get_text()))
+        figure.savefig(path, dpi=200)
+
+
+def drawable(text: str) -> str:
+    """Text, lines and all, with what the font has no glyph for as <U+732B U+864E>."""
+    runs = itertools.groupby(text, lambda char: char == "\n" or ord(char) in _glyphs())
+    return "".join(
+        "".join(run) if has_glyphs else f"<{' '.join(f'U+{ord(char):04X}' for char in run)}>"
+        for has_glyphs, run in runs
+    )
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The code points that the font can draw."""
+    fonts = load_matplotlib().font_manager
+    return frozenset(fonts.get_font(fonts.findfont(FONT)).get_charmap())
+
+
+def wrapped(text: str, characters: int) -> str:
+    """A text that may hold names of the user's, in lines of that many characters at most."""
+    return "\n".join(textwrap.wrap(drawable(printable(text)), characters))
+
+
+def lines_more(texts: Iterable[str]) -> int:
+    """Lines of the longest text beyond the three that a figure has room for."""
+    return max([0, *(text.count("\n") - 2 for text in texts)])
+
+
 def shown_name(name: str) -> str:
-    """A network's or a loss's name as a reader knows it; others as they are."""
+    """A network's or a loss's name as a reader knows it; others as they are, in one line."""
     if name.startswith("wide_"):
         width, _, narrow = name.removeprefix("wide_").partition("_")
         return f"{width} times as wide" + ", from the narrow one" * bool(narrow)
-    return NAMES.get(name, name)
+    return printable(NAMES.get(name, name))
 
 
 @dataclass(frozen=True)
@@ -113,7 +210,7 @@ def dots(
                 if number == 0 and np.isfinite(value):
                     axis.annotate(f"{value:.{digits}f}", (np.fmax(value, high), place), (6, 0),
                         textcoords="offset points", va="center", fontsize=9)  # fmt: skip
-        axis.set_yticks(np.arange(len(names)), [one_line(shown_name(name)) for name in names])
+        axis.set_yticks(np.arange(len(names)), [drawable(shown_name(name)) for name in names])
         axis.set(xlabel=xlabel, xlim=(0, None))
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
@@ -135,7 +232,7 @@ def dose_response(
     with new_figure(path, title, (1, len(panels)), size, settings, sharey=True) as (figure, axes):
         for axis, panel in zip(axes[0], panels, strict=True):
             for name, (mean, low, high) in panel.curves.items():
-                how = {"label": one_line(shown_name(name)), "marker": "o", "ms": 3.5}
+                how = {"label": shown_name(name), "marker": "o", "ms": 3.5}
                 how["linestyle"] = "--" if name in ("l1", "l2") else "-"
                 (line,) = axis.plot(panel.doses, mean, **how)
                 axis.fill_between(panel.doses, low, high, color=line.get_color(), alpha=0.12)
@@ -171,7 +268,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
             for name, (train, val) in lines.items():
                 epochs = [row["epoch"] for row in histories[name][0]]
-                (line,) = axis.plot(epochs, val.mean(0), label=one_line(shown_name(name)))
+                (line,) = axis.plot(epochs, val.mean(0), label=shown_name(name))
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
@@ -188,3 +285,30 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
 def power_of_ten(value: float, _position: int) -> str:
     """The text of a tick at a power of ten, such as 10³; matplotlib's own is mathematics."""
     return "10" + str(round(np.log10(value))).translate(SUPERSCRIPTS)
+
+
+def ratio_grid(
+    path: Path,
+    title: str,
+    settings: str,
+    rows: list[str],
+    columns: list[str],
+    panels: Mapping[str, np.ndarray],
+) -> None:
+    """Ratios (rows, columns) as coloured cells with their numbers, a panel each; 1 is white."""
+    size = (1.1 + 0.75 * len(columns) * len(panels), 0.42 * len(rows) + 1.3)
+    about = (path, title, (1, len(panels)), size, settings)
+    with new_figure(*about, sharey=True) as (_, axes):
+        for axis, (label, ratios) in zip(axes[0], panels.items(), strict=True):
+            axis.imshow(np.log2(ratios), cmap="RdBu", vmin=-4, vmax=4, aspect="auto")
+            for (row, column), ratio in np.ndenumerate(ratios):
+                pale = abs(np.log2(ratio)) < 2.5
+                how = {"ha": "center", "va": "center", "color": "black" if pale else "white"}
+                axis.text(column, row, f"{ratio:.2g}", fontsize=9, **how)
+            axis.set_xticks(np.arange(len(columns)), columns, fontsize=9)
+            axis.set_yticks(np.arange(len(rows)), [drawable(shown_name(name)) for name in rows])
+            axis.axvline(len(columns) - 1.5, color="black", linewidth=1)
+            axis.set_title(label)
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+            axis.tick_params(length=0)

@@ -1,27 +1,60 @@
 """How Problem 1 is told: its tables and figures, made of what results.json holds.
 
-A `tag` says which weights and photos a result is of, such as "ImageNet weights, 6 photo(s)"; `tags`
-are those of a result, "weights", and of its control where there is one, "random_weights".
+`tags` say which weights and photos a result is of ("weights", such as "ImageNet weights,
+6 photo(s)"), and its control where there is one ("random_weights").
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from common.files import finite
 from common.job import printable
 from common.reporting import plotting
-from common.reporting.ratios import distortions_figure, is_absolute, squared
 from common.reporting.tables import table
 
 ROWS = 24  # of a table with a row a photo, at most
+STRIP_PX = 176
 CALIBRATED = {"raw": "{raw:.4g}", "relative": "{relative:.4f}"}
 CALIBRATED["95 % interval"] = "{low:.4f} - {high:.4f}"
-RANDOM = {"random": "{random[relative]:.4f}", "its range": "{random[low]:.4f} - {random[high]:.4f}"}
 DOSES = {
     "shift": ("translation", "shift in px"),
     "noise": ("Gaussian noise", "sigma in 0-255 units"),
 }
+KINDS = {"weights": "trained weights", "random_weights": "random weights"}
+AXIS = "calibrated loss (0 = the same, 1 = another picture)"
+
+
+def is_absolute(loss: str) -> bool:
+    """Whether a loss averages absolute differences, by its name; others are squares."""
+    return loss == "l1" or loss.startswith("mae_")
+
+
+def squared(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The losses that are squared differences, which can be compared with each other alone."""
+    return {loss: row for loss, row in losses.items() if not is_absolute(loss)}
+
+
+def both(tags: Mapping[str, str]) -> str:
+    """The tags of a result and of its control, in one."""
+    return "; control: ".join(tags.values())
+
+
+def losses_table(caption: str, columns: Mapping, losses: Mapping, head: str = "loss", **beside):
+    """A row a loss, and what else is known of each, {loss: known}, by the name in `columns`."""
+    rows = [
+        {"loss": loss, **row, **{name: known.get(loss) for name, known in beside.items()}}
+        for loss, row in losses.items()
+    ]
+    return table(caption, {head: "{loss}", **columns}, rows)
+
+
+def random_columns(random: Mapping | None, key: str, form: str = "") -> dict[str, str]:
+    """The columns of a control with random weights, where there is one: its mean and range."""
+    ends = f"{{random[low]:{form}}} - {{random[high]:{form}}}"
+    return {"random": f"{{random[{key}]:{form}}}", "its range": ends} if random else {}
 
 
 def shift_table(result: Mapping) -> str:
@@ -48,69 +81,42 @@ def feature_reports(
     result: Mapping, shift_px: float, edge: str, tags: Mapping[str, str]
 ) -> tuple[dict, dict]:
     """1.2's tables and figures, by file name."""
-    weights = tags["weights"].rpartition(", ")[0]  # the photos are fewer
-    makers = {"borders": _borders_table, "half_pixel": _half_pixel_table}
-    makers["report_scale"] = _scale_table
-    tables = {"1.2_feature_losses.txt": _feature_table(result, shift_px, edge, both(tags))}
-    tables |= {
-        f"1.2_{key}.txt": make(result[key], weights) for key, make in makers.items() if result[key]
-    }
-    return tables, {"1.2_feature_losses.png": feature_figure(result, shift_px, both(tags))}
-
-
-def both(tags: Mapping[str, str]) -> str:
-    """The tags of a result and of its control, in one."""
-    return "; control: ".join(tags.values())
-
-
-def _feature_table(result: Mapping, shift_px: float, edge: str, tag: str) -> str:
     caption = (
-        f"Shift by {shift_px:g} px, edge {edge}, {tag}.\n"
-        "Features: MSE, and MAE as mae_. raw: mean loss. relative: 0 = the same, 1 = another\n"
-        "picture, with its 95 % bootstrap interval over photos. random: with random weights,\n"
-        f"the lowest and the highest draw.\n{_other_pictures(result)}"
+        f"Shift by {shift_px:g} px, edge {edge}, {both(tags)}.\nrelative: 0 = the same, 1 = another"
+        " picture, with its interval over photos; mae_: absolute differences.\n"
     )
-    layers = {loss: _of_tap(result["layers"], loss) for loss in result["losses"]}
-    columns = {"loss": "{loss}", "layer": "{layer}"} | CALIBRATED
-    return _losses_table(caption, columns, result, layer=layers)
-
-
-def _losses_table(caption: str, columns: Mapping, result: Mapping, **beside: Mapping) -> str:
-    """A row a loss of a result, beside those of its control and what else is known of each."""
-    if random := result["random_weights"]:
-        columns, beside = columns | RANDOM, {**beside, "random": random}
-    rows = [
-        {"loss": loss, **row} | {key: known.get(loss, {}) for key, known in beside.items()}
-        for loss, row in result["losses"].items()
-    ]
-    return table(caption, columns, rows)
-
-
-def _of_tap(known: Mapping, loss: str):
-    """What is known of a loss's layer; nothing of a loss of pixels."""
-    return known.get(loss.removeprefix("mae_"), "")
-
-
-def feature_figure(result: Mapping, shift_px: float, tag: str) -> partial:
-    """1.2's calibrated squared losses as dots."""
-    return _dots(
-        {"weights": result["losses"], "random_weights": result["random_weights"]},
+    losses, random = result["losses"], result["random_weights"] or {}
+    columns = {"layer": "{layer}", **CALIBRATED, **random_columns(random, "relative", ".4f")}
+    beside = {"layer": _of_taps(result["layers"], losses), "random": random}
+    text = losses_table(caption + _other_pictures(result), columns, losses, **beside)
+    tables = {"1.2_feature_losses.txt": text}
+    makers = {"borders": _borders_table, "half_pixel": _half_pixel_table}
+    for key, make in {**makers, "report_scale": _scale_table}.items():
+        if found := result[key]:
+            of_photos = f"{len(found['pictures'])} photos, {tags['weights'].rpartition(', ')[0]}"
+            tables[f"1.2_{key}.txt"] = make(found, of_photos)
+    figure = _dots(
+        {"weights": losses, "random_weights": random},
         key="relative",
         title=f"What a shift of {shift_px:g} px to the left costs each loss",
-        settings=f"Squared differences, lines: 95 % intervals. {tag}",
-        xlabel="calibrated loss (0 = the same, 1 = another picture)",
+        settings=f"Squared differences, lines: 95 % intervals. {both(tags)}",
+        xlabel=AXIS,
         digits=3,
     )
+    return tables, {"1.2_feature_losses.png": figure}
 
 
-def _dots(losses: Mapping[str, Mapping | None], key: str, **about) -> partial:
+def _of_taps(known: Mapping, losses: Iterable[str]) -> dict:
+    """What is known of each loss's layer; nothing of losses of pixels."""
+    return {loss: known.get(loss.removeprefix("mae_"), "") for loss in losses}
+
+
+def _dots(losses: Mapping[str, Mapping], key: str, **about) -> partial:
     """A dot and an interval for each squared loss, of trained weights and of the control."""
-    labels = {"weights": "trained weights", "random_weights": "random weights, range over draws"}
+    labels = {**KINDS, "random_weights": "random weights, range over draws"}
     series = {
-        labels[kind]: [
-            _numbers(row[k] for k in (key, "low", "high")) for row in squared(rows).values()
-        ]
-        for kind, rows in losses.items()
+        labels[kind]: [_numbers(row[k] for k in (key, "low", "high")) for row in rows.values()]
+        for kind, rows in ((kind, squared(rows)) for kind, rows in losses.items())
         if rows
     }
     return partial(plotting.dots, names=list(squared(losses["weights"])), series=series, **about)
@@ -118,36 +124,32 @@ def _dots(losses: Mapping[str, Mapping | None], key: str, **about) -> partial:
 
 def _borders_table(found: Mapping, tag: str) -> str:
     caption = (
-        f"Calibrated losses of all cells, and of those alone that see no zero of the padding:\n"
-        f"{len(found['pictures'])} photos, central {found['crop_px']} px, {tag}."
+        "Calibrated losses of all cells, and of those alone that see no zero of the padding,\n"
+        f"central {found['crop_px']} px, {tag}."
     )
-    columns = {"loss": "{loss}", "valid cells": "{cells}"}
+    columns = {"valid cells": "{cells}"}
     for pair in ("shift", "noise"):
         columns[f"{pair}, all"] = f"{{{pair}[all]:.4f}}"
         columns[f"{pair}, valid"] = f"{{{pair}[valid]:.4f}}"
     cells = {tap: f"{valid:,} of {all_:,}" for tap, (all_, valid) in found["cells"].items()}
-    losses = found["losses"].items()
-    rows = [{"loss": loss, "cells": _of_tap(cells, loss), **row} for loss, row in losses]
-    return table(caption, columns, rows)
+    losses = found["losses"]
+    return losses_table(caption, columns, losses, cells=_of_taps(cells, losses))
 
 
 def _half_pixel_table(found: Mapping, tag: str) -> str:
     caption = (
-        "Half a pixel, calibrated losses. exact: a picture of twice the size moves by a whole\n"
-        "pixel, then each 2x2 pixels are averaged. Fourier: the small picture is interpolated.\n"
-        f"whole: one pixel. {len(found['pictures'])} photos, {found['side_px']} px, {tag}."
+        "Calibrated losses of half a pixel. exact: a whole pixel of a picture of twice the size,\n"
+        f"averaged over 2x2. Fourier: interpolated. {found['side_px']} px, {tag}."
     )
-    columns = {"loss": "{loss}", "half, exact": "{exact:.4f}", "half, Fourier": "{fourier:.4f}"}
-    rows = [{"loss": loss, **row} for loss, row in found["losses"].items()]
-    return table(caption, columns | {"whole": "{whole:.4f}"}, rows)
+    columns = {"half, exact": "{exact:.4f}", "half, Fourier": "{fourier:.4f}"}
+    return losses_table(caption, {**columns, "whole": "{whole:.4f}"}, found["losses"])
 
 
 def _scale_table(found: Mapping, tag: str) -> str:
     report = found["report"]
     caption = (
-        f"The report's raw losses, and ours by the input's scale: {len(found['pictures'])} photos,"
-        f"\nshifted, then scaled to {found['side_px']} px; noise: layer 30. factor: how far off the"
-        f" worst\nof the five is. {tag}."
+        "The report's raw losses, and ours by the input's scale; factor: how far off the worst of\n"
+        f"the five is. Shifted, then scaled to {found['side_px']} px; noise: layer 30. {tag}."
     )
     columns = {"input": "{scale}", "error": "{error}"}
     columns |= {key: f"{{{key}:.4g}}" for key in report} | {"factor": "{factor:.3g}"}
@@ -168,18 +170,19 @@ def noise_table(result: Mapping, tag: str) -> str:
     caption = (
         f"Gaussian noise, sigma {result['sigma']:g} (0-255 units), {tag}; clipped:\n"
         f"{clipped['original']:.1%} of the original's values, {clipped['translated']:.1%} of the"
-        " translated one's.\nOriginal against its noisy copy; (tr.): translated against its noisy"
-        f" copy.\n8-bit arithmetic that wraps (the report: l1 176.0, l2 102.5), by how noise is"
-        f" added:\n{wrapped}.\n{_other_pictures(result)}"
+        " translated one's (tr.).\n8-bit arithmetic that wraps (the report: l1 176.0, l2 102.5), by"
+        f" how noise is added:\n{wrapped}.\n{_other_pictures(result)}"
     )
-    columns = {"loss": "{loss}", **CALIBRATED}
-    columns |= {"raw (tr.)": "{tr[raw]:.4g}", "relative (tr.)": "{tr[relative]:.4f}"}
-    columns |= {"95 % (tr.)": "{tr[low]:.4f} - {tr[high]:.4f}"}
-    return _losses_table(caption, columns, result, tr=result["losses_translated"])
+    columns = {**CALIBRATED, "raw (tr.)": "{tr[raw]:.4g}", "relative (tr.)": "{tr[relative]:.4f}"}
+    columns["95 % (tr.)"] = "{tr[low]:.4f} - {tr[high]:.4f}"
+    random, translated = result["random_weights"] or {}, result["losses_translated"]
+    columns |= random_columns(random, "relative", ".4f")
+    return losses_table(caption, columns, result["losses"], tr=translated, random=random)
 
 
 def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     """1.3's tables and figures of the dose-response, by file name."""
+    result = finite(result)  # as results.json has it
     curves, side_px = result["curves"], result["curves"]["crop_px"]
     tables, figures, of_weights = {}, {}, tags["weights"]
     for key, tag in tags.items():
@@ -193,7 +196,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
             plotting.dose_response,
             title="What a shift and noise cost each loss, by their size",
             settings=f"Squared differences. {title}",
-            ylabel="calibrated loss (0 = the same, 1 = another picture)",
+            ylabel=AXIS,
             panels=[_panel(curves[key], kind, doses[kind]) for kind in DOSES],
             ylim=_limits([curves[key] for key in tags]),
         )
@@ -205,7 +208,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     figures["1.3_shift_worth.png"] = _worth_figure(
         result, f"Squared differences, lines: 95 % intervals. {settings}"
     )
-    figures["1.3_distortions.png"] = distortions_figure(result, settings)
+    figures["1.3_distortions.png"] = _distortions_figure(result["distortions"], settings)
     return tables, figures
 
 
@@ -214,8 +217,8 @@ def _doses_table(losses: Mapping, doses: Mapping[str, list[float]], title: str) 
     text = f"Calibrated losses, {title}\n"
     for kind, (_, unit) in DOSES.items():
         columns = {f"{dose:g}": f"{{relative[{i}]:.4f}}" for i, dose in enumerate(doses[kind])}
-        rows = [{"loss": loss, **row[kind]} for loss, row in losses.items()]
-        text += table("", {unit: "{loss}", **columns}, rows)
+        of_kind = {loss: row[kind] for loss, row in losses.items()}
+        text += losses_table("", columns, of_kind, unit)
     return text
 
 
@@ -238,10 +241,9 @@ def _limits(curves: list[Mapping]) -> tuple[float, float]:
 
 def _turns_table(result: Mapping, tag: str) -> str:
     caption = (
-        "Calibrated losses a and b under noise, two of a kind: from this sigma (0-255 units) on a\n"
-        'answers more than b, just below it less; "-": a answers more at all sigmas. Of an end,\n'
-        f'0.0 is below the smallest sigma, and "none" beyond {max(result["curves"]["sigma"])}.'
-        f" {tag}."
+        "Calibrated losses a and b under noise: from this sigma (0-255 units) on a answers more"
+        ' than b,\njust below it less; "-": at all sigmas more. 0.0: below the smallest sigma;'
+        f' "none": beyond\n{max(result["curves"]["sigma"])}. {tag}.'
     )
     columns = {"a": "{a}", "b": "{b}", "sigma": "{sigma:.1f}"}
     columns["95 % interval"] = "{at[low]} - {at[high]}"
@@ -250,31 +252,46 @@ def _turns_table(result: Mapping, tag: str) -> str:
 
 def _slopes_table(slopes: Mapping, tag: str) -> str:
     caption = (
-        "How fast calibrated losses grow with noise: local slopes in log-log between two doses,\n"
-        "at their middle (sigma in 0-255 units). 2: a square, or 1: an absolute difference, of\n"
-        f"what grows like the noise; near 0: saturated. {tag}."
+        "Local slopes of calibrated losses over noise in log-log, at the middle of two doses (sigma"
+        "\nin 0-255 units). 2: a square, 1: an absolute difference, of what grows like the noise;"
+        f"\nnear 0: saturated. {tag}."
     )
     columns = {f"{sigma:.3g}": f"{{slope[{i}]:.2f}}" for i, sigma in enumerate(slopes["sigma"])}
-    rows = [{"loss": loss, **row} for loss, row in slopes.items() if loss != "sigma"]
-    return table(caption, {"sigma": "{loss}", **columns}, rows)
+    losses = {loss: row for loss, row in slopes.items() if loss != "sigma"}
+    return losses_table(caption, columns, losses, "sigma")
 
 
 def _distortions_table(distortions: Mapping, tag: str) -> str:
     trained, random = distortions["weights"], distortions.get("random_weights", {})
-    names = next(iter(trained.values()))["ratios"]
     caption = (
         "Distortions as strong as cost the pixels' l2 of a one-pixel shift: loss over the shift's\n"
         "loss, geometric means over photos. Above 1: the loss forgives the shift and sees the\n"
-        "distortion. l2 is 1, and so is PSNR, a function of it. Squares, then absolute\n"
-        f"differences, each the best first. {tag}."
+        f"distortion. Squares, then absolute differences, each the best first. {tag}."
     )
-    columns = {"loss": "{loss}"} | {name: f"{{ratios[{name}][mean]:.2f}}" for name in names}
+    names = next(iter(trained.values()))["ratios"]
+    columns = {name: f"{{ratios[{name}][mean]:.2f}}" for name in names}
     columns |= {"mean": "{mean:.2f}", "95 % interval": "{low:.2f} - {high:.2f}"}
-    if random:
-        columns["random"] = "{random[mean]:.2f}"
-        columns["its range"] = "{random[low]:.2f} - {random[high]:.2f}"
-    rows = [{"loss": loss, **row, "random": random.get(loss)} for loss, row in trained.items()]
-    return table(caption, columns, sorted(rows, key=lambda row: is_absolute(row["loss"])))
+    columns |= random_columns(random, "mean", ".2f")
+    return losses_table(caption, columns, squared(trained) | trained, random=random)
+
+
+def _distortions_figure(distortions: Mapping, settings: str) -> partial:
+    """1.3's squared losses by distortion, with ImageNet's and with random weights."""
+    shown = squared(distortions["weights"])
+    names, panels = list(next(iter(shown.values()))["ratios"]), {}
+    for kind, losses in distortions.items():
+        rows = [losses[loss] for loss in shown]
+        ratios = [[*(row["ratios"][name]["mean"] for name in names), row["mean"]] for row in rows]
+        panels[KINDS[kind]] = np.array(ratios)
+    return partial(
+        plotting.ratio_grid,
+        title="Which loss forgives one pixel of shift and still sees other changes?",
+        settings="A distortion's loss over that of the shift, both of the same pixel l2; blue: seen"
+        f" more than the shift. Squared differences. {settings}",
+        rows=list(shown),
+        columns=[*names, "mean"],
+        panels=panels,
+    )
 
 
 def _worth_figure(result: Mapping, settings: str) -> partial:
@@ -294,36 +311,26 @@ def _worth_figure(result: Mapping, settings: str) -> partial:
 def _equivalents_table(result: Mapping, tag: str) -> str:
     curves, equal = result["curves"], result["shift_equivalent_sigma_intervals"]
     side_px, at_1_px = curves["crop_px"], list(curves["shift_px"]).index(1)
-    columns = {"loss": "{loss}", "relative at 1 px": "{relative:.4f}"}
-    columns["equal sigma"] = "{weights[sigma]}"
-    columns["95 % interval"] = "{weights[low]} - {weights[high]}"
     caption = (
-        "The noise that costs as much as a one-pixel shift: sigma in 0-255 units,"
-        f" {tag},\ntheir central {side_px}x{side_px} px."
-        " A low sigma: a loss more sensitive to noise, by the"
-        ' measure of its own answer\nto the shift. "none": not reached up to sigma'
-        f" {max(curves['sigma'])}."
+        f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units, {tag},\ntheir"
+        f' central {side_px}x{side_px} px. Low: more sensitive to noise than to the shift. "none":'
+        f"\nnot reached up to sigma {max(curves['sigma'])}."
     )
-    if "random_weights" in equal:
-        columns["random"] = "{random_weights[sigma]}"
-        columns["its range"] = "{random_weights[low]} - {random_weights[high]}"
-        caption += " random: the same\nwith random weights, the lowest and the highest draw."
-    rows = [
-        {"loss": loss, "relative": row["shift"]["relative"][at_1_px]}
-        | {key: _reached(sigmas[loss]) for key, sigmas in equal.items()}
-        for loss, row in curves["weights"].items()
-    ]
-    return table(caption, columns, rows)
+    columns = {"relative at 1 px": f"{{shift[relative][{at_1_px}]:.4f}}"}
+    columns |= {"equal sigma": "{equal[sigma]}", "95 % interval": "{equal[low]} - {equal[high]}"}
+    reached = {kind: {k: _reached(row) for k, row in rows.items()} for kind, rows in equal.items()}
+    random = reached.get("random_weights", {})
+    columns |= random_columns(random, "sigma")
+    return losses_table(
+        caption, columns, curves["weights"], equal=reached["weights"], random=random
+    )
 
 
 def _reached(row: Mapping[str, float | None]) -> dict[str, str | None]:
-    """A row's sigma and interval as text, "none" where no dose reached it, None without interval.
-
-    results.json stores both infinity and NaN as null.
-    """
-    values = {key: np.nan if row[key] is None else row[key] for key in ("sigma", "low", "high")}
-    text = {key: f"{v:.1f}" if np.isfinite(v) else "none" for key, v in values.items()}
-    return text if np.isfinite(values["low"]) else {**text, "low": None}
+    """A row's sigma and interval as text, "none" where no dose reached it."""
+    keys = ("sigma", "low", "high")
+    text = {key: "none" if row[key] is None else f"{row[key]:.1f}" for key in keys}
+    return text if row["low"] is not None else {**text, "low": None}
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
@@ -336,6 +343,16 @@ def _other_pictures(result: Mapping) -> str:
     names, resized = result["references"], result["references_resized"]
     if len(names) > ROWS:
         return f"Another picture: others of the {len(names):,} photos."
-    named = ", ".join(f"{name} ({resized[name]})" if name in resized else name for name in names)
-    scaled = ";\nthose with a size were scaled to the photo's" if resized else ""
-    return f"Another picture: {printable(named)}{scaled}."
+    scaled = {name: f"{name} (scaled from {size})" for name, size in resized.items()}
+    return f"Another picture: {printable(', '.join(scaled.get(name, name) for name in names))}."
+
+
+def dose_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    """The centres of pictures, uint8 (height, width, 3), side by side, as the page shows doses."""
+    from PIL import Image
+
+    row = []
+    for picture in pictures:
+        top, left = (max(0, side - STRIP_PX) // 2 for side in picture.shape[:2])
+        row.append(picture[top : top + STRIP_PX, left : left + STRIP_PX])
+    Image.fromarray(np.concatenate(row, axis=1)).save(path, "JPEG", quality=88)

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.job import printable
 from common.reporting import plotting
-from common.reporting.canvas import lines_more, load_matplotlib, new_figure, wrapped
+from common.reporting.plotting import lines_more, load_matplotlib, new_figure, wrapped
 from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
 

@@ -4,13 +4,15 @@ A `tag` says of what data a result is, at which size and width.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.job import printable
-from common.reporting.canvas import new_figure
-from common.reporting.plotting import image_grid, power_of_ten, shown_name
+from common.reporting.html import shown
+from common.reporting.plotting import load_matplotlib, new_figure, power_of_ten, shown_name
+from common.reporting.results import Findings
 from common.reporting.tables import table
 
 OPTIMIZERS = {"sgd": "SGD with Nesterov momentum 0.9", "adamw": "AdamW"}
@@ -25,14 +27,10 @@ def recipe_words(recipe: Mapping) -> str:
     return ", ".join([*words, recipe["precision"], warm_up, clipping])
 
 
-def width_words(width: float) -> list[str]:
-    """The remark of captions on a ResNet-36 that is not as wide as the report's, or none."""
-    return [] if width == 1 else [f"ResNet-36 {width:g} TIMES AS WIDE"]
-
-
-def remarks(residual: str, width: float) -> list[str]:
-    """The remarks of captions on the networks trained, where ResNet-36 is not as by default."""
-    return (["f AFTER THE SUM"] if residual == "sum" else []) + width_words(width)
+def remarks(width: float, residual: str = "branch") -> list[str]:
+    """The remarks of captions on a ResNet-36 that is not the report's width, or has f elsewhere."""
+    wide = [] if width == 1 else [f"ResNet-36 {width:g} TIMES AS WIDE"]
+    return ["f AFTER THE SUM"] * (residual == "sum") + wide
 
 
 def catalogue_table(result: Mapping, data: str) -> str:
@@ -46,22 +44,6 @@ def catalogue_table(result: Mapping, data: str) -> str:
         rows.append({"name": name, "number": " - ".join(f"{end:,}" for end in ends)})
     caption = f"Drawn from {printable(data)}, counted from the manifest."
     return table(caption, {"": "{name}", "number": "{number}"}, rows)
-
-
-def draw_samples(
-    path: Path, data: str, class_names: Sequence[str], pictures: Mapping[str, list[np.ndarray]]
-) -> None:
-    """3.1's figure: pictures of some classes, a row a split, under each class's first name."""
-    headers = [name.split(",")[0] for name in class_names]
-    image_grid(path, f"{data}: {len(class_names)} random classes", headers, pictures)
-
-
-def summary_text(result: Mapping, tables: Mapping[str, object]) -> str:
-    """3.2's text: the tables, as torchsummary writes them, under their names."""
-    width = result["width"]
-    wide = "" if width == 1 else f", {width:g} TIMES AS WIDE AS THE REPORT'S"
-    caption = f"ResNet-36, {result['classes']} classes, activation: {result['residual']}{wide}."
-    return "\n".join([caption, *(f"{name}\n{rows}" for name, rows in tables.items())])
 
 
 def moments_table(result: Mapping, samples: int) -> str:
@@ -117,38 +99,26 @@ def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
     columns |= {"f / where": "{time_vs_where:.2f}", "memory": "{memory_vs_where:.2f}"}
     columns["f / ReLU"] = "{time_vs_relu:.2f}"
     caption = (
-        f"Forward + backward in ms, {images} images of 224 px, fp32, channels_last, {device};\n"
-        f"median of {repeats}. where: f as torch.where(x > 0, x * x, 0.2 * x). memory: peak, ours"
+        f"Forward + backward in ms, {images} images of 224 px, fp32, channels_last, {device};"
+        f" median of {repeats}.\nwhere: f as torch.where(x > 0, x * x, 0.2 * x). memory: peak, f's"
         " over where's."
     )
     return table(caption, columns, rows)
 
 
-def overflow_warning(name: str, forecast: Mapping, largest: float) -> str:
-    """The warning before the training of a network that starts beyond fp16's range."""
-    return (
-        f"warning: overflow forecast: {name} starts with values up to {forecast['peak']:.2g} in"
-        f" {forecast['module']}, beyond fp16's largest {largest:.3g} from {forecast['beyond_fp16']}"
-        " on: within a few steps they may leave bf16 and fp32 too; try --residual branch, or"
-        " --diagnose to see where"
-    )
+# ------------------------------------------------------------ 3.4 forecast, changes and the doctor
 
 
 def forecast_table(result: Mapping, tag: str) -> str:
     """3.4's table of the largest values before the first step, a row a network."""
-    rows = []
-    for name, forecast in result["forecast"].items():
-        beyond = forecast["beyond_fp16"]
-        verdict = f"beyond fp16 from {beyond} on" if beyond else "within fp16"
-        rows.append({"network": name, **forecast, "verdict": verdict})
+    rows = [{"network": name, **forecast} for name, forecast in result["forecast"].items()]
     columns = {"network": "{network}", "stem": "{blocks[maxpool][peak]:.3g}"}
     columns |= {"largest": "{peak:.3g}", "in": "{module}", "logits": "{blocks[fc][peak]:.3g}"}
-    columns["forecast"] = "{verdict}"
-    columns["dead from"] = "{dead_from}"
+    columns |= {"beyond fp16 from": "{beyond_fp16}", "dead from": "{dead_from}"}
     caption = (
-        "Overflow forecast, before the first step: largest |output| of any module of new networks"
-        f"\nfor one batch; {printable(tag)}; the pass itself in fp32.\n"
-        "resnet36_sum: f after the sums (assumed). resnet34_f: ResNet-34 with f for its ReLUs."
+        "Overflow forecast: largest |output| of any module of new networks for one batch, in fp32;"
+        f"\n{printable(tag)}.\nresnet36_sum: f after the sums (assumed). resnet34_f: ResNet-34 with"
+        " f for its ReLUs."
     )
     return table(caption, columns, rows)
 
@@ -165,12 +135,10 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
         "dead layer": "step {dead[step]}: {dead[module]}",
     }
     caption = (
-        "One change at a time to f after the sums, by a recipe that the report does not name (both"
-        " assumed);\nin brackets, two changes, and the report's other network."
-        f"\n{recipe}, batch {result['recipe']['batch_size']}.\n"
-        f"{result['steps']} steps, or until a value is not finite; same seed, same images; loss:"
-        f" mean of the last {last_steps} steps,\nof equal logits {result['chance_loss']:.3f}."
-        f" {printable(tag)}."
+        "One change at a time to f after the sums (in brackets: two, and ResNet-34) by an assumed"
+        f" recipe:\n{recipe}, batch {result['recipe']['batch_size']}. Loss: mean of the last"
+        f" {last_steps} of {result['steps']} steps, of equal logits {result['chance_loss']:.3f}."
+        f"\n{printable(tag)}."
     )
     return table(caption, columns, rows)
 
@@ -186,18 +154,16 @@ def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag:
             row = {"network": name, "precision": precision, "largest": largest}
             rows.append({**row, **beyond.get(precision, {})})
         row = {"network": name, "precision": "fp32: a dead layer", "largest": ranges["fp32"]}
-        if dead := result["dead"][name]:
-            row |= {**dead, "direction": "variance"}
-        rows.append(row)
+        dead = result["dead"][name]
+        rows.append({**row, **dead, "direction": "variance"} if dead else row)
     columns = {"network": "{network}", "range of": "{precision}", "largest": "{largest:.3g}"}
     columns |= {"step": "{step}", "module": "{module}", "direction": "{direction}"}
     caption = (
-        "The first value, output or gradient, or a batch's variance (a dead layer), beyond the"
-        f" range\nof a precision, in {result['steps']} steps or until the loss is not finite."
-        " resnet36_sum: f after the sums (assumed),\nresnet36_report_recipe: f off the sums; both"
-        f" by {recipe}.\nThe other as the flags have it, f: {result['residual']},"
-        f" {flags['optimizer']} {flags['learning_rate']:g}, {flags['precision']}."
-        f" {printable(tag)}."
+        "The first output, gradient or batch's variance (a dead layer) beyond a precision's range,"
+        f" in {result['steps']} steps.\nresnet36_sum: f after the sums (assumed),"
+        f" resnet36_report_recipe: off the sums; both by {recipe}.\nThe other as trained, f:"
+        f" {result['residual']}, {flags['optimizer']} {flags['learning_rate']:g},"
+        f" {flags['precision']}. {printable(tag)}."
     )
     return table(caption, columns, rows)
 
@@ -230,3 +196,200 @@ def draw_doctor(
         axis.yaxis.set_major_formatter(power_of_ten)
         axis.tick_params(axis="x", rotation=45)
         axis.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+
+
+# ------------------------------------------------------------------- 3.4 at the report's own size
+
+CASES = {
+    "images": "{images}",
+    "px": "{image_size_px}",
+    "width": "{width}",
+    "f after": "{residual}",
+    "init": "{init}",
+    "input": "{scaling}",
+    "pictures": "{pictures}",
+    "seed": "{seed}",
+    "first loss": "{first_loss:.5g}",
+    "stem's peak": "{stem_peak:.3g}",
+    "its 8th power": "{closed_form_peak:.1e}",
+    "stage 1's peak": "{stage_peak:.1e}",
+    "shortcut's": "{shortcut_peak:.1e}",
+    "infinite from": "{infinite_from}",
+    "constant": "{dead_share:.0%}",
+    "dead from": "{dead_from}",
+}
+STEPS = {
+    "network": "{network}",
+    "form": "{form}",
+    "optimizer": "{optimizer}",
+    "rate": "{learning_rate}",
+    "seed": "{seed}",
+    "images": "{images}",
+    "losses": "{told_losses}",
+    "gradients not finite in step 1": "{bad} of {tensors}",
+    "infinite from": "{infinite_from}",
+}
+
+
+def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -> dict[str, str]:
+    """3.4's tables of `--reproduce` by file name: first passes, first steps, cures."""
+    equal = f"of equal logits {result['chance_loss']:.4f}; the report printed 6.4761"
+    passes = (
+        "First passes of new networks in training mode, 650 logits. Infinite from: the first batch"
+        " norm with an infinite\nvariance, forecast where the stem's peak is above"
+        f" {result['border_peak']:.0f}. Constant: the share of batch norms' channels that do not"
+        " depend\non the image; in a dead network none of the last batch norm's does. Loss"
+        f" {equal}. {printable(tag)}."
+    )
+    settings = (
+        f"without any check; seed: the first dead at {result['steps'][0]['images']} images, if any."
+        f"\nLoss {equal}. {size_px} px, {', '.join(remarks(width)) or 'full width'};"
+        f" {printable(tag)}."
+    )
+    steps, cures = (
+        [{**row, "bad": len(row["non_finite_gradients"])} for row in result[key]]
+        for key in ("steps", "cures")
+    )
+    changes = {
+        "change": "{change}",
+        **{head: cell for head, cell in STEPS.items() if head != "form"},
+    }
+    autopsies = "".join(autopsy_text(row) for row in steps if row.get("autopsy"))
+    return {
+        "3.4_first_losses.txt": table(passes, CASES, result["first_losses"]),
+        "3.4_first_steps.txt": table(f"The first steps {settings}", STEPS, steps) + autopsies,
+        "3.4_cures.txt": table(
+            f"One change at a time to SGD with f as `where`, {settings}", changes, cures
+        ),
+    }
+
+
+def losses_words(losses: Sequence[float]) -> str:
+    """The losses of a few steps in words, NaN as such; of many the first three and the last."""
+    words = [f"{loss:.5g}".replace("nan", "NaN") for loss in losses]
+    return ", ".join(words if len(words) < 5 else [*words[:3], "...", words[-1]])
+
+
+def autopsy_text(row: Mapping) -> str:
+    """Values of the first batch norm, going back, that makes finite gradients NaN in step 1."""
+    values = [f"  {key}: {shown(value)}" for key, value in row["autopsy"].items()]
+    found = f"\n{row['network']} by {row['form']}, step 1: the batch norm that makes gradients NaN"
+    return "\n".join([found, *values, ""])
+
+
+def draw_first_losses(
+    path: Path, cases: Sequence[Mapping], chance_loss: float, size_px: int, tag: str
+) -> None:
+    """First losses of the report's network by batch size and kind of pictures; dead ones filled."""
+    title = "First losses of new networks by batch size; the filled ones are dead"
+    settings = (
+        f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
+        f" answer for every picture. {tag}"
+    )
+    ticker = load_matplotlib().ticker
+    batches = sorted({case["images"] for case in cases})
+    kinds = list(dict.fromkeys(case["pictures"] for case in cases))
+    with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
+        for number, kind in enumerate(kinds):
+            beside = 1.16 ** (number - (len(kinds) - 1) / 2)  # kinds stand side by side
+            how = {"s": 38, "marker": "os^D"[number % 4], "edgecolors": f"C{number}", "zorder": 3}
+            for dead, face in ((False, "none"), (True, f"C{number}")):
+                shown = [
+                    (case["images"] * beside, case["first_loss"])
+                    for case in cases
+                    if case["pictures"] == kind and (case["dead_from"] is not None) == dead
+                ]
+                label = None if dead else f"pictures: {kind}"
+                axis.scatter(*np.reshape(shown, (-1, 2)).T, facecolors=face, label=label, **how)
+        axis.axhline(chance_loss, color="black", linewidth=1, linestyle=":")
+        place = {"textcoords": "offset points", "fontsize": 9}
+        text = f"dead: ln 650 = {chance_loss:.3f}"
+        axis.annotate(text, (batches[0] * 0.8, chance_loss), (0, 6), **place)
+        axis.set(xlabel="pictures in the batch", ylabel="first loss", xscale="log", yscale="log")
+        axis.xaxis.set(major_locator=ticker.FixedLocator(batches), major_formatter="{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.yaxis.set(major_formatter=power_of_ten, minor_locator=ticker.NullLocator())
+        axis.legend(loc="upper left")
+
+
+# ------------------------------------------------------------------------- 3.4 the three studies
+
+STUDIES = {
+    "stems": {
+        "stem": "{stem}",
+        "gammas": "{gamma:g}",
+        "branches": "{branch}",
+        "change": "{change}",
+    },
+    "factorial": {"f in": "{f_in}", "recipe": "{recipe}"},
+    "exponents": {"p": "{power:g}", "gammas": "{gamma:g}", "kurtosis": "{kurtosis:.1f}"},
+}
+TRAINED = {
+    "seeds": "{seeds}",
+    "val top-1": "{val_top1:.1f}",
+    "test top-1": "{test_top1:.1f}{spread}",
+    "less ReLU throughout": "{difference[mean]:+.1f} ({difference[low]:+.1f} -"
+    " {difference[high]:+.1f})",
+    "not finite": "{not_finite}",
+    "stopped": "{stop}",
+}
+
+
+def study_findings(study: str, result: Mapping, tag: str) -> Findings:
+    """The findings of a study's trainings: a table, and of the exponents a figure."""
+    recipe = recipe_words(result["recipe"])
+    if study == "factorial":
+        recipe = f"Recipe flags: {recipe};\nreport: {recipe_words(result['report_recipe'])}"
+    caption = (
+        f"{printable(tag)}.\n{recipe}, {result['recipe']['epochs']} epochs.\nTop-1 in per cent of"
+        f" the epoch best on val, mean and deviation of the seeds that ended; chance"
+        f" {result['chance']:.1f} %; less ReLU:\npoints of test top-1 by the same recipe, paired by"
+        " seed and image; not finite: test images with such logits,\nwhich count as wrong."
+    )
+    rows = [
+        {
+            **row,
+            "f_in": " + ".join(row.get("places", [])) or "none",
+            "stop": row["stopped"][0].split(": the first")[0] if row["stopped"] else None,
+            "not_finite": row["test_not_finite"] or None,
+            "spread": f" +- {row['test_top1_std']:.1f}" if row["test_top1_std"] is not None else "",
+        }
+        for row in result[study]
+    ]
+    tables, figures = {f"3.4_{study}.txt": table(caption, STUDIES[study] | TRAINED, rows)}, {}
+    if study == "exponents":
+        figures["3.4_exponents.png"] = partial(draw_exponents, tag=tag, rows=result[study])
+    return Findings(result, tables, figures=figures)
+
+
+def draw_exponents(path: Path, tag: str, rows: Sequence[Mapping]) -> None:
+    """Test top-1 over p of f_p, and over the kurtosis of its output, a colour a gamma.
+
+    The row without a power is ReLU's, a level.
+    """
+    title = "What the exponent of f_p(x) = x^p, 0.2x costs"
+    labels = {"power": "exponent p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}
+    shown = [row for row in rows if row["test_top1"] is not None]
+    powers = sorted((row for row in shown if row["power"]), key=lambda row: row["power"])
+    levels = [row["test_top1"] for row in shown if not row["power"]]
+    gammas = sorted({row["gamma"] for row in powers}, reverse=True)
+    with new_figure(path, title, (1, 2), (10, 4.6), tag, sharey=True) as (_, axes):
+        for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
+            for level in levels:
+                axis.axhline(level, color="grey", linestyle=":", label="ReLU throughout")
+            for number, gamma in enumerate(gammas):
+                of_gamma = [row for row in powers if row["gamma"] == gamma]
+                aside = 0.015 * (number - 1) if key == "power" else 0
+                x = [row[key] + aside for row in of_gamma]
+                y = [row["test_top1"] for row in of_gamma]
+                errors = [row["test_top1_std"] or 0 for row in of_gamma]
+                how = {"fmt": "o-", "capsize": 3, "ms": 4, "linewidth": 1.2}
+                axis.errorbar(x, y, errors, label=f"gammas start at {gamma:g}", **how)
+            axis.set(xlabel=label)
+        for row in powers:
+            if row["power"] >= 1.75:  # below, points lie too close for their labels
+                place = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8}
+                where = (row["kurtosis"], row["test_top1"])
+                axes[0, 1].annotate(f"p = {row['power']:g}", where, **place)
+        axes[0, 0].set(ylabel="test top-1 in %")
+        axes[0, 0].legend(loc="lower left")

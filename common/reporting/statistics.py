@@ -1,7 +1,9 @@
-"""Intervals at 95 %: of means over units, of proportions, and of paired differences.
+"""Intervals at 95 %: of means over units, of proportions, of paired differences, of trainings.
 
 scipy is imported where an interval is computed: it takes a second, which `--help` need not wait.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -61,3 +63,30 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     drawn = ((weights[0] @ difference) * weights[1]).sum(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+
+
+def over_seeds(runs: list[dict], images: int) -> dict:
+    """Means over the seeds, and the spread of test top-1; `images` is the number in test.
+
+    The Wilson interval is of one test set: the same images again are no new evidence.
+
+    Returns:
+        val_top1, test_top1, test_per_class, test_top1_low, test_top1_high, test_top1_std (sample
+        standard deviation, None of one run), all in per cent, and training_seconds of a run.
+    """
+    keys = ("val_top1", "test_top1", "test_per_class")
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in keys}
+    low, high = wilson_interval(round(mean["test_top1"] * images / 100), images)
+    spread = float(np.std([run["test_top1"] for run in runs], ddof=1)) if len(runs) > 1 else None
+    return {
+        **mean,
+        "test_top1_low": 100 * low,
+        "test_top1_high": 100 * high,
+        "test_top1_std": spread,
+        "training_seconds": float(np.mean([run["training_seconds"] for run in runs])),
+    }
+
+
+def with_means(networks: Mapping[str, list[dict]], images: int) -> dict[str, dict]:
+    """Each network's `over_seeds`, and its runs under "runs"."""
+    return {name: {**over_seeds(runs, images), "runs": runs} for name, runs in networks.items()}

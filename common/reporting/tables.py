@@ -1,24 +1,41 @@
-"""Text tables from results: a column is a format string over a record."""
+"""Text tables from results, a column a format string over a record; those of all trainings."""
 
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from tabulate import tabulate
 
 from common.job import printable
+from common.reporting import plotting
+from common.reporting.statistics import over_seeds
 
 FORMATTER = string.Formatter()
+TRAINING = {
+    "network": "{network}",
+    "seed": "{seed}",
+    "best epoch": "{best_epoch}",
+    "val top-1": "{val_top1:.2f}",
+    "test top-1": "{test_top1:.2f}{spread}",
+    "95 % interval": "{test_top1_low:.2f} - {test_top1_high:.2f}",
+    "per class": "{test_per_class:.2f}",
+    "images/s": "{images_per_second:.1f}",
+    "seconds": "{training_seconds:.0f}",
+}
 
 
 def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) -> str:
     """An aligned text table under its caption, a row a record.
 
     `columns` maps a header to a format string over the record's keys, such as
-    "{test_top1_low:.2f} - {test_top1_high:.2f}"; see `cell`.
+    "{test_top1_low:.2f} - {test_top1_high:.2f}"; see `cell`. What it can't fill is "-".
     """
     rows = [[cell(template, record) for template in columns.values()] for record in records]
-    return f"{caption}\n{aligned(list(columns), rows)}\n"
+    align = ["left"] + ["right"] * (len(columns) - 1)
+    text = tabulate(rows, [*columns], missingval="-", disable_numparse=True, colalign=align)
+    return f"{caption}\n{text}\n"
 
 
 def cell(template: str, record: Mapping) -> str | None:
@@ -39,10 +56,39 @@ def cell(template: str, record: Mapping) -> str | None:
     return printable(template.format_map(record))
 
 
-def aligned(headers: list[str], rows: list[list[str | None]]) -> str:
-    """An aligned text table of cells as they shall appear; None is shown as "-"."""
-    align = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate(rows, headers, missingval="-", disable_numparse=True, colalign=align)
+def training_report(
+    setup,
+    part: str,
+    networks: Mapping[str, list[dict]],
+    caption: str = "",
+    extra_rows: Iterable[Mapping] = (),
+) -> tuple[dict[str, str], dict[str, Callable[[Path], None]]]:
+    """A table of all runs and their curves, as `Findings` takes them: (tables, figures).
+
+    `setup` is the problem's `common.training.runs.Setup`, `networks` maps names to runs, `caption`
+    is what else is said of the trainings; `extra_rows` are records of methods without a training.
+    """
+    precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
+    tag = ", ".join(filter(None, [setup.tag_in(" and ".join(precisions)), caption]))
+    text = (
+        f"{tag}, {setup.recipe.epochs} epochs.\n"
+        "Top-1 in per cent, of the epoch that was best on val; test looked at once"
+        f"{', mirror images averaged' * setup.args.flip_test}; chance {100 / setup.classes:.2f}"
+        " %.\nPer class: the mean over classes of test top-1 within the class."
+    )
+    records = [{**row, "spread": ""} for row in extra_rows]
+    for name, runs in networks.items():
+        records += [{**run, "network": name, "spread": ""} for run in runs]
+        if len(runs) > 1:
+            means = over_seeds(runs, len(setup.packed["test"]))
+            shown = {key: means[key] for key in ("val_top1", "test_top1", "test_per_class")}
+            spread = f" +- {means['test_top1_std']:.2f}"
+            records.append({"network": name, "seed": "all", "spread": spread, **shown})
+    smoothing = setup.recipe.label_smoothing
+    title = f"{tag}; labels smoothed by {smoothing:g} in training alone" if smoothing else tag
+    histories = {name: [run["history"] for run in runs] for name, runs in networks.items()}
+    curves = partial(plotting.training_curves, title=title, histories=histories)
+    return {f"{part}_training.txt": table(text, TRAINING, records)}, {f"{part}_curves.png": curves}
 
 
 def differences_table(differences: Sequence[Mapping], tag: str) -> str:

@@ -28,7 +28,7 @@ from common.networks.distortions import (
 )
 from common.networks.losses import compare, evaluate, features_of, pixel_losses, registry
 from common.networks.vgg import VGG16Features
-from common.reporting.ratios import is_absolute
+from common.reporting.problem1 import is_absolute
 
 
 @dataclass(frozen=True)

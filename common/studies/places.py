@@ -13,10 +13,9 @@ import numpy as np
 from common import job
 from common.networks import activations
 from common.networks.resnet36 import EXPONENTS, RELU_STEM, ResNet36, new_network
-from common.reporting import problem3, studies
+from common.reporting import problem3
 from common.reporting.results import Findings
-from common.reporting.statistics import paired_difference
-from common.reporting.trainings import over_seeds
+from common.reporting.statistics import over_seeds, paired_difference
 from common.studies.divergence import REPORT_RECIPE
 from common.training import runs
 from common.training.runs import NetworkSpec, Setup, hits_of
@@ -104,12 +103,12 @@ def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
     rows = train_arms(setup, arms)
     # f after the sum is a place of the factorial's own.
     residual = "branch" if study == "factorial" else setup.args.residual
-    caption = ", ".join([setup.tag, *problem3.remarks(residual, setup.args.width)])
+    caption = ", ".join([setup.tag, *problem3.remarks(setup.args.width, residual)])
     result = {study: rows, "chance": 100 / setup.classes, "width": setup.args.width}
     result["recipe"] = setup.recipe.as_dict()
     if study == "factorial":
         result["report_recipe"] = result["recipe"] | REPORT_RECIPE
-    return studies.study_findings(study, result, caption)
+    return problem3.study_findings(study, result, caption)
 
 
 def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:

@@ -25,7 +25,7 @@ from common.networks.doctor import first_pass, peak_at_the_border, with_float64_
 from common.networks.normalized import Normalized
 from common.networks.resnet36 import Activation, ResNet36, resnet34_with
 from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
-from common.reporting import studies
+from common.reporting import problem3
 from common.reporting.results import Findings
 from common.studies.divergence import ResultCache, unchecked_steps
 from common.training.runs import Setup
@@ -291,7 +291,7 @@ def told(row: Mapping) -> dict:
 
     results.json has null for it.
     """
-    row = {**row, "told_losses": studies.losses_words(row["losses"])}
+    row = {**row, "told_losses": problem3.losses_words(row["losses"])}
     if row.get("autopsy"):
         row["autopsy"] = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -367,9 +367,9 @@ def reproduce(setup: Setup) -> Findings:
         "batches": batch_arithmetic(),
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])
-    tables = studies.reproduction_tables(result, args.image_size, args.width, tag)
+    tables = problem3.reproduction_tables(result, args.image_size, args.width, tag)
     drawn = {"chance_loss": math.log(OUTPUTS), "size_px": args.image_size, "tag": tag}
-    figure = partial(studies.draw_first_losses, cases=of_report, **drawn)
+    figure = partial(problem3.draw_first_losses, cases=of_report, **drawn)
     return Findings({"reproduction": result}, tables, figures={"3.4_first_loss.png": figure})
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from common.reporting import plotting, problem2, problem3, studies
+from common.reporting import plotting, problem2, problem3
 
 PICTURE = np.full((40, 60, 3), 128, np.uint8)
 MAP = np.linspace(0, 2, 2400).reshape(40, 60)
@@ -83,7 +83,7 @@ FIGURES = {
         tag="64 px",
     ),
     "first_losses": partial(
-        studies.draw_first_losses,
+        problem3.draw_first_losses,
         cases=[
             {"images": 1, "first_loss": 100.0, "dead_from": None, "pictures": "whole"},
             {"images": 128, "first_loss": 6.5, "dead_from": "bn", "pictures": "whole"},
@@ -94,7 +94,7 @@ FIGURES = {
         tag="flowers",
     ),
     "exponents": partial(
-        studies.draw_exponents,
+        problem3.draw_exponents,
         tag="64 px",
         rows=[
             {"power": 2, "gamma": 1, "kurtosis": 23.0, "test_top1": 43.0, "test_top1_std": None},

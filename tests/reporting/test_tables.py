@@ -45,7 +45,8 @@ def test_what_is_not_finite_is_shown_as_its_null_in_results_json_is(value):
 
 
 def test_cells_stay_as_they_are():
-    assert tables.aligned(["", "n"], [["a", "1e5"], ["b", "079"]]).splitlines()[2:] == [
+    records = [{"name": "a", "n": "1e5"}, {"name": "b", "n": "079"}]
+    assert tables.table("", {"": "{name}", "n": "{n}"}, records).splitlines()[3:] == [
         "a   1e5",
         "b   079",
     ]

@@ -2,8 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.reporting import trainings
-from common.reporting.trainings import over_seeds, training_report
+from common.reporting import tables as text_tables
+from common.reporting.statistics import over_seeds
+from common.reporting.tables import training_report
 
 
 def run_of(seed, test_top1, **changes):
@@ -50,7 +51,7 @@ def test_the_report_has_a_row_a_run_and_one_over_the_seeds():
         ["relu", "all", "-", "60.00", "45.00+-7.07", "-", "41.50", "-", "-"],
         ["f", "0", "3", "60.00", "30.00", "20.00-80.00", "41.50", "345.7", "12"],
     ]
-    for header in trainings.COLUMNS:
+    for header in text_tables.TRAINING:
         assert header in lines[3]
     (curves,) = figures.values()
     assert list(figures) == ["9.9_curves.png"]

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.networks import resnet36
 from common.networks.resnet36 import RELU_STEM, STEMS
 from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
-from common.reporting import studies
+from common.reporting import problem3
 from common.studies import places, reproduction
 from common.studies.reproduction import Case
 from common.training import loop, runs
@@ -201,8 +201,8 @@ def test_infinities_of_an_autopsy_are_told_apart():
 
 
 def test_losses_are_told_with_nan_and_in_short():
-    assert studies.losses_words([6.474053, math.nan]) == "6.4741, NaN"
-    assert studies.losses_words([1.0, 2.0, 3.0, 4.0, 5.0]) == "1, 2, 3, ..., 5"
+    assert problem3.losses_words([6.474053, math.nan]) == "6.4741, NaN"
+    assert problem3.losses_words([1.0, 2.0, 3.0, 4.0, 5.0]) == "1, 2, 3, ..., 5"
 
 
 def test_more_classes_than_outputs_are_refused():
