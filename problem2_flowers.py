@@ -416,8 +416,8 @@ def make_parser() -> cli.ProblemParser:
     parser.set_defaults(zero_head=True, zero_init_residual=True)
     taught = "vgg16, whose features the networks guess too, or the file kept of it (default: none)"
     add("--teacher", type=cli.word_or_path, help=taught)
-    views = "of each image that the teacher sees; 0: never the same, VGG-16 in every step"
-    add("--views", type=cli.whole, default=20, help=views)
+    views = "of each image that the teacher sees"
+    add("--views", type=cli.positive, default=20, help=views)
     parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
@@ -472,7 +472,6 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     data, sources = read_data(args)
     counts = {split: len(source.labels) for split, source in sources.items()}
     say(f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
-    parallel.check_images(min(*counts.values(), args.batch_size))
     classes = len(sources["train"].class_names)
     build = partial(efficientnet_v2_s, num_classes=classes)
     if args.init not in ("scratch", "imagenet") and set(args.parts) - {"2.1", "2.4"}:

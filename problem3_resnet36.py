@@ -390,8 +390,6 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
         raise UserError("--reproduce runs as one process; leave torchrun out")
     drawn = prototype.draw(args) if needing else None
     sources = drawn.sets() if drawn else {}
-    if sources:
-        parallel.check_images(min(len(source.labels) for source in sources.values()))
     build = partial(ResNet36, args.classes or manifest.CLASSES, width=args.width)
     example = build if "3.4" in args.parts else None
     setup = runs.set_up(args, prototype.name(args), sources, folder, example)

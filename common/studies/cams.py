@@ -35,15 +35,6 @@ class Sample:
     labels: Tensor
 
 
-def draw_sample(setup: Setup) -> Sample:
-    """--pointing-images test images, drawn by the seed."""
-    args, test = setup.args, setup.packed["test"]
-    order = np.random.default_rng(args.seed).permutation(len(test))
-    rows = torch.from_numpy(order[: args.pointing_images])
-    squares, labels = test.batch(rows, setup.device)
-    return Sample(rows, centre_square(squares, args.image_size), labels)
-
-
 def load_trained(setup: Setup, spec: NetworkSpec, run: Mapping) -> Normalized:
     """The network of a run with the weights that it wrote."""
     network, _ = spec.build(setup.args.seed)
@@ -61,33 +52,36 @@ def measure(
     deletion and insertion. On drawn flowers all networks play the pointing game, and the untrained
     one beside them. `tag` says what the tables and figures are of.
     """
-    (name, network), *_ = networks.items()
-    sample = draw_sample(setup)
-    seen = {other: predict(setup, each, sample) for other, each in networks.items()}
-    maps = {other: predictions.maps for other, predictions in seen.items()}
-    shown, figures = map_figures(setup, network, sample, seen, tag)
+    args, test = setup.args, setup.packed["test"]
+    order = np.random.default_rng(args.seed).permutation(len(test))
+    rows = torch.from_numpy(order[: args.pointing_images])
+    squares, labels = test.batch(rows, setup.device)
+    sample = Sample(rows, centre_square(squares, args.image_size), labels)
+
+    def predict(network: Normalized) -> gradcam.Predictions:
+        network = network.to(setup.device).eval()
+        layer = network.network.get_submodule(args.layer)
+        return gradcam.predict_with_cams(network, layer, sample.images)
+
+    seen = {name: predict(network) for name, network in networks.items()}
+    maps = {name: predictions.maps for name, predictions in seen.items()}
+    name, first = next(iter(networks.items()))
+    shown, figures = map_figures(setup, first, sample, seen, tag)
     result = {
-        "layer": setup.args.layer,
+        "layer": args.layer,
         "pointing_game": None,
         "images": shown,
-        "all_zero_maps": {other: int((of.amax((1, 2)) == 0).sum()) for other, of in maps.items()},
-        "maps": len(sample.rows),
-        **delete_and_insert(setup, network, sample, seen[name]),
+        "all_zero_maps": {name: int((of.amax((1, 2)) == 0).sum()) for name, of in maps.items()},
+        "maps": len(rows),
+        **delete_and_insert(setup, first, sample, seen[name]),
     }
     tables = {"2.6_faithfulness.txt": problem2.faithfulness_table(result, tag)}
     figures["2.6_faithfulness.png"] = partial(problem2.draw_faithfulness, result=result, tag=tag)
-    if isinstance(setup.packed["test"].source, DrawnSet):
-        maps["random_weights"] = predict(setup, untrained, sample).maps
+    if isinstance(test.source, DrawnSet):
+        maps["random_weights"] = predict(untrained).maps
         result |= play_pointing_game(setup, sample, maps)
         tables["2.6_pointing_game.txt"] = problem2.pointing_table(result, tag)
     return Findings(result, tables, figures=figures)
-
-
-def predict(setup: Setup, network: Normalized, sample: Sample) -> gradcam.Predictions:
-    """What a network predicts of the sample, with Grad-CAM maps at --layer."""
-    network = network.to(setup.device).eval()
-    layer = network.network.get_submodule(setup.args.layer)
-    return gradcam.predict_with_cams(network, layer, sample.images)
 
 
 def map_figures(
@@ -169,7 +163,7 @@ def delete_and_insert(
 ) -> dict[str, dict | int]:
     """Deletion and insertion by a network's maps, against controls, on the first of the sample.
 
-    `predictions` are what `predict` says of the sample. The predicted class is followed.
+    The predicted class is followed.
 
     Returns:
         deletion and insertion, each with grad_cam, random and centred: the area under the curve
@@ -177,17 +171,15 @@ def delete_and_insert(
         grad_cam and each control, paired over images {a, b, mean, low, high}. curve_images: the
         number of images.
     """
-    images = sample.images[: setup.args.curve_images]
-    classes, grad_cam = predictions.classes[: len(images)], predictions.maps[: len(images)]
-    layer, size_px = setup.args.layer, setup.args.image_size
-    cells = gradcam.map_sizes(network.network, [layer], size_px)[layer]
-    generator = streams.generator(setup.args.seed, streams.RANDOM_MAPS)
+    args, images = setup.args, sample.images[: setup.args.curve_images]
+    classes = predictions.classes[: len(images)].to(setup.device)
+    cells = gradcam.map_sizes(network.network, [args.layer], args.image_size)[args.layer]
+    generator = streams.generator(args.seed, streams.RANDOM_MAPS)
     maps = {
-        "grad_cam": grad_cam.to(setup.device),
+        "grad_cam": predictions.maps[: len(images)].to(setup.device),
         "random": faithfulness.random(images, cells, generator),
         "centred": faithfulness.centred(images),
     }
-    classes = classes.to(setup.device)
     curves = {
         name: faithfulness.curves(network, images, ranked, classes, CURVE_STEPS)
         for name, ranked in maps.items()

@@ -39,16 +39,18 @@ class Arm:
 
     spec: NetworkSpec
     described: Mapping
-    control: str = ""
+    control: str
 
 
-def network_spec(setup: Setup, name: str, changes: Mapping, recipe: Mapping) -> NetworkSpec:
+def arm(
+    setup: Setup, name: str, changes: Mapping, described: Mapping, control: str, recipe=None
+) -> Arm:
     """ResNet-36 with changes of its arguments, and of the recipe, beside those of the flags."""
     args = setup.args
     flags = {"residual": args.residual, "width": args.width}
     flags["zero_init_residual"] = args.zero_init_residual
     build = partial(new_network, partial(ResNet36, setup.classes), {**flags, **changes})
-    return NetworkSpec(name, build, dict(recipe))
+    return Arm(NetworkSpec(name, build, recipe or {}), described, control)
 
 
 def stems(setup: Setup) -> Findings:
@@ -60,12 +62,12 @@ def stems(setup: Setup) -> Findings:
         if stem == CLAMPED:
             changes |= {"activation": "clamped", "branch_activation": branch, "stem": "f,f"}
         described = {"stem": stem, "gamma": gamma, "branch": branch}
-        arms.append(Arm(network_spec(setup, name, changes, {}), described, control))
+        arms.append(arm(setup, name, changes, described, control))
     changes, slow = {"activation": "f", "stem": "f,f"}, {"warmup_epochs": setup.args.epochs / 2}
-    spec = network_spec(setup, "f_stem_f_f_slow", changes, slow)
     described = {"stem": "f,f", "gamma": 1, "branch": "f"}
     described["change"] = "warm-up over half of the epochs"
-    return study_findings(setup, "stems", [*arms, Arm(spec, described, control)])
+    arms.append(arm(setup, "f_stem_f_f_slow", changes, described, control, slow))
+    return study_findings(setup, "stems", arms)
 
 
 def factorial(setup: Setup) -> Findings:
@@ -74,13 +76,13 @@ def factorial(setup: Setup) -> Findings:
     for recipe, recipe_changes in {"report": REPORT_RECIPE, "flags": {}}.items():
         for chosen in itertools.product((False, True), repeat=3):
             places = list(itertools.compress(PLACES, chosen))
-            changes = {"residual": "sum", "stem": "f,f" if "stem" in places else RELU_STEM}
+            changes = {"activation": "f", "residual": "sum"}
+            changes["stem"] = "f,f" if "stem" in places else RELU_STEM
             for place in ("branch", "sum"):
                 changes[f"{place}_activation"] = "f" if place in places else "ReLU"
-            changes["activation"] = "f"
-            name = f"{recipe}_{'_'.join(places) or 'none'}"
-            spec = network_spec(setup, name, changes, recipe_changes)
-            arms.append(Arm(spec, {"places": places, "recipe": recipe}, f"{recipe}_none"))
+            name, described = f"{recipe}_{'_'.join(places) or 'none'}", {"places": places}
+            described["recipe"] = recipe
+            arms.append(arm(setup, name, changes, described, f"{recipe}_none", recipe_changes))
     return study_findings(setup, "factorial", arms)
 
 
@@ -91,11 +93,10 @@ def exponents(setup: Setup) -> Findings:
         kurtosis = activations.power_moments((1, power), (0.2, 1), gamma)["kurtosis"]
         described = {"power": power, "gamma": gamma, "kurtosis": kurtosis}
         changes = {"activation": f"f_{power:g}", "stem": "f,f", "gamma": gamma}
-        spec = network_spec(setup, f"power_{power:g}_gamma_{gamma:g}", changes, {})
-        arms.append(Arm(spec, described, "relu"))
-    spec = network_spec(setup, "relu", {"activation": "ReLU", "stem": RELU_STEM}, {})
-    control = Arm(spec, {"power": None, "gamma": 1, "kurtosis": None})
-    return study_findings(setup, "exponents", [*arms, control])
+        arms.append(arm(setup, f"power_{power:g}_gamma_{gamma:g}", changes, described, "relu"))
+    changes, described = {"activation": "ReLU", "stem": RELU_STEM}, {"power": None, "gamma": 1}
+    arms.append(arm(setup, "relu", changes, {**described, "kurtosis": None}, ""))
+    return study_findings(setup, "exponents", arms)
 
 
 def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:

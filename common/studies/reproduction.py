@@ -34,6 +34,10 @@ from common.training.runs import Setup
 # 2015 take them, mirrored; jitter of brightness, contrast and saturation.
 PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
 OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
+# It prints 5,204 batches of 128 and 18,213 of 32 in training, the last of each perhaps not full: 80
+# and 70 % of so many images, and this is how many they are a class.
+REPORT_BATCHES = {"images_least": 832_550, "images_most": 832_595, "classes": OUTPUTS}
+REPORT_BATCHES["images_per_class"] = 832_595 / OUTPUTS
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
 FIRST_STEPS = 3
@@ -120,8 +124,8 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
-def first_losses(study: Study, cases: Iterable[Case]) -> list[dict]:
-    """The first pass of every case: its fields, classes, and the keys of `first_pass`."""
+def first_losses(study: Study, cases: Iterable[Case], border: float) -> list[dict]:
+    """First passes: a case's fields, classes, and the keys of `first_pass` and `forecast_of`."""
     rows = []
     for case in cases:
 
@@ -137,30 +141,25 @@ def first_losses(study: Study, cases: Iterable[Case]) -> list[dict]:
             f"{words}: first loss {found['first_loss']:.6g}, infinite from"
             f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
         )
-        rows.append({**about, **found})
+        rows.append({**about, **found, **forecast_of(found["peaks"], case.residual, border)})
     return rows
 
 
-def with_forecast(cases: Iterable[Mapping], border: float) -> list[dict]:
-    """First passes with their forecast in closed form.
+def forecast_of(peaks: Mapping, residual: str, border: float) -> dict:
+    """The forecast in closed form of a first pass with these peaks of modules.
 
-    Added keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut
-    after it puts into its batch norm; closed_form_peak, the stem's to the power of 8 where f
-    squares each of three sums; forecast_dead, whether the stem's is above the border.
+    Keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut after
+    it puts into its batch norm; closed_form_peak, the stem's to the power of 8 where f squares each
+    of three sums; forecast_dead, whether the stem's is above the border.
     """
-    rows = []
-    for case in cases:
-        peaks, squared = case["peaks"], case["residual"] == "sum"
-        stem = peaks["maxpool"]
-        rows.append({
-            **case,
-            "stem_peak": stem,
-            "stage_peak": peaks["layer1.2"],
-            "shortcut_peak": peaks["layer2.0.shortcut.0"],
-            "closed_form_peak": stem**8 if squared and stem < 1e38 else None,
-            "forecast_dead": squared and stem >= border,
-        })  # fmt: skip
-    return rows
+    squared, stem = residual == "sum", peaks["maxpool"]
+    return {
+        "stem_peak": stem,
+        "stage_peak": peaks["layer1.2"],
+        "shortcut_peak": peaks["layer2.0.shortcut.0"],
+        "closed_form_peak": stem**8 if squared and stem < 1e38 else None,
+        "forecast_dead": squared and stem >= border,
+    }
 
 
 def border_counts(cases: Iterable[Mapping], border: float) -> dict:
@@ -353,7 +352,7 @@ def reproduce(setup: Setup) -> Findings:
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
     study, border_peak = Study(train, setup.device, kept), peak_at_the_border(3)
-    passes = with_forecast(first_losses(study, first_pass_cases(args)), border_peak)
+    passes = first_losses(study, first_pass_cases(args), border_peak)
     of_report = in_report_setting(passes, args.image_size, args.width)
     base = base_of_steps(args, passes)
     result = {
@@ -364,25 +363,10 @@ def reproduce(setup: Setup) -> Findings:
         "cures": cured_steps(study, base, args.cure_steps),
         "chance_loss": math.log(OUTPUTS),
         "border_peak": border_peak,
-        "batches": batch_arithmetic(),
+        "batches": REPORT_BATCHES,
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])
     tables = problem3.reproduction_tables(result, args.image_size, args.width, tag)
     drawn = {"chance_loss": math.log(OUTPUTS), "size_px": args.image_size, "tag": tag}
     figure = partial(problem3.draw_first_losses, cases=of_report, **drawn)
     return Findings({"reproduction": result}, tables, figures={"3.4_first_loss.png": figure})
-
-
-def batch_arithmetic() -> dict:
-    """What the report's numbers of batches say of its images: 5,204 of 128, and 18,213 of 32.
-
-    Of n images 80 % make 5,204 batches of 128 and 70 % make 18,213 of 32, the last of each perhaps
-    not full. Keys: images_least, images_most (n), classes, images_per_class (of the most).
-    """
-    fits = [
-        images
-        for images in range(830_000, 835_000)
-        if -(-int(0.8 * images) // 128) == 5204 and -(-int(0.7 * images) // 32) == 18_213
-    ]
-    ends = {"images_least": min(fits), "images_most": max(fits)}
-    return {**ends, "classes": 650, "images_per_class": max(fits) / 650}

@@ -3,13 +3,12 @@
 The baselines' classifier of VGG-16's features knows more of a picture than its label tells. A
 network that is taught guesses these features from its own pooled ones, beside the label, and sees
 the same crop in the same colours (Beyer et al. 2022, "consistent teaching"). An image has as many
-views as --views says, whose features are computed once; with 0 no view is repeated, and VGG-16 is
-run in every step.
+views as --views says, whose features are computed once.
 """
 
 import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -39,14 +38,12 @@ class Teacher:
     about: what the features depend on, part of a run's identity: seed, views, data, images,
     image_size_px, crop_area_min, jitter, randaugment, layers, pooling, size_px (what VGG-16 sees)
     and weights (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and the
-    seconds of the passes. features: of every view, or the first alone where VGG-16 (`network`) is
-    run in every step: square roots, fp16 (views, images, F).
+    seconds of the passes. features: square roots of those of every view, fp16 (views, images, F).
     """
 
     about: dict
     classifier: dict
     features: Tensor
-    network: VGG16Features | None = None
     loss_weight = 8  # of the features' mean square error, beside the label's cross-entropy
 
     def __post_init__(self):
@@ -69,29 +66,21 @@ class Teacher:
         Returns:
             Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
         """
-        view = epoch % self.about["views"] if self.about["views"] else epoch
-        look = partial(view_of, self.about, images, indexes, view)
-        if self.network:
-            features = seen(self.network, self.about, look()).cpu()
-        else:
-            features = self.features[view, indexes]
-        standard = (features.float() - self.mean) / self.deviation
-        return look(size_px), standard.to(images.device)
+        view = epoch % self.about["views"]
+        standard = (self.features[view, indexes].float() - self.mean) / self.deviation
+        return view_of(self.about, images, indexes, view, size_px), standard.to(images.device)
 
     def taught(self, network: nn.Module) -> Taught:
         """A network that also guesses the features."""
         return Taught(network, len(self.mean))
 
 
-def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: int = 0) -> Tensor:
-    """One view of packed images, the same whatever other images are in the batch.
-
-    Arguments as those of `Teacher`; 0 stands for the size that the teacher sees.
-    """
+def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: int) -> Tensor:
+    """One view of packed images, the same whatever other images are in the batch."""
     key = (about["seed"], streams.VIEWS, view, 0, about["images"])
     draws = Draws(*key, images.device, rows=indexes)
     varied = Augmentation(**{name: about[name] for name in VARIED})
-    return varied.vary(images, size_px or about["image_size_px"], draws)
+    return varied.vary(images, size_px, draws)
 
 
 def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
@@ -128,9 +117,7 @@ def teacher(setup: Setup) -> Teacher | None:
     path = Path(args.teacher)
     if args.teacher == "vgg16":
         path = args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
-        if args.views == 0:
-            return _made(setup)
-        parallel.broadcast(lambda: None if path.exists() else _write(path, _made(setup)))
+        parallel.broadcast(lambda: None if path.exists() else _make(path, setup))
     return _read(path, setup)
 
 
@@ -147,33 +134,28 @@ def _asked(setup: Setup) -> dict:
     }
 
 
-def _made(setup: Setup) -> Teacher:
-    """The teacher that the baselines' choice and VGG-16's weights make."""
+def _make(path: Path, setup: Setup) -> None:
+    """Write the file of the teacher that the baselines' choice and VGG-16's weights make."""
     weights = load_vgg16("auto", seed=0, want_lpips=False)
     row = kept_baselines(setup)[VGG_RIDGE]
     chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
     about = {**_asked(setup), **chosen, "weights": weights.sha256}
     network = VGG16Features(weights, chosen["layers"]).to(setup.device)
     start, train = time.perf_counter(), setup.packed["train"]
-    views, steps = range(max(1, setup.args.views)), torch.arange(len(train)).split(BATCH_SIZE)
+    views, steps = range(about["views"]), torch.arange(len(train)).split(BATCH_SIZE)
     features = []
     for view in job.progress(views, "VGG-16 of the views", leave=False):
         for rows in steps:
             images = train.batch(rows, setup.device)[0]
-            features.append(seen(network, about, view_of(about, images, rows, view)))
-    stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
+            features.append(
+                seen(network, about, view_of(about, images, rows, view, about["image_size_px"]))
+            )
     seconds = time.perf_counter() - start
     classifier = {"val_top1": row["val_top1"], "test_top1": row["test_top1"], "seconds": seconds}
-    job.say(f"teacher: {len(views)} views of {len(train):,} images in {seconds:.0f} s")
-    kept = None if setup.args.views else network
-    return Teacher(about, classifier, stacked, kept)
-
-
-def _write(path: Path, made: Teacher) -> None:
+    stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
     files.make_folder(path.parent, "--cache")
-    kept = ("about", "classifier", "features")
-    save_checkpoint(path, {key: getattr(made, key) for key in kept})
-    job.say(f"teacher kept in {path}; --teacher with this file needs no weights of VGG-16")
+    save_checkpoint(path, {"about": about, "classifier": classifier, "features": stacked})
+    job.say(f"teacher: {len(views)} views of {len(train):,} images in {seconds:.0f} s, in {path}")
 
 
 def _read(path: Path, setup: Setup) -> Teacher:

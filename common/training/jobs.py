@@ -30,9 +30,8 @@ def side_by_side(
     Another UserError, or the end of a process, stops the others.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
-    # A server that has loaded PyTorch once starts each process in no time; Windows has none.
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    # A server that has loaded PyTorch once starts each process in no time.
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "common.training.runs"])
     try:
         while waiting or working:
@@ -48,7 +47,13 @@ def side_by_side(
                 waiting.remove(name)
             for pipe in wait(list(working)):
                 name, process = working[pipe]
-                result = _result(pipe, name)
+                try:
+                    result = pipe.recv()
+                except EOFError:
+                    why = "what it said is above; if nothing, memory was short: start fewer"
+                    raise UserError(f"{name}: its process has ended; {why}") from None
+                if isinstance(result, UserError) and not isinstance(result, NotFinite):
+                    raise result
                 process.join()
                 del working[pipe]
                 yield name, result
@@ -57,17 +62,6 @@ def side_by_side(
             process.terminate()  # it saves first
         for _, process in working.values():
             process.join()
-
-
-def _result(pipe: Connection, name: str) -> object:
-    try:
-        result = pipe.recv()
-    except EOFError:
-        why = "what it said is above; if nothing, memory was short: start fewer at a time"
-        raise UserError(f"{name}: its process has ended; {why}") from None
-    if isinstance(result, UserError) and not isinstance(result, NotFinite):
-        raise result
-    return result
 
 
 def _train(pipe: Connection, name: str, train: Callable[[], object], threads: int) -> None:
@@ -89,10 +83,7 @@ def _end_with_parent() -> None:
 
 
 def launch(processes: int, function: Callable, *args) -> list:
-    """Call `function(*args)` in the processes of a job; their results by rank.
-
-    What `torchrun --standalone` does, for a function that can be pickled.
-    """
+    """Call a function that can be pickled in the processes of a job; its results by rank."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     calls = {

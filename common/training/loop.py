@@ -113,7 +113,8 @@ def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
     """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
     steps = _order_of_epoch(run, train)
     run.network.train()
-    run.set_dropout(run.recipe.strength_at(run.epoch))
+    for module, probability in run.dropouts:
+        module.p = run.recipe.strength_at(run.epoch) * probability
     while run.step < len(steps):
         start = time.perf_counter()
         # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.

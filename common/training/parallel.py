@@ -97,12 +97,6 @@ def process_share() -> slice:
     return slice(rank(), None, size())
 
 
-def check_images(images: int) -> None:
-    """Refuse more processes than images: every process needs one in every step."""
-    if images < size():
-        raise UserError(f"torchrun: {size()} processes for {images} images; start fewer")
-
-
 def total(values: list[float], device: torch.device) -> list[float]:
     """Sums over all processes."""
     if not dist.is_initialized():

@@ -48,20 +48,10 @@ class Run:
         self.sums = no_sums()
         self.history: list[dict] = []
 
-    def set_dropout(self, strength: float) -> None:
-        """Let dropout and stochastic depth drop so much of what the network was built with."""
-        for module, probability in self.dropouts:
-            module.p = strength * probability
-
     @property
     def evaluated(self) -> nn.Module:
         """The network whose accuracy counts: the averaged one where there is one."""
         return self.average.module if self.average else self.network
-
-    @property
-    def best(self) -> dict | None:
-        """The epoch with the best val top-1, the first of equals."""
-        return max(self.history, key=lambda row: row["val_top1"], default=None)
 
     def state_dict(self) -> dict:
         """Tensors and plain values alone."""
@@ -164,9 +154,10 @@ class Saver:
         """
         run = self.run
         self.log()
-        if is_first() and run.best is run.history[-1]:
+        best = max(run.history, key=lambda row: row["val_top1"])  # the first of equals
+        if is_first() and best is run.history[-1]:
             # Without times, so that equal trainings make equal files.
-            chosen = {"epoch": run.best["epoch"], "val_top1": run.best["val_top1"]}
+            chosen = {"epoch": best["epoch"], "val_top1": best["val_top1"]}
             weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
             save_checkpoint(self.folder / "best.pt", weights)
         if run.epoch < run.recipe.epochs:
