@@ -7,9 +7,11 @@ os.environ.pop("MPLBACKEND", None)  # of a notebook, where matplotlib may not ha
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import errors
+from common.data import images
 from common.networks import weights
 
 
@@ -79,10 +81,20 @@ def real_weights():
     return weights.Weights(features, heads, "package", weights.PACKAGE_SHA256)
 
 
+@pytest.fixture(scope="session")
+def random_weights():
+    return weights.random_vgg16(seed=0)
+
+
 def picture(seed: int, width: int = 48, height: int = 40) -> np.ndarray:
     """A smooth random picture, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def image(seed: int, width: int = 48, height: int = 40) -> torch.Tensor:
+    """The same picture as (3, height, width) in [0, 1]."""
+    return images.to_tensor(picture(seed, width, height))
 
 
 @pytest.fixture

@@ -11,13 +11,8 @@ from common.networks.distortions import DISTORTIONS, add_noise, translate, unit_
 from common.networks.losses import compare, features_of, registry
 from common.networks.vgg import VGG16Features
 from common.reporting import problem1
-from tests.conftest import picture
 
 TINY = ("--layers", "relu1_2", "--no-lpips", "--weights", "random")
-
-
-def image(seed: int, width: int = 48, height: int = 40) -> torch.Tensor:
-    return data.to_tensor(picture(seed, width, height))
 
 
 def test_bf16_stays_within_2_percent_of_fp32(real_weights):

@@ -10,13 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from common.data import images as data
 from common.networks import losses
 from common.networks.vgg import LAYERS, VGG16Features
-from common.networks.weights import random_vgg16
-from tests.networks.test_vgg import image, plain_maps
-
-
-@pytest.fixture(scope="module")
-def random_weights():
-    return random_vgg16(seed=0)
+from tests.conftest import image
+from tests.networks.test_vgg import plain_maps
 
 
 def compared(network, images, pairs):

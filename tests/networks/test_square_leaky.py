@@ -41,18 +41,6 @@ def test_nan_infinities_and_nothing_pass_through():
     assert empty.grad.shape == (0, 3)
 
 
-def test_one_tensor_of_the_inputs_size_is_kept_for_the_backward_pass():
-    x, kept = torch.randn(64, requires_grad=True), []
-
-    def keep(tensor):
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        square_leaky(x)
-    assert [(tensor.shape, tensor.dtype) for tensor in kept] == [(x.shape, x.dtype)]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_autocast_it_keeps_the_dtype_that_it_gets(dtype):
     x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)

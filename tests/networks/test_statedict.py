@@ -58,7 +58,6 @@ AS_PEOPLE_HAVE_THEM = {
     "parallel": (renamed("module."), ""),
     "compiled": (renamed("_orig_mod."), ""),
     "nested": (renamed("module._orig_mod.network.model."), ""),
-    "with _metadata": (network().state_dict(), ""),
     "model": ({"model": STATE, "optimizer": OPTIMIZER, "epoch": 3}, 'taken from "model"'),
     "state_dict": (
         {"state_dict": renamed("module."), "best": 0.5},

@@ -55,19 +55,6 @@ def test_a_table_is_the_one_that_torchsummary_prints(build, capsys):
     assert str(summary.summary_table(network, (3, 40, 56))) == capsys.readouterr().out
 
 
-def test_the_model_keeps_its_mode_and_hooks():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
-    before = model[1].running_mean.clone()
-    table = summary.summary_table(model, (3, 8, 8))
-    assert table.rows == [
-        ("Conv2d-1", [-1, 4, 6, 6], 112),
-        ("BatchNorm2d-2", [-1, 4, 6, 6], 8),
-    ]
-    assert model.training
-    assert torch.equal(model[1].running_mean, before)
-    assert not model[0]._forward_hooks
-
-
 class Square(nn.Module):
     def forward(self, x):
         return x * x

@@ -5,20 +5,9 @@ import pytest
 import torch
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.data.images import to_tensor
 from common.errors import UserError
 from common.networks.vgg import LAYERS, VGG16Features, layer_name, pools_of, valid_cells
-from common.networks.weights import random_vgg16
-from tests.conftest import picture
-
-
-def image(seed, width=48, height=40):
-    return to_tensor(picture(seed, width, height))
-
-
-@pytest.fixture(scope="module")
-def random_weights():
-    return random_vgg16(seed=0)
+from tests.conftest import image
 
 
 def plain_maps(weights, one_image):

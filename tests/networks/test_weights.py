@@ -1,4 +1,4 @@
-import os
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torchvision.models import VGG16_Weights
 from common.errors import UserError
 from common.files import sha256_of
 from common.networks import weights
+from tests.networks.test_statedict import Command
 
 
 def refused(spec):
@@ -40,18 +41,12 @@ def test_auto_takes_the_package_when_torchvisions_cache_is_empty(monkeypatch, tm
     assert found.sha256 == weights.PACKAGE_SHA256
 
 
-def test_auto_refuses_a_damaged_cached_file(monkeypatch, tmp_path):
+def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     path = weights.cached_file(weights.VGG16_URL)
     path.parent.mkdir()
     path.write_bytes(b"half a download")
     assert f"not {weights.VGG16_SHA256}: refused" in refused("auto")
-
-
-def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    path = weights.cached_file(weights.VGG16_URL)
-    path.parent.mkdir()
     features = weights.random_vgg16(3).features
     state = {f"features.{name}": tensor for name, tensor in features.items()}
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
@@ -87,14 +82,6 @@ def test_missing_heads_name_the_package(monkeypatch):
         weights.load_lpips_heads()
 
 
-class Command:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_pickle_that_would_run_a_command_is_refused(tmp_path):
     path, made = tmp_path / "vgg16.ckpt", tmp_path / "made"
     path.write_bytes(pickle.dumps({"VGG16_0": Command(made)}))
@@ -121,37 +108,29 @@ def test_random_weights_follow_their_seed():
     assert first["2.weight"].std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
 
 
-def saved_vgg16(path, **changes):
-    state = weights.random_vgg16(0).features | changes
-    torch.save(state, path)
-    return path
-
-
-@pytest.mark.parametrize("name", ["net-0123abcd.pth", "vgg16-397923af.pth"])
-def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path, name):
+def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     asked = []
 
-    def download(url, path, hash_prefix):
-        asked.append((url, hash_prefix))
+    def download(_url, path, hash_prefix):
+        asked.append(hash_prefix)
         Path(path).write_bytes(b"weights")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    known = {"net-0123abcd.pth": "0123abcd", "vgg16-397923af.pth": weights.VGG16_SHA256}[name]
-    url = f"https://example.org/{name}"
+    digits = hashlib.sha256(b"weights").hexdigest()[:8]
     for _ in range(2):
-        with pytest.raises(UserError, match=f"not {known}: refused; delete it"):
-            weights.published_file(url)
-    assert asked == [(url, known)]
-    sha256 = sha256_of(tmp_path / "checkpoints" / name)
-    monkeypatch.setattr(weights, "_known_sha256", lambda _: sha256[:8])
-    assert weights.published_file(url) == tmp_path / "checkpoints" / name
+        path = weights.published_file(f"https://example.org/net-{digits}.pth")
+        assert path == tmp_path / "checkpoints" / f"net-{digits}.pth"
+        with pytest.raises(UserError, match=r"net-0123abcd.pth.*: refused"):
+            weights.published_file("https://example.org/net-0123abcd.pth")
+    assert asked == [digits, "0123abcd"]
 
 
 def test_torchvisions_weights_for_0_to_255_are_refused_by_name(tmp_path, monkeypatch):
     known = weights.VGG16_Weights.IMAGENET1K_FEATURES.url
     assert known.endswith(f"-{weights.FEATURES_DIGITS}.pth")
-    path = saved_vgg16(tmp_path / "renamed.pth")
+    path = tmp_path / "renamed.pth"
+    torch.save(weights.random_vgg16(0).features, path)
     monkeypatch.setattr(weights, "FEATURES_DIGITS", sha256_of(path)[:8])
     assert "IMAGENET1K_FEATURES" in refused(path)
 

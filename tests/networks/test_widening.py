@@ -44,25 +44,11 @@ def out_channels(stage):
 def test_every_stage_is_wider_by_the_factor():
     wide = without_weights(lambda: widening.wide_efficientnet(102, 1.1))
     assert [out_channels(stage) for stage in wide.features] == WIDE_CHANNELS
-    assert out_channels(nn.Sequential(wide.features[0])) == 26
-    for stage, channels in zip(wide.features, WIDE_CHANNELS, strict=True):
-        convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
-        assert convolutions[-1].out_channels == channels
 
 
 def test_width_1_is_torchvisions_network_layer_by_layer():
-    same, stock = (
-        without_weights(build)
-        for build in (
-            lambda: widening.wide_efficientnet(102, 1),
-            lambda: efficientnet_v2_s(num_classes=102),
-        )
-    )
-    shapes = [
-        {name: tensor.shape for name, tensor in network.state_dict().items()}
-        for network in (same, stock)
-    ]
-    assert shapes[0] == shapes[1]
+    same = without_weights(lambda: widening.wide_efficientnet(102, 1))
+    stock = without_weights(lambda: efficientnet_v2_s(num_classes=102))
     assert str(same) == str(stock)
 
 
@@ -92,13 +78,6 @@ def test_widened_the_network_computes_the_same_function(narrow, width):
     widening.widen_from(narrow, wide, seed=0)
     assert widening.max_logit_difference(narrow, wide, images) < 1e-4
     assert widening.max_logit_difference(narrow, wide, torch.randn(2, 3, 48, 80)) < 1e-4
-
-
-def test_the_weights_of_a_channels_copies_sum_to_one():
-    copies = widening.draw_copies(5, 8, torch.Generator().manual_seed(0))
-    assert copies.index[:5].tolist() == [0, 1, 2, 3, 4]
-    totals = torch.zeros(5).index_add(0, copies.index, copies.weight)
-    torch.testing.assert_close(totals, torch.ones(5))
 
 
 def test_broken_symmetry_lets_copies_part(narrow):
