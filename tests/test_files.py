@@ -108,13 +108,6 @@ def test_json_has_plain_values_and_no_nan(tmp_path):
     }
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_by_its_flag(tmp_path):
-    assert files.make_folder(tmp_path / "new" / "deep").is_dir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*file: .*; choose another --cache"):
-        files.make_folder(tmp_path / "file", flag="--cache")
-
-
 def append(path, folder):
     with files.locked(folder, "appends"):
         before = path.read_text()

@@ -40,12 +40,6 @@ def started(*argv, classes=4, seed=7):
 # ---------------------------------------------------------------------------- how networks start
 
 
-def test_parameters_with_102_and_with_1000_classes():
-    for classes, parameters in ((102, 20_308_150), (1000, 21_458_488)):
-        bare = summary.without_weights(lambda n=classes: efficientnet_v2_s(num_classes=n))
-        assert summary.count_parameters(bare) == parameters
-
-
 def test_scratch_is_torchvisions_initialisation_by_seed(state):
     as_published = ("--no-zero-head", "--no-zero-init-residual")
     narrow = started(*as_published)
@@ -62,38 +56,17 @@ def test_a_head_at_zero_gives_equal_logits_and_changes_nothing_else(state):
     assert wide.eval()(torch.rand(2, 3, 32, 32)).unique().numel() == 1
 
 
-@pytest.mark.parametrize("prefix", ["", "network."])
-def test_a_file_of_the_same_classes_is_loaded_whole(state, tmp_path, capsys, prefix):
-    path = tmp_path / "weights.pt"
-    torch.save({prefix + name: tensor for name, tensor in state.items()}, path)
-    narrow = started("--init", path, seed=0)  # which is for new heads
-    assert all(torch.equal(narrow[name], tensor) for name, tensor in state.items())
-    assert f"{len(state)} tensors loaded; new: none" in capsys.readouterr().out
-
-
-def test_of_other_classes_the_head_is_new_and_named(state, tmp_path, capsys):
+@pytest.mark.parametrize("classes", [4, 5])
+def test_a_file_is_loaded_whole_and_a_head_of_other_classes_starts_at_zero(
+    state, tmp_path, classes
+):
     torch.save(state, tmp_path / "weights.pt")
-    narrow = started("--init", tmp_path / "weights.pt", classes=5, seed=0)
-    told = capsys.readouterr().out
-    assert f"{len(state) - 2} tensors loaded; new: classifier.1.weight, classifier.1.bias" in told
+    narrow = started("--init", tmp_path / "weights.pt", classes=classes, seed=0)
+    head = narrow["classifier.1.weight"]
+    assert (head.shape, bool(head.any())) == ((classes, 32), classes == 4)
     for name, tensor in state.items():
-        assert torch.equal(narrow[name], tensor) or name.startswith("classifier.1.")
-    assert narrow["classifier.1.weight"].shape == (5, 32)
-    assert not narrow["classifier.1.weight"].any()
-
-
-@pytest.mark.parametrize("spoil", ["features.3.0.block.0.0.weight", "features.0.1.running_mean"])
-def test_a_file_of_another_network_is_refused(state, tmp_path, spoil):
-    without = {name: tensor for name, tensor in state.items() if name != spoil}
-    torch.save(without, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=rf"weights.pt: not EfficientNetV2-S: {spoil} of"):
-        started("--init", tmp_path / "weights.pt")
-
-
-def test_a_narrow_file_of_other_classes_is_refused(state, tmp_path):
-    torch.save(state, tmp_path / "narrow.pt")
-    with pytest.raises(UserError, match="no head of 9 classes"):
-        efficientnet.trained(tmp_path / "narrow.pt", classes=9)
+        is_new = classes == 5 and name.startswith("classifier.1.")
+        assert is_new or torch.equal(narrow[name], tensor)
 
 
 def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeypatch):
