@@ -10,7 +10,7 @@ from matplotlib import mathtext
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from common.reporting import plotting, problem1, problem2, problem3, tables
+from common.reporting import plotting, problem2, problem3, tables
 from common.reporting.results import ROOT
 from tests.reporting.test_plotting import FIGURES, MAP, PICTURE
 
@@ -79,15 +79,6 @@ def test_a_figure_has_room_for_the_longest_names(name, tmp_path, texts):
     assert letters.count("x" * 250) + letters.count("U+732B" * 80) == 6
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("shape", [(1, 16000, 3), (16000, 1, 3)])
-def test_a_figure_of_a_strip_stays_small(shape, tmp_path, texts):
-    strip = np.zeros(shape, np.uint8)
-    plotting.image_grid(tmp_path / "figure.png", "strip", ["a"], {"strip.png": [strip]})
-    assert "strip.png" in texts
-    assert (tmp_path / "figure.png").stat().st_size < 100_000
-
-
 def test_logarithmic_axes_are_labelled(tmp_path, texts):
     curves = {"l1": ([0.2, 0.3],) * 3}
     panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]
@@ -142,7 +133,3 @@ def test_a_caption_shows_names_in_its_lines():
     catalogue = dict.fromkeys(("classes", "images_per_class", "total", "train", "val", "test"), 1)
     text = problem3.catalogue_table({**catalogue, "quarantined": []}, name)
     assert text.startswith(f"Drawn from {seen}, counted")
-    result = {"references_resized": {}, "references": [name], "layers": {}, "losses": {}}
-    result |= {"random_weights": None, "borders": None, "half_pixel": None, "report_scale": None}
-    tables, _ = problem1.feature_reports(result, 1, "crop", {"weights": "random, 1 photo(s)"})
-    assert f"Another picture: {seen}.\n" in tables["1.2_feature_losses.txt"]

@@ -1,9 +1,7 @@
 import pytest
 from jinja2 import Environment, StrictUndefined, UndefinedError
 
-from common.errors import UserError
 from common.reporting import html, page, results
-from common.reporting.results import Findings
 
 
 def fill(words, **values):
@@ -20,18 +18,13 @@ def fill(words, **values):
         ("{{ less | points }}", "-0.3 (-2.0 to +1.4)"),
         ("{{ 20308150 | number }}", "20,308,150"),
         ("{{ 0.0204 | number(3) }}", "0.020"),
-        ("{{ 150 | duration }}", "2 min"),
+        ("{{ 89 | duration }}, {{ 150 | duration }}, {{ 6480 | duration }}", "89 s, 2 min, 1.8 h"),
     ],
 )
 def test_filters_show_values(words, text):
     row = {"sigma": 2.2, "low": 1.9, "high": 2.5}
     run = {"test_top1": 15.4, "test_top1_low": 14.52, "test_top1_high": 16.32}
     assert fill(words, row=row, run=run, less={"mean": -0.3, "low": -2, "high": 1.4}) == text
-
-
-def test_durations_in_words():
-    shown = [page.duration(seconds) for seconds in (0.9, 89, 150, 5222, 6480)]
-    assert shown == ["1 s", "89 s", "2 min", "87 min", "1.8 h"]
 
 
 def test_a_value_that_is_not_there_is_an_error(tmp_path, monkeypatch):
@@ -42,18 +35,6 @@ def test_a_value_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "PUBLISHED", tmp_path)
     with pytest.raises(UndefinedError):  # a part that was not published
         fill("{{ part.losses }}", part=page.part("1.3"))
-
-
-def test_a_part_is_read_from_the_folder_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "PUBLISHED", tmp_path)
-    (folder := tmp_path / "problem3" / "stems").mkdir(parents=True)
-    results.publish(folder, "3.4", Findings({"width": 0.25}), {"call_seconds": 60})
-    assert page.part("3.4", "problem3/stems")["width"] == 0.25
-
-
-def test_the_first_row_that_fits_is_found():
-    rows = [{"p": 1, "gamma": 1}, {"p": 2, "gamma": 1}, {"p": 2, "gamma": 0.1}]
-    assert page.find(rows, p=2) is rows[1]
 
 
 def test_the_command_renders_every_page(run, fails, tmp_path, monkeypatch):
@@ -80,11 +61,3 @@ def test_every_claim_has_a_verdict_and_the_result_that_shows_it():
         for name in names[depth + 1 :]:
             value = value[int(name) if isinstance(value, list) else name]
         assert value is not None
-
-
-def test_a_damaged_result_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "PUBLISHED", tmp_path)
-    (tmp_path / "problem1").mkdir()
-    (tmp_path / "problem1" / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"results\.json"):
-        page.part("1.1")

@@ -145,11 +145,3 @@ def test_a_figure_says_what_it_shows_without_mathematics(name, tmp_path, monkeyp
 def test_networks_have_names_that_a_reader_knows():
     assert plotting.shown_name("wide_1.1_from_narrow") == "1.1 times as wide, from the narrow one"
     assert plotting.shown_name("relu5_3") == "relu5_3"
-
-
-def test_drawing_changes_no_style_of_the_caller(tmp_path):
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    FIGURES["functions"](tmp_path / "figure.png")
-    assert dict(matplotlib.rcParams) == before

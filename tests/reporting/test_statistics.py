@@ -19,17 +19,6 @@ def test_bootstrap_interval_is_scipys_of_the_units_means():
     np.testing.assert_array_equal(high, wanted.confidence_interval.high)
 
 
-def test_bootstrap_interval_shapes_and_single_values():
-    low, high = bootstrap_interval(np.full((3, 2, 5), 0.7))
-    assert low.shape == high.shape == (5,)
-    np.testing.assert_allclose([low, high], 0.7)
-    assert np.isnan(bootstrap_interval(np.ones((1, 1)))).all()
-    spread = np.random.default_rng(2).random((4, 1, 2))
-    low, high = bootstrap_interval(spread)
-    assert (low < spread.mean((0, 1))).all()
-    assert (spread.mean((0, 1)) < high).all()
-
-
 def test_repeats_of_a_unit_are_no_new_units():
     once = SIX_PHOTOS[:, :1]
     np.testing.assert_allclose(bootstrap_interval(once), bootstrap_interval(once.repeat(5, 1)))

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -70,15 +69,6 @@ def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
             train(tmp_path, replace(RECIPE, learning_rate=0.5), fresh=True)
     with pytest.raises(UserError, match=r"is of another run: learning_rate 0.5 \(now 0.02\)"):
         train(tmp_path)
-
-
-def test_the_best_weights_of_another_run_are_refused(tmp_path):
-    train(tmp_path / "a")
-    train(tmp_path / "b", replace(RECIPE, learning_rate=0.5))
-    shutil.copy(tmp_path / "b" / "best.pt", tmp_path / "a" / "best.pt")
-    files.record(tmp_path / "a" / "best.pt")
-    with pytest.raises(UserError, match=r"best.pt is of another run: learning_rate 0.5"):
-        train(tmp_path / "a")
 
 
 def test_the_same_seed_makes_equal_files_and_another_other_weights(tmp_path):

@@ -44,18 +44,6 @@ def test_the_measurement_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_precision_that_is_far_slower_is_tried_once(monkeypatch):
-    tried = []
-
-    def seconds(_self, _network, _images, name):
-        tried.append(name)
-        return {"fp32": 1.0, "bf16": 3.0}[name]
-
-    monkeypatch.setattr(Example, "_step_seconds", seconds)
-    assert STEP.seconds("fp32", "bf16") == {"fp32": 1 / 4, "bf16": 3 / 4}  # an image
-    assert tried.count("bf16") == 1
-
-
 def test_what_a_macs_gpu_lacks_is_computed_on_the_cpu():
     class OnMac:  # no tensor can be there without one
         device = torch.device("mps")

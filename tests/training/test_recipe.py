@@ -64,12 +64,6 @@ def test_a_warm_up_longer_than_the_run_is_shortened_and_the_flags_are_left_alone
     assert args.warmup_epochs == 9
 
 
-def test_a_batch_of_one_image_is_refused(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        parse("--batch-size", 1)
-    assert "--batch-size: '1' is not a whole number of 2 or more" in capsys.readouterr().err
-
-
 def test_clip_norm_bounds_the_update():
     flags = ("--optimizer", "sgd", "--weight-decay", 0, "--lr", 0.5, "--ema", 0)
     free, _ = update(recipe(*flags))

@@ -134,18 +134,6 @@ def test_a_damaged_record_of_the_test_is_made_again(setup_of, looks_at_test):
     assert len(looks_at_test) == 2
 
 
-def test_what_is_tested_are_the_best_weights(setup_of):
-    setup = setup_of("--precision", "fp32")
-    (run,) = train_seeds(setup, TINY)
-    network = tiny.network(7)
-    network.load_state_dict(
-        tiny.state(setup.folder / "runs" / "tiny-2epochs-seed0", "best.pt")["network"]
-    )
-    tested = runs.evaluate(network, SPLITS["test"], setup.recipe, setup.device)
-    assert run["test_top1"] == tested["top1"]
-    assert run["test_top1_low"] < run["test_top1"] <= run["test_top1_high"]
-
-
 # -------------------------------------------------------------------------------------- precision
 
 
