@@ -38,7 +38,6 @@ class Findings:
 
     @property
     def file_names(self) -> list[str]:
-        """All files that are to be written."""
         return sorted([*self.tables, *self.texts, *self.figures])
 
 
@@ -69,15 +68,12 @@ def read(folder: Path) -> dict:
         return {"files": {}, "parts": {}}
     try:
         stored = files.load_json(path)
-        names = {part: list(owned) for part, owned in stored["files"].items()}
-        # A part that runs again removes its files: none may be outside of the folder.
-        if not all(Path(name).name == name for owned in names.values() for name in owned):
-            raise ValueError("a file of another folder")
-        return {"files": names, "parts": {part: dict(row) for part, row in stored["parts"].items()}}
     except UserError as error:
         raise UserError(f"{error}; {MOVE_AWAY}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError):
-        raise UserError(f"{path} is not a results file of this project; {MOVE_AWAY}") from None
+    # A part that runs again removes its files: none may be outside of the folder.
+    if any(Path(name).name != name for names in stored["files"].values() for name in names):
+        raise UserError(f"{path} is not a results file of this project; {MOVE_AWAY}")
+    return stored
 
 
 def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> None:
@@ -140,9 +136,8 @@ def _store(folder: Path, stored: dict) -> None:
 def provenance(seed: int, call_seconds: float, **about) -> dict:
     """What is needed to make a part's result again, and on what it was made.
 
-    Keys: command, processes, seed, git_commit, threads, call_seconds (of the call that made it,
-    trainings that it took over from earlier calls left out), environment, and whatever `about`
-    says.
+    Keys: command, processes, seed, git_commit, threads, call_seconds (trainings that the call took
+    over from earlier ones left out), environment, and whatever `about` says.
     """
     return {
         "command": _command(),
@@ -171,21 +166,15 @@ def git_commit() -> str | None:
 
     Results do not count: a run that replaces published ones changes them itself.
     """
-
-    def git(*words: str) -> str:
-        return subprocess.run(  # noqa: S603 words of ours alone
-            ["git", "-C", str(ROOT), *words],  # noqa: S607 the user's git, wherever it is
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
+    git = ["git", "-C", str(ROOT)]
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)outputs"]
+    how = {"capture_output": True, "text": True, "check": True}
     try:
-        commit = git("rev-parse", "HEAD")
-        code = ("--untracked-files=no", "--", ".", ":(exclude)outputs")
-        return commit + ("+changes" if git("status", "--porcelain", *code) else "")
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], **how).stdout.strip()  # noqa: S603
+        changes = subprocess.run(status, **how).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit + "+changes" * bool(changes)
 
 
 def environment() -> dict:
@@ -209,7 +198,6 @@ def processor() -> str:
     information = Path("/proc/cpuinfo")  # of Linux; its lines are "name : value"
     if information.exists():
         about = dict(re.findall(r"^(.*?)\s*: (.*)$", information.read_text(), re.MULTILINE))
-        if "model name" in about:
-            family = f"family {about.get('cpu family')}, model {about.get('model')}"
-            model = f"{about['model name']} ({family})"
+        if name := about.get("model name"):
+            model = f"{name} (family {about.get('cpu family')}, model {about.get('model')})"
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}"

@@ -6,18 +6,18 @@ import pytest
 from PIL import Image
 
 from common.cli import Parser
-from common.reporting import results, tensorboard
+from common.reporting import parts, results
 from common.reporting.results import Findings
 
 
 def parser():
     made = Parser("")
-    made.add("--tensorboard", action=tensorboard.Flag, nargs=0, help="")
+    made.add("--tensorboard", action=parts.TensorBoardFlag, nargs=0, help="")
     return made
 
 
 def test_without_the_package_a_line_says_how_to_install_it(monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as stop:
         parser().parse_args(["--tensorboard"])
     assert stop.value.code == 2
@@ -52,7 +52,7 @@ def test_scalars_and_figures_are_those_of_the_result(tmp_path, monkeypatch):
     draw = Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save
     findings = Findings(result, figures={"2.3_x.png": lambda path: draw(path, "PNG")})
     results.publish(tmp_path, "2.3", findings, {"call_seconds": 1})
-    tensorboard.write(tmp_path)
+    parts.write_tensorboard(tmp_path)
     assert written == [
         ("2.3 wide seed 0", "val_loss", 2.5, 1),
         ("2.3 wide seed 1", "val_loss", 3.0, 1),
