@@ -130,11 +130,8 @@ def part_1_1(shared: Shared) -> results.Findings:
     title = f"Translation by {shift_px:g} px to the left, edge: {edge}"
     headers = ["original", "translated", "absolute difference"]
     figure = partial(plotting.image_grid, title=title, headers=headers, rows=cells)
-    return results.Findings(
-        result,
-        {"1.1_pixel_losses.txt": problem1.shift_table(result)},
-        figures={"1.1_shift.png": figure},
-    )
+    tables = {"1.1_pixel_losses.txt": problem1.shift_table(result)}
+    return results.Findings(result, tables, figures={"1.1_shift.png": figure})
 
 
 # -------------------------------------------------- 1.2 VGG-16 and its feature losses, calibrated
@@ -161,9 +158,8 @@ def part_1_2(shared: Shared) -> results.Findings:
         **other_controls(shared),
     }  # fmt: skip
     tables, figures = problem1.feature_reports(result, args.shift, args.edge, tags_of(shared))
-    return results.Findings(
-        result, {"1.2_vgg16_summary.txt": str(table), **tables}, figures=figures
-    )
+    tables = {"1.2_vgg16_summary.txt": str(table), **tables}
+    return results.Findings(result, tables, figures=figures)
 
 
 def control_rows(shared: Shared, pair: str) -> dict | None:
@@ -179,10 +175,8 @@ def other_controls(shared: Shared) -> dict:
         return found
     network = build_network(shared, weights)
     if len(sides := control_sides(shared, squares.side_px + 1)) > 1:
-        most_px = min(sides.values())
-        found["borders"] = perceptual_controls.borders(
-            squares, network, list(sides), most_px, args.sigma
-        )
+        of_sides = (list(sides), min(sides.values()), args.sigma)
+        found["borders"] = perceptual_controls.borders(squares, network, *of_sides)
     if len(sides := control_sides(shared, 2 * squares.side_px)) > 1:
         found["half_pixel"] = perceptual_controls.fractions(squares, network, list(sides))
     if set(perceptual_controls.REPORT) <= set(shared.layers):
@@ -211,10 +205,11 @@ def build_network(shared: Shared, weights: Weights) -> VGG16Features:
 def measure(shared: Shared, weights: Weights, names: list[str], doses: Doses) -> Calibrated:
     """Calibrated losses of photos' squares, of the pairs that the parts asked for compare."""
     args = shared.args
-    draws = args.noise_seeds if doses is TRAINED else 1
-    treatment = Treatment(
-        args.shift, args.edge, args.sigma, args.seed, draws, doses if "1.3" in args.parts else None
+    draws, doses = (
+        args.noise_seeds if doses is TRAINED else 1,
+        doses if "1.3" in args.parts else None,
     )
+    treatment = Treatment(args.shift, args.edge, args.sigma, args.seed, draws, doses)
     index = {name: place for place, name in enumerate(shared.photos)}
     return perceptual.calibrate(
         shared.squares,
@@ -230,15 +225,13 @@ def measure(shared: Shared, weights: Weights, names: list[str], doses: Doses) ->
 
 def part_1_3(shared: Shared) -> results.Findings:
     """Robustness to noise, and the noise that equals a one-pixel shift."""
-    args, tags = shared.args, tags_of(shared)
     losses, figure = noise_losses(shared)
-    result = {"sigma": args.sigma, "noise_seeds": args.noise_seeds, **losses}
+    result = {"sigma": shared.args.sigma, "noise_seeds": shared.args.noise_seeds, **losses}
     result |= used_references(shared)
     result["random_weights"] = control_rows(shared, "noise")
     result |= dose_response(shared)
-    tables, figures = problem1.dose_reports(result, tags)
-    tables = {"1.3_noise.txt": problem1.noise_table(result, problem1.both(tags)), **tables}
-    figures |= {"1.3_noise.png": figure}
+    tables, figures = problem1.dose_reports(result, tags_of(shared))
+    figures["1.3_noise.png"] = figure
     figures["1.3_doses.jpg"] = partial(problem1.dose_strip, pictures=first_under_doses(shared))
     return results.Findings(result, tables, figures=figures)
 
@@ -297,17 +290,12 @@ def noise_losses(shared: Shared) -> tuple[dict, partial]:
             details = [images.centre_crop(copy, DETAIL_PX, DETAIL_PX) for copy in copies]
             cells[photo] = [images.to_uint8(detail) for detail in details]
     result = {"clipped_share": {}, "wrapped": averaged(wrapped)}
-    keys = {
-        "original": ("losses", "noise"),
-        "translated": ("losses_translated", "noise translated"),
-    }
-    for (name, (key, pair)), means in zip(keys.items(), np.mean(quality, axis=0), strict=True):
-        *raw, result["clipped_share"][name] = means.tolist()
-        unknown = dict.fromkeys(("relative", "low", "high"))
-        result[key] = measured.rows(pair)
-        result[key] |= {
-            k: {"raw": v, **unknown} for k, v in zip(("psnr", "ssim"), raw, strict=True)
-        }
+    unknown, pairs = dict.fromkeys(("relative", "low", "high")), {"original": ("losses", "noise")}
+    pairs["translated"] = ("losses_translated", "noise translated")
+    for (name, (key, pair)), means in zip(pairs.items(), np.mean(quality, axis=0), strict=True):
+        decibels, similarity, result["clipped_share"][name] = means.tolist()
+        others = {"psnr": {"raw": decibels, **unknown}, "ssim": {"raw": similarity, **unknown}}
+        result[key] = measured.rows(pair) | others
     title = f"Noise of sigma {args.sigma:g} of 255, central {DETAIL_PX} px at most"
     headers = ["original", "noisy original", "translated", "noisy translated"]
     return result, partial(plotting.image_grid, title=title, headers=headers, rows=cells)
@@ -347,13 +335,11 @@ def read_photos(args: argparse.Namespace) -> tuple[Mapping[str, np.ndarray], dic
         photos, sizes, left_out = images.open_folder(args.images, args.max_images, args.seed)
         images.say_left_out(left_out, str(args.images))
         return photos, sizes, {"data": f"folder {args.images}", "left_out": left_out}
+    photos, data = images.embedded_photos(), "embedded photos of scikit-image"
     if args.image:
-        photos = {args.image.name: images.load_image(args.image)}
-        about = {"data": f"image {args.image.name}", "left_out": []}
-    else:
-        photos = images.embedded_photos()
-        about = {"data": "embedded photos of scikit-image", "left_out": []}
-    return photos, {name: photo.shape[1::-1] for name, photo in photos.items()}, about
+        photos, data = {args.image.name: images.load_image(args.image)}, f"image {args.image.name}"
+    sizes = {name: photo.shape[1::-1] for name, photo in photos.items()}
+    return photos, sizes, {"data": data, "left_out": []}
 
 
 def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_px: int) -> None:
@@ -373,10 +359,9 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
         smallest = min(sizes, key=lambda name: min(sizes[name]))
         width, height = sizes[smallest]
         raise UserError(
-            f"squares of {side_px} px with {MARGIN_PX} px beside them (the smallest image is"
-            f" {smallest}, {width}x{height}) are less than {deepest}'s receptive field of"
-            f" {needed_px} px; take a larger --curve-size, larger images, or shallower --layers"
-            " with --no-lpips"
+            f"squares of {side_px} px (the smallest image is {smallest}, {width}x{height}) are less"
+            f" than {deepest}'s receptive field of {needed_px} px; take a larger --curve-size,"
+            " larger images, or shallower --layers with --no-lpips"
         )
 
 
@@ -414,31 +399,27 @@ def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
     parser = cli.ProblemParser(__doc__, PARTS)
     add, source = parser.add, parser.add_mutually_exclusive_group()
-    image_help = "one image (default: embedded photos)"
-    source.add_argument("--image", type=cli.path, metavar="FILE", help=image_help)
-    images_help = "images of a folder or of its folders (default: embedded photos)"
-    source.add_argument("--images", type=cli.path, metavar="DIR", help=images_help)
+    embedded = "(default: embedded photos)"
+    source.add_argument("--image", type=cli.path, metavar="FILE", help=f"one image {embedded}")
+    folder = f"images of a folder or of its folders {embedded}"
+    source.add_argument("--images", type=cli.path, metavar="DIR", help=folder)
     add("--max-images", type=cli.positive, help="a seeded draw of so many --images (default: all)")
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
-    edges = ("crop", "replicate", "wrap")
-    add("--edge", choices=edges, default="crop", help="what the border does")
+    add("--edge", choices=("crop", "replicate", "wrap"), default="crop", help="of the shifted copy")
     add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30, relu5_3 or pool2")
     add("--no-lpips", action="store_true", help="leave LPIPS out")
-    reference_help = "unrelated pictures to calibrate with (default: the other photos)"
-    add("--reference", type=cli.path, nargs="+", metavar="FILE", help=reference_help)
-    add(
-        "--max-references", type=cli.positive, default=8, help="about how many of these a photo has"
-    )
-    weights_help = "auto, random (a control) or a file of VGG-16 weights"
-    add("--weights", type=cli.word_or_path, default="auto", help=weights_help)
-    control_help = "images that random weights and the other controls are measured on; 0: none"
-    add("--control-images", type=cli.whole, default=2, help=control_help)
-    precision_help = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
-    add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision_help)
+    reference = "unrelated pictures to calibrate with (default: the other photos)"
+    add("--reference", type=cli.path, nargs="+", metavar="FILE", help=reference)
+    add("--max-references", type=cli.positive, default=8, help="about how many of these, a photo")
+    weights = "auto, random (a control) or a file of VGG-16 weights"
+    add("--weights", type=cli.word_or_path, default="auto", help=weights)
+    controls = "images that random weights and the other controls are measured on; 0: none"
+    add("--control-images", type=cli.whole, default=2, help=controls)
+    precision = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
+    add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision)
     add("--sigma", type=cli.non_negative, default=25.0, help="noise of part 1.3 in 0-255 units")
     add("--noise-seeds", type=cli.at_least(1, 1000), default=1, help="draws of the doses' noise")
-    size_help = "side in px, at most, of the central squares that parts 1.2 and 1.3 compare"
-    add("--curve-size", type=cli.positive, default=256, help=size_help)
+    add("--curve-size", type=cli.positive, default=256, help="side in px, at most, of the squares")
     return parser
 
 
@@ -451,7 +432,7 @@ def forecast_seconds(part: str, shared: Shared) -> float:
         return 5  # 1.2 has taken the passes of both
     has_noise, controls = "1.3" in args.parts, min(args.control_images, photos)
     copies = len(TRAINED.shifts) + args.noise_seeds * len(TRAINED.noises) + 8 if has_noise else 2
-    passes = copies * photos + ((14 if has_noise else 2) * DRAWS + 40) * controls
+    passes = copies * photos + ((13 if has_noise else 2) * DRAWS + 40) * controls
     return SECONDS_A_MEGAPIXEL * passes * shared.squares.side_px**2 / 1e6
 
 

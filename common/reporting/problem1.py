@@ -160,7 +160,7 @@ def _scale_table(found: Mapping, tag: str) -> str:
 # ------------------------------------------------------------------------------------ 1.3
 
 
-def noise_table(result: Mapping, tag: str) -> str:
+def _noise_table(result: Mapping, tag: str) -> str:
     """1.3's losses under noise, a row a loss, of the photo and of its shifted copy."""
     clipped = result["clipped_share"]
     wrapped = "; ".join(
@@ -181,10 +181,14 @@ def noise_table(result: Mapping, tag: str) -> str:
 
 
 def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
-    """1.3's tables and figures of the dose-response, by file name."""
+    """1.3's tables and figures, by file name."""
     result = finite(result)  # as results.json has it
     curves, side_px = result["curves"], result["curves"]["crop_px"]
-    tables, figures, of_weights = {}, {}, tags["weights"]
+    tables, figures, of_weights = (
+        {"1.3_noise.txt": _noise_table(result, both(tags))},
+        {},
+        tags["weights"],
+    )
     for key, tag in tags.items():
         prefix = "random_" if key == "random_weights" else ""
         doses = {"shift": curves[f"{prefix}shift_px"], "noise": curves[f"{prefix}sigma"]}

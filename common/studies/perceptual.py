@@ -199,7 +199,8 @@ class Treatment:
         if self.doses is None:
             return copies, pairs
         noise("noise", self.sigma, 1)
-        noise("noise translated", self.sigma, 1, translated)
+        if self.doses is TRAINED:  # nothing reads it of a control
+            noise("noise translated", self.sigma, 1, translated)
         for px, pair in zip(self.doses.shifts_px[1:], self.doses.shifts, strict=True):
             shift(pair, px, "crop")
         for sigma, pair in zip(self.doses.sigmas[1:], self.doses.noises, strict=True):
