@@ -4,7 +4,7 @@ Method: images are drawn from class folders, verified and kept as a manifest; th
 with the activation in stem and branches is trained beside ResNet-34 and itself with ReLU; the form
 with it after the sums (assumed, the report does not say) is watched until it diverges, and changed
 one thing at a time.
-f is in common/networks/square_leaky.py, ResNet-36 in resnet36.py beside it.
+f is in common/networks/activations.py, ResNet-36 in resnet36.py beside it.
 
     python problem3_resnet36.py --data DIR             all parts, DIR holds class folders
     python problem3_resnet36.py --data synthetic       all parts, embedded data
@@ -41,7 +41,8 @@ from torchvision.models import resnet34
 from common import cli, job
 from common.data import manifest, prototype, sets
 from common.errors import UserError, guard
-from common.networks import activations, doctor, summary
+from common.networks import activations, doctor, summary, timing
+from common.networks.activations import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
 from common.networks.normalized import Normalized, seeded
 from common.networks.resnet36 import (
     RELU_STEM,
@@ -51,7 +52,6 @@ from common.networks.resnet36 import (
     new_network,
     resnet34_with,
 )
-from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, square_leaky, where_form
 from common.reporting import plotting, problem3, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
@@ -149,9 +149,9 @@ def part_3_3(prepared: Prepared) -> Findings:
     named = {"f(x) = x^2, 0.2x": square_leaky, "ReLU": torch.relu}
     curves = {name: (f(x), activations.derivative(f, x)) for name, f in named.items()}
     moments = activations.normal_moments(POWERS, DEVIATIONS, SAMPLES, seed)
-    shapes = activations.output_shapes(ResNet36, SquareLeaky, REPORT_SIZE)
-    costs = activations.costs_by_shape(FORMS, shapes, TIMED_IMAGES, REPEATS, device)
-    ratio = partial(activations.cost_ratio, costs)
+    shapes = timing.output_shapes(ResNet36, SquareLeaky, REPORT_SIZE)
+    costs = timing.costs_by_shape(FORMS, shapes, TIMED_IMAGES, REPEATS, device)
+    ratio = partial(timing.cost_ratio, costs)
     result = {
         "time_vs_where": ratio("seconds", "f", "where"),
         "memory_vs_where": ratio("bytes", "f", "where"),

@@ -19,8 +19,8 @@ from benchmarks.bench import PEAK, Machine, Ways, bench
 from benchmarks.machine import training_flops
 from benchmarks.problem2 import stepper
 from common.data import manifest
+from common.networks.activations import WhereForm, square_leaky, where_form
 from common.networks.resnet36 import ResNet36
-from common.networks.square_leaky import WhereForm, square_leaky, where_form
 from common.networks.timing import PeakMemory
 from common.training.convolutions import with_fast_convolutions
 

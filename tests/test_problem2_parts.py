@@ -189,7 +189,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
         (["2.3", "--from-narrow", "nowhere.pt"], "nowhere.pt: no such file"),
         (["2.6", "--layer", "features.77"], "layer features.77: no such feature layer"),
         (["2.6", "--layer", "features.6"], "for images of 32 px its map is 1x1; 2x2 or more are"),
-        (["2.6", "--layer", "features.4.0.block.2.fc1"], "choose features.4 or a part of it"),
+        (["2.6", "--layer", "features.4.0.block.2.fc1"], "choose an earlier one"),
         (["--noise-area", 0.9, 0.1], "--noise-area 0.9 0.1: give two areas"),
         (["--gpus", 1, "--device", "cpu"], "--gpus 1"),
     ],

@@ -209,7 +209,7 @@ def test_moments_in_closed_form_equal_numerical_integrals(deviation):
 def test_the_curves_are_the_reports_figure_25(monkeypatch):
     costs = {"seconds": dict.fromkeys(p3.FORMS, 1.0), "bytes": dict.fromkeys(p3.FORMS, 1)}
     monkeypatch.setattr(p3, "SAMPLES", 10)
-    monkeypatch.setattr(activations, "compare_costs", lambda *_: costs)
+    monkeypatch.setattr(timing, "compare_costs", lambda *_: costs)
     setup = SimpleNamespace(device=torch.device("cpu"), args=SimpleNamespace(seed=0))
     findings = p3.part_3_3(SimpleNamespace(setup=setup))
     drawn = findings.figures["3.3_activation.png"].keywords
@@ -221,7 +221,7 @@ def test_the_curves_are_the_reports_figure_25(monkeypatch):
 
 
 def test_the_networks_activations_are_timed_at_their_own_shapes():
-    assert activations.output_shapes(p3.ResNet36, p3.SquareLeaky, p3.REPORT_SIZE) == {
+    assert timing.output_shapes(p3.ResNet36, p3.SquareLeaky, p3.REPORT_SIZE) == {
         (64, 220, 220): 1,
         (128, 108, 108): 1,
         (128, 54, 54): 6,

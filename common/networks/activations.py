@@ -1,26 +1,93 @@
-"""What an activation does: its derivative, the moments that it gives a normal input, its cost.
+"""f(x) = x^2 for x > 0, 0.2 x for x < 0, its relatives, and what they do to a normal input.
 
-    import torch; from common.networks.activations import moments, power_moments
-    print(moments(torch.randn(10_000).relu()))
-    print(power_moments((1, 1), (0, 1)))
+    import torch; from common.networks.activations import moments, power_moments, square_leaky
+    print(moments(square_leaky(torch.randn(1_000_000))))
+    print(power_moments((1, 2), (0.2, 1)))
 
-The two agree: a ReLU's moments measured, and in closed form.
+The two agree: f's moments measured, and in closed form.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from common.networks.timing import compare_costs
-from common.training.watch import watched
 
-Function = Callable[[Tensor], Tensor]
+class _SquareLeaky(torch.autograd.Function):
+    """The activation, and -x, which is all that its backward pass needs.
+
+    ATen's `elu_backward` on a result u computes g * p * (u + n) where u <= 0 and g * s * u' where
+    not: with n = 0 both f and its derivative are one pass of it over u = -x, without a mask.
+    -x is an output, so that the backward pass can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        u = -x
+        ctx.save_for_backward(u)
+        ctx.set_materialize_grads(False)
+        return torch.ops.aten.elu_backward(u, 0, -0.2, 1, True, u), u
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, grad_u: Tensor | None) -> Tensor | None:
+        (u,) = ctx.saved_tensors
+        if grad is None:
+            return None if grad_u is None else -grad_u
+        grad_x = torch.ops.aten.elu_backward(grad, 0, 0.2, -2, True, u)
+        return grad_x if grad_u is None else grad_x - grad_u
 
 
-def derivative(function: Function, x: Tensor) -> Tensor:
+def square_leaky(x: Tensor) -> Tensor:
+    """f(x) = x^2 for x > 0, 0.2 x for x < 0, elementwise; f'(0) is 0, NaN and infinities pass."""
+    return _SquareLeaky.apply(x)[0]
+
+
+class SquareLeaky(nn.Module):
+    """`square_leaky` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x)."""
+        return square_leaky(x)
+
+
+def where_form(x: Tensor) -> Tensor:
+    """f as it is usually written, which `square_leaky` is measured against; f'(0) is 0.2."""
+    return torch.where(x > 0, x * x, 0.2 * x)
+
+
+class WhereForm(nn.Module):
+    """`where_form` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x)."""
+        return where_form(x)
+
+
+class PowerLeaky(nn.Module):
+    """f_p(x) = x^p for x > 0, 0.2 x for x < 0, elementwise, p of 1 or more: f for p = 2."""
+
+    def __init__(self, power: float):
+        super().__init__()
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f_p(x)."""
+        return torch.where(x > 0, x.clamp(min=0).pow(self.power), 0.2 * x)
+
+
+class ClampedSquareLeaky(nn.Module):
+    """min(f(x), 6), bounded as ReLU6 is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """min(f(x), 6)."""
+        return square_leaky(x).clamp(max=6)
+
+
+# ------------------------------------------------------------------------------- what they do
+
+
+def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The derivative of an elementwise function at x, of x's shape and dtype."""
     x = x.detach().requires_grad_()
     return torch.autograd.grad(function(x).sum(), x)[0]
@@ -80,49 +147,3 @@ def _central_moments(first: float, second: float, third: float, fourth: float) -
     variance = second - first**2
     about_mean = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
     return {"mean": first, "variance": variance, "kurtosis": about_mean / variance**2}
-
-
-def output_shapes(
-    build: Callable[[], nn.Module], kind: type[nn.Module], input_size: tuple[int, ...]
-) -> Counter:
-    """How often modules of a kind put out which shape, images (1, *input_size) coming in.
-
-    Shapes are those of one image, such as (channels, height, width).
-    """
-    shapes = Counter()
-    with torch.device("meta"):
-        network, images = build(), torch.empty(1, *input_size)
-    names = {name for name, module in network.named_modules() if isinstance(module, kind)}
-
-    def look(module: str, _direction: str, values: Tensor) -> None:
-        if module in names:
-            shapes[tuple(values.shape[1:])] += 1
-
-    with watched(network, look):
-        network(images)
-    return shapes
-
-
-def costs_by_shape(
-    forms: Mapping[str, Function],
-    shapes: Mapping[tuple[int, ...], int],
-    images: int,
-    repeats: int,
-    device: torch.device,
-) -> list[dict]:
-    """What forms of an activation cost on so many images of each shape, fp32, channels_last.
-
-    A row a shape: shape, times (its value in `shapes`), seconds and bytes as `compare_costs`.
-    """
-    rows = []
-    for shape, times in shapes.items():
-        x = torch.randn(images, *shape, device=device)
-        x = x.contiguous(memory_format=torch.channels_last)
-        rows.append({"shape": shape, "times": times, **compare_costs(forms, x, repeats)})
-    return rows
-
-
-def cost_ratio(rows: list[dict], quantity: str, form: str, other: str) -> float:
-    """What a form costs over what another does: "seconds" or "bytes" of all rows together."""
-    this, that = (sum(row["times"] * row[quantity][name] for row in rows) for name in (form, other))
-    return this / that

@@ -20,9 +20,9 @@ HOG_CELLS = 8  # along a side, so that features are as many whatever the size
 
 
 def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
-    """Count the pixels of central squares in 8 x 8 x 4 bins of hue, saturation and value.
+    """Pixels of the central squares of `size_px` in 8 x 8 x 4 bins of hue, saturation, value.
 
-    Of pictures uint8 (n, S, S, 3) the squares have sides of `size_px`; counts are float32 (n, 256).
+    Counts are float32 (n, 256).
     """
     counts = np.zeros((len(squares), 256), np.float32)
     for row, square in zip(counts, _central(squares, size_px), strict=True):
@@ -36,8 +36,8 @@ def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
 def hog_features(squares: np.ndarray, size_px: int) -> Tensor:
     """Histograms of oriented gradients, which know no colours (Dalal & Triggs 2005).
 
-    Of the same squares as `colour_histograms`: nine directions in 8 x 8 cells, normalised in blocks
-    of 2 x 2; float32 (n, D), D = 1,764 where 8 divides `size_px`.
+    Of the same squares: nine directions in 8 x 8 cells, normalised in blocks of 2 x 2; float32
+    (n, D), D = 1,764 where 8 divides `size_px`.
     """
     from skimage.feature import hog
 
@@ -54,10 +54,7 @@ def _central(squares: np.ndarray, size_px: int) -> np.ndarray:
 
 @torch.inference_mode()
 def vgg_features(network: VGG16Features, images: Tensor) -> dict[str, Tensor]:
-    """The mean and the maximum over places of each channel at each of a network's taps.
-
-    `images` are float (N, 3, H, W) in [0, 1]. Returns float32 (N, 2, C) by tap, means first.
-    """
+    """Mean and maximum over places of each channel at each tap: float32 (N, 2, C), by tap."""
     return {
         tap: torch.stack([maps.mean((2, 3)), maps.amax((2, 3))], dim=1).float()
         for tap, maps in network(images).items()
@@ -70,10 +67,7 @@ def side_by_side(pooled: Mapping[str, Tensor], layers: Sequence[str], kept: slic
 
 
 def nearest(queries: Tensor, references: Tensor) -> Tensor:
-    """The index of each query's nearest reference by L1 distance, the first of equals.
-
-    Queries are float (N, D), references (M, D); the indexes are int64 (N,).
-    """
+    """The index of each query's nearest reference by L1 distance, the first of equals."""
     chunks = queries.split(1024)  # which bounds the memory of the distances
     return torch.cat([torch.cdist(chunk, references, p=1).argmin(1) for chunk in chunks])
 

@@ -16,16 +16,13 @@ import numpy as np
 from common.errors import UserError
 from common.reporting.statistics import resample_weights
 
-PERCENT = (2.5, 97.5)
-
 
 def interval(resampled: np.ndarray) -> dict:
     """{"low", "high"} of a statistic's values (resamples,), or lists of them of (resamples, n).
 
-    NaN where all values are the same. The ends are values that it took, not interpolated: some may
-    be infinite.
+    NaN where all values are the same. Ends are not interpolated: some values may be infinite.
     """
-    ends = np.percentile(resampled, PERCENT, axis=0, method="nearest")
+    ends = np.percentile(resampled, (2.5, 97.5), axis=0, method="nearest")
     low, high = np.where((resampled == resampled[0]).all(0), np.nan, ends)
     return {"low": low.tolist(), "high": high.tolist()}
 
@@ -38,9 +35,6 @@ class Calibrated:
     none of the pictures.
     relative: (pairs, losses), the mean raw loss over the mean unrelated one. resampled: the same of
     each resample of the pictures, (resamples, pairs, losses); it has its own "another picture".
-
-    Raises:
-        UserError: a loss is 0 or not a number between unrelated pictures.
     """
 
     def __init__(

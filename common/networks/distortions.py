@@ -32,9 +32,6 @@ def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor
     Whole pixels are moved exactly; a fraction by band-limited (Fourier) interpolation. `edge`:
     "crop" keeps the columns that both have (width less ceil(shift_px)), "replicate" repeats the
     last column, "wrap" brings the first columns round.
-
-    Raises:
-        UserError: the shift is as wide as the image.
     """
     width = image.shape[-1]
     if shift_px >= width:
@@ -68,10 +65,7 @@ def unit_noise(shape: torch.Size, *key: int) -> Tensor:
 
 
 def add_noise(image: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, float]:
-    """The image plus noise of standard deviation `sigma` (0-255 units), clipped to [0, 1].
-
-    Returns the noisy image and the share of values that were clipped.
-    """
+    """The image plus noise of deviation `sigma`, clipped to [0, 1], and the share clipped."""
     noisy = image + noise * (sigma / 255)
     clipped = noisy.clamp(0, 1)
     return clipped, (noisy != clipped).float().mean().item()
@@ -138,9 +132,7 @@ def rank_losses(
 
     `losses` are {name: function(a, b) -> number} of what `features` makes of two images: by default
     the images, float (3, H, W - 1) in [0, 1]; `partial(features_of, network)` for those of
-    `registry`. `images` are uint8 (H, W, 3) of any sizes, one held at a time.
-
-    Returns what `ranking` does.
+    `registry`. `images` are uint8 (H, W, 3) of any sizes. Returns what `ranking` does.
     """
     raw = []
     for number, image in enumerate(images):

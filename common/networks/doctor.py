@@ -29,9 +29,8 @@ ALL_MODULES = re.compile(".*")
 def statistics(values: Tensor) -> dict[str, float]:
     """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
-    The largest absolute value, the mean, the variance, the share of values that are not finite, the
-    Euclidean norm, and `constant_share`; in float64, so that squares of large values do not
-    overflow. Where a value is NaN mean, variance and norm are.
+    peak is the largest absolute value, non_finite a share of values, norm Euclidean, constant as in
+    `constant_share`; in float64, in which squares of fp32 values do not overflow.
     """
     values = for_float64(values)
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
@@ -63,7 +62,7 @@ def constant_share(values: Tensor) -> float:
 
 
 def bare_name(module: str) -> str:
-    """A module's name in the bare network, without that of `Normalized` around it."""
+    """A module's name in the bare network inside `Normalized`."""
     return module.removeprefix("network.")
 
 
@@ -73,12 +72,11 @@ def bare_name(module: str) -> str:
 def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULES) -> dict:
     """Probe a network with one batch in training mode, in fp32, and leave it as it was.
 
-    `images` are what the network takes, float (N, 3, H, W), on its device. Keys: peak, the largest
-    |output|; module, that puts it out; beyond_fp16, the first module beyond fp16's range, or None;
-    infinite_from, the first batch norm with a channel of infinite variance, or None; dead_from, the
-    same where the network is dead; and blocks, {module: {"peak" (infinite where not all is finite),
-    "std", "constant" (`constant_share`), "dead" (a batch norm with an infinite variance)}} of
-    modules whose whole names match the pattern, in the order of execution.
+    Keys: peak, the largest |output|; module, that puts it out; beyond_fp16, the first module beyond
+    fp16's range, or None; infinite_from, the first batch norm with a channel of infinite variance,
+    or None; dead_from, the same where the network is dead; and blocks, {module: {"peak" (infinite
+    where not all is finite), "std", "constant" (`constant_share`), "dead" (a batch norm with an
+    infinite variance)}} of modules whose whole names match, in the order of execution.
     """
     outputs, _ = _probe(network, images)
     peaks = {module: output["peak"] for module, output in outputs.items()}
@@ -93,10 +91,10 @@ def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULE
 
 
 def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pattern) -> dict:
-    """Pass a batch (N, C, H, W) through a new network in training mode, without gradients.
+    """Pass a batch through a new network as `forecast` does.
 
     first_loss is its mean cross-entropy; peaks, {module: peak}, infinite_from and dead_from are as
-    in `forecast`; dead_share is the share of constant channels of all batch norms together.
+    there; dead_share is the share of constant channels of all batch norms together.
     """
     outputs, logits = _probe(network, images)
     channels = {name: norm.num_features for name, norm in _batch_norms(network).items()}
@@ -111,7 +109,7 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
 
 @torch.no_grad()
 def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]:
-    """Outputs by module as `forecast` has them, and logits; batch norms' averages are put back."""
+    """Outputs by module as `forecast` has them, and logits."""
     was_training = network.training
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     outputs: dict[str, dict] = {}
@@ -140,7 +138,6 @@ def _batch_norms(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str | None]:
-    """infinite_from and dead_from, as `forecast` has them."""
     norms = [name for name in outputs if name in _batch_norms(network)]
     infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
     is_dead = infinite_from is not None and outputs[norms[-1]]["constant"] == 1
@@ -150,9 +147,7 @@ def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str 
 def peak_at_the_border(squarings: int) -> float:
     """The peak that, squared so often and then once more for a variance, is fp32's largest.
 
-    A variance sums squares of what has a peak of p^(2^squarings): of a batch norm that took that in
-    itself it would be infinite from p = 2^(128 / 2^(squarings + 1)) on, 256 for three. The weights
-    in between make it an estimate.
+    256 for three. The weights in between make it an estimate.
     """
     return RANGES["fp32"] ** (1 / 2 ** (squarings + 1))
 
@@ -162,10 +157,9 @@ def peak_at_the_border(squarings: int) -> float:
 
 @contextlib.contextmanager
 def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
-    """Find the first batch norm of a backward pass that makes finite gradients into others.
+    """Find the first batch norm of the block's backward pass to make finite gradients into others.
 
-    The pass is made in the block. Yields a list that gets `backward_terms` of what came in there,
-    and "module", its name; it stays empty where there is none.
+    Yields a list that gets its "module" and `backward_terms`, or stays empty.
     """
     bad = []
 
@@ -203,10 +197,8 @@ def backward_terms(
     (Ioffe & Szegedy 2015, section 3). Where the variance is infinite in fp32 s is 0, and where
     sum(g d) leaves it too, k is that times 0: NaN. In float64 nothing overflows.
 
-    Returns:
-        channel; peak_input, peak_gradient; and each with _fp32 and _fp64 behind: variance; sum, of
-        g d; inverse_deviation; factor (k); output_peak; and whether PyTorch's own backward pass is
-        finite_in_fp32 and finite_in_fp64.
+    Keys: channel; peak_input; peak_gradient; and each with _fp32 and _fp64 behind: variance; sum,
+    of g d; inverse_deviation; factor (k); output_peak; and finite_in, of PyTorch's backward pass.
     """
     values, gradient, terms = for_float64(values), for_float64(gradient), {}
     dtypes = {"fp32": torch.float32, "fp64": torch.float64}
@@ -239,12 +231,12 @@ class Float64BatchNorm2d(nn.BatchNorm2d):
     """A batch norm that computes in float64, whose range holds the squares of all fp32 values."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps of `nn.BatchNorm2d`, in their own dtype."""
+        """As `nn.BatchNorm2d`, in the maps' own dtype."""
         return super().forward(maps.double()).to(maps.dtype)
 
 
 def with_float64_batch_norms(network: nn.Module) -> nn.Module:
-    """The network, its 2d batch norms new `Float64BatchNorm2d` with default weights; changed."""
+    """The same network, a new `Float64BatchNorm2d` in the place of each 2d batch norm."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.BatchNorm2d:
             network.set_submodule(name, Float64BatchNorm2d(module.num_features).double())

@@ -26,11 +26,11 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
-    """torchvision's bare EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
+    """torchvision's EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
 
-    `init` is "scratch", "imagenet" (torchvision's IMAGENET1K_V1 weights) or the path of a file of
-    weights, of which a line says what was loaded. Returned are the network, "scratch" or its file's
-    SHA-256, and the names of its new tensors.
+    `init` is "scratch", "imagenet" (IMAGENET1K_V1) or the path of a file of weights, of which a
+    line says what was loaded. Returned are the network, "scratch" or its file's SHA-256, and the
+    names of its new tensors.
     """
     torch.manual_seed(seed)
     network = efficientnet_v2_s(num_classes=classes)
@@ -46,8 +46,7 @@ def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[s
 def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
     """Load a file of weights, but not a head that it lacks or has of another number of classes.
 
-    Returns the names of the head's tensors where they were left as they are, and a line on what was
-    loaded.
+    Returns the names of the head's tensors that were left as they are, and a line on it all.
     """
     wanted = network.state_dict()
     tensors, taken = statedict.find(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
@@ -71,7 +70,7 @@ def zero_head(network: EfficientNet) -> None:
     """Let training start from equal logits, as big_vision's `head_zeroinit` does.
 
     torchvision draws the head's weights from +-1 / sqrt(classes), whatever its 1,280 inputs: with
-    few classes the first loss is far above that of equal logits, and epochs go to undoing it.
+    few classes epochs go to undoing that.
     """
     nn.init.zeros_(network.classifier[1].weight)
 
@@ -79,8 +78,7 @@ def zero_head(network: EfficientNet) -> None:
 def zero_residuals(network: EfficientNet) -> None:
     """Let every block with a skip path start as that path alone (Goyal et al. 2017, section 5.1).
 
-    The gamma of its last batch norm starts at 0. EfficientNetV2-S has 35 such blocks, and learns
-    several times as much in its first epochs.
+    The gamma of its last batch norm starts at 0, in 35 blocks.
     """
     for block in network.modules():
         if isinstance(block, FusedMBConv | MBConv) and block.use_res_connect:
@@ -88,10 +86,7 @@ def zero_residuals(network: EfficientNet) -> None:
 
 
 class Taught(nn.Module):
-    """A network that also guesses a teacher's features, linearly from its own pooled ones.
-
-    The guess starts at zero. `network` stays the one that is evaluated and saved.
-    """
+    """A network that also guesses a teacher's features, linearly from its own pooled ones."""
 
     def __init__(self, network: Normalized, features: int):
         super().__init__()
@@ -108,10 +103,9 @@ class Taught(nn.Module):
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:
-    """A dict a stage of two networks of a width each.
+    """A dict a stage of two networks: name; narrow and wide, the channels that come out.
 
-    name; narrow and wide (the channels that come out), parameters_narrow, parameters_wide,
-    macs_narrow and macs_wide (multiply-adds for one image).
+    And parameters_narrow, parameters_wide, macs_narrow and macs_wide, multiply-adds for one image.
     """
     modules = [*(f"features.{k}" for k in range(len(narrow.features))), "classifier"]
     names = ["stem", *(f"stage {k}" for k in range(1, len(modules) - 2)), "head conv", "classifier"]

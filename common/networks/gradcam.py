@@ -1,4 +1,4 @@
-"""Grad-CAM, and the pointing game that measures its maps.
+"""Grad-CAM, and what measures its maps: the pointing game, and deletion and insertion of pixels.
 
     import torch; from torchvision.models import resnet18; from common.networks import gradcam
     network, images = resnet18().eval(), torch.rand(2, 3, 64, 64)
@@ -8,7 +8,6 @@ Networks are bare ones in eval mode.
 """
 
 import copy
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -23,9 +22,9 @@ BATCH = 32  # images at once, for memory
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Maps of where a network sees a class (Selvaraju et al. 2017, equations 1 and 2).
 
-    The network is bare, since a wrapped one gives a part of the batch; `layer` is a module of it
-    with an output of (N, C, h, w). Images are float (N, 3, H, W), `classes`, one an image, int64
-    (N,). Maps are float (N, H, W), >= 0, not normalised: zero where nothing speaks for the class.
+    `layer` is a module of the network with an output of (N, C, h, w). Images are float (N, 3, H,
+    W), `classes`, one an image, int64 (N,). Maps are float (N, H, W), >= 0, not normalised: zero
+    where nothing speaks for the class.
     """
     return _logits_and_maps(network, layer, images, classes)[1]
 
@@ -33,7 +32,7 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 def _logits_and_maps(
     network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and maps of these classes, or where they are None of the predicted ones."""
+    """Logits, and maps of these classes, by default the predicted ones."""
     outputs = []
 
     def keep(_module, _inputs, output: Tensor) -> Tensor:
@@ -66,38 +65,30 @@ def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Modul
     if name not in modules or not name.startswith("features."):
         choice = f"choose from {', '.join(stages)} or a part of one"
         raise UserError(f"layer {name}: no such feature layer; {choice}")
-    sizes = map_sizes(network, {*stages, name}, image_size_px)
-    height, width = sizes[name]
-    if min(height, width) > 1:
-        return modules[name]
-    upto = stages[: int(name.split(".")[1]) + 1]
-    large = [stage for stage in upto if min(sizes[stage]) > 1]
-    choice = f"choose {large[-1]} or a part of it" if large else "choose larger images"
-    raise UserError(
-        f"layer {name}: for images of {image_size_px} px its map is {height}x{width}; 2x2 or more"
-        f" are needed to show where a network looks; {choice}"
-    )
-
-
-def map_sizes(
-    network: nn.Module, names: Collection[str], image_size_px: int
-) -> dict[str, torch.Size]:
-    """(h, w) of what the modules of these names put out for a square image, without computing."""
-    shapeless, sizes = copy.deepcopy(network).to("meta").eval(), {}
-    for name in names:
-        shapeless.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: sizes.update({name: output.shape[2:]})
+    height, width = map_size(network, name, image_size_px)
+    if min(height, width) < 2:
+        raise UserError(
+            f"layer {name}: for images of {image_size_px} px its map is {height}x{width}; 2x2 or"
+            " more are needed to show where a network looks; choose an earlier one or larger images"
         )
+    return modules[name]
+
+
+def map_size(network: nn.Module, name: str, image_size_px: int) -> torch.Size:
+    """(h, w) of what the module of that name puts out for a square image, without computing."""
+    shapes, sizes = copy.deepcopy(network).to("meta").eval(), []
+    shapes.get_submodule(name).register_forward_hook(
+        lambda _module, _inputs, output: sizes.append(output.shape[2:])
+    )
     with torch.no_grad():
-        shapeless(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
-    return sizes
+        shapes(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
+    return sizes[0]
 
 
 def peaks(maps: Tensor) -> Tensor:
     """Where maps (N, H, W) are largest: int64 (N, 2), a row and a column each.
 
-    Of a plateau it is the pixel nearest the middle of the map. A coarse map scaled up is flat from
-    the border to its outer cells' centres: those are meant.
+    Of a plateau, such as a scaled up map has at its border, the pixel nearest the middle.
     """
     height, width = maps.shape[1:]
     from_middle = torch.cartesian_prod(
@@ -137,3 +128,56 @@ def predict_with_cams(network: nn.Module, layer: nn.Module, images: Tensor) -> P
         logits, maps = _logits_and_maps(network, layer, batch, classes=None)
         batches.append((logits.softmax(1).cpu(), maps.cpu()))
     return Predictions(*map(torch.cat, zip(*batches, strict=True)))
+
+
+@torch.inference_mode()
+def deletion_and_insertion(
+    network: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, steps: int
+) -> dict[str, Tensor]:
+    """The probability of a class while pixels go or come in `steps`, the map's highest first.
+
+    A good map loses the class soon where pixels are deleted, which turn into the image's mean
+    colour, and finds it soon where those of a blurred image turn sharp (Petsiuk et al. 2018,
+    section 4.1). "deletion" and "insertion" are probabilities (N, steps + 1), on the CPU.
+    """
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = order.argsort(dim=1).view_as(maps)[:, None]
+    mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    ends = {"deletion": (images, mean), "insertion": (blurred(images), images)}
+    found = {}
+    for kind, (first, last) in ends.items():
+        points = []
+        for step in range(steps + 1):
+            batch = torch.where(ranks < step * maps[0].numel() / steps, last, first)
+            points.append(network(batch).softmax(dim=1).gather(1, classes[:, None]))
+        found[kind] = torch.cat(points, dim=1).cpu()
+    return found
+
+
+def area_under(curve: Tensor) -> Tensor:
+    """The area under curves (N, steps + 1) over the share of pixels: float (N,)."""
+    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images without what is smaller than an eighth of their side."""
+    side_px = max(1, images.shape[-1] // 8)
+    coarse = functional.avg_pool2d(images, side_px, ceil_mode=True)
+    return functional.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def centred_maps(images: Tensor) -> Tensor:
+    """A control: maps (N, H, W) that are highest in the middle, whatever an image shows."""
+    rows, columns = (torch.linspace(-1, 1, side) for side in images.shape[2:])
+    distance = (rows[:, None].square() + columns.square()).sqrt()
+    return (-distance).expand(len(images), -1, -1).to(images.device)
+
+
+def random_maps(images: Tensor, cells: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A control: maps (N, H, W) of random cells (rows, columns), enlarged as Grad-CAM's are.
+
+    Single random pixels would be no fair control: they leave no part of an object whole.
+    """
+    coarse = torch.rand(len(images), 1, *cells, generator=generator)
+    enlarged = functional.interpolate(coarse, images.shape[2:], mode="bilinear")
+    return enlarged[:, 0].to(images.device)

@@ -27,8 +27,7 @@ def registry(network: VGG16Features) -> dict[str, Loss]:
     """Every loss of the tables and figures: {name: function(features_a, features_b) -> number}.
 
     Squared differences are "l2", the network's layers, "lpips" where it has heads, and "dssim" (1 -
-    SSIM); absolute ones are "l1" and "mae_" + layer. What is entered here is measured, told and
-    drawn with the others.
+    SSIM); absolute ones are "l1" and "mae_" + layer. All tables and figures derive from it.
     """
     heads = network.lpips_heads
     losses = {
@@ -62,10 +61,7 @@ def psnr(l2: float) -> float:
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of two images, with the Gaussian window of Wang et al. 2004.
-
-    Both sides are at least as long as the window, 11 px.
-    """
+    """Structural similarity of two images, with the 11 px window of Wang et al. 2004."""
     from skimage.metrics import structural_similarity  # slow to import, and only SSIM needs it
 
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -127,9 +123,8 @@ def compare(
 ) -> dict[tuple, dict[str, float]]:
     """All losses of all pairs of images: {pair: {loss: value}}.
 
-    `images` maps names to images, a pair is two of the names, `known` has the features of some.
-    Others are computed once, when an image's first pair comes, and dropped behind its last: pairs
-    of one image stand together.
+    A pair is two names of `images`, `known` has the features of some. Others are held from an
+    image's first pair to its last: pairs of one image stand together.
     """
     pairs, held, values = list(dict.fromkeys(pairs)), dict(known or {}), {}
     due = Counter(name for pair in pairs for name in pair)

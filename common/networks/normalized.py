@@ -4,7 +4,7 @@
     network = Normalized(torch.nn.Flatten())
     print(network(torch.rand(2, 3, 8, 8)).mean())
 
-So images are in [0, 1] everywhere, and no caller normalises.
+So no caller normalises.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,7 @@ from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalized(nn.Module):
-    """A network whose input is an image in [0, 1]: it normalises with ImageNet's mean and std.
-
-    `network` is the bare one, whose parameters are called "network...." in the state dict.
-    """
+    """A network for images in [0, 1]; `network` is the bare one, for normalised images."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -28,7 +25,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of float images (N, 3, H, W) in [0, 1]."""
+        """The network's output for float images (N, 3, H, W) in [0, 1]."""
         return self.network(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet34
 
+from common.networks.activations import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.networks.normalized import Normalized, seeded
-from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 
 STAGE_BLOCKS, STAGE_CHANNELS = (3, 3, 3, 2), (128, 256, 512, 1024)
 RESIDUALS = ("branch", "sum")  # where the activation is in a block
@@ -39,7 +39,7 @@ class DivisiveNorm(nn.Module):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, C, H, W) of mean square m / (m + 0.001) at each place where m came in."""
+        """Maps (N, C, H, W), of mean square m / (m + 0.001) at a place where m came in."""
         power = maps.float().square().mean(1, keepdim=True)
         return maps * torch.rsqrt(power + 1e-3).to(maps.dtype)
 
@@ -116,8 +116,6 @@ class ResNet36(nn.Module):
         sum_activation: Activation | None = None,
     ):
         super().__init__()
-        if residual not in RESIDUALS:
-            raise ValueError(f"residual {residual!r} is not one of {', '.join(RESIDUALS)}")
         after_sum = (sum_activation or activation) if residual == "sum" else None
         of_block = (branch_activation or activation, after_sum)
         first, second = stem.split(",")

@@ -35,20 +35,22 @@ def find(
 
     `wanted` is its state dict, whose names, shapes and dtypes count (meta will do), `network` its
     name, for messages. Names of `may_miss` may be missing or of another shape, and are left out
-    then, as num_batches_tracked always. The tensors are on the CPU, in the order and of the dtypes
-    of `wanted`; the key is told in words, empty where the file is a state dict and no more.
+    then, as num_batches_tracked always. The tensors are on the CPU, in the order of `wanted`; the
+    key is told in words, empty where the file is a state dict and no more.
     """
     weights = _read(path)
     if not isinstance(weights, dict):
         weights = {}
     container = next((key for key in CONTAINERS if isinstance(weights.get(key), dict)), "")
-    if container:
-        weights = weights[container]
-    prefix = _prefix(weights, wanted)
+    weights = weights.get(container, weights)
+    first = next(iter(wanted))
+    prefixes = [name.removesuffix(first) for name in weights if str(name).endswith(first)]
+    prefix = next((p for p in prefixes if set(p.split(".")) <= {*WRAPPERS, ""}), "")
     tensors = {}
     for name, tensor in wanted.items():
         value = weights.get(prefix + name)
-        if _fits(value, tensor):
+        has_shape = isinstance(value, Tensor) and value.shape == tensor.shape
+        if has_shape and value.is_floating_point() == tensor.is_floating_point():
             tensors[name] = value.detach().to(tensor.dtype)
             if not torch.isfinite(tensors[name]).all():
                 raise UserError(f"{path}: {name} holds values that are not finite: refused")
@@ -57,22 +59,6 @@ def find(
             raise UserError(f"{path}: not {network}: {wanted_one}; {SAVE_AGAIN}")
     key = f"{container}.{prefix}".rstrip(".")
     return tensors, f'taken from "{key}"' if container else ""
-
-
-def _prefix(names: Collection[str], wanted: Mapping[str, Tensor]) -> str:
-    """The words of wrappers that the names in a file begin with, such as "module."."""
-    first = next(iter(wanted))
-    prefixes = [name.removesuffix(first) for name in names if str(name).endswith(first)]
-    return next((prefix for prefix in prefixes if set(prefix.split(".")) <= {*WRAPPERS, ""}), "")
-
-
-def _fits(value, wanted: Tensor) -> bool:
-    """Whether a value is a tensor of this shape, of floats where floats are wanted."""
-    return (
-        isinstance(value, Tensor)
-        and value.shape == wanted.shape
-        and value.is_floating_point() == wanted.is_floating_point()
-    )
 
 
 def _read(path: Path):

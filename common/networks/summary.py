@@ -51,8 +51,7 @@ def summary_table(
 ) -> Table:
     """What torchsummary says for an input of (channels, height, width).
 
-    Rows of modules of the classes named in `hide`, which have no parameters, are left out as if a
-    function stood in their place.
+    Modules of the classes named in `hide`, which have no parameters, are left out.
     """
     rows, shapes = [], _shapes_alone(model)
 
@@ -94,7 +93,7 @@ def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def weighted_layers(network: nn.Module, skip: str) -> list[str]:
-    """The names of convolutions and linear layers, without those in modules named `skip`."""
+    """The names of convolutions and linear layers that are not in modules named `skip`."""
     return [
         name
         for name, module in network.named_modules()
@@ -108,10 +107,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, image_size_px: int, names: Iterable[str]) -> dict[str, int]:
-    """Multiply-adds of convolutions and matrix products for one square image, by module.
-
-    `names` are those of modules of the bare network that multiply anything.
-    """
+    """Multiply-adds for one square image of the modules of these names, which multiply anything."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         _shapes_alone(network)(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
     counts, root = counter.get_flop_counts(), type(network).__name__

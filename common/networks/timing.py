@@ -9,19 +9,23 @@ The forms take turns, so that a slower moment of the machine hits all alike.
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from weakref import WeakSet, finalize
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.training.watch import watched
+
 WARM_UPS = 2
+Function = Callable[[Tensor], Tensor]
 
 
 def compare_costs(
-    forms: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, repeats: int
+    forms: Mapping[str, Function], x: Tensor, repeats: int
 ) -> dict[str, dict[str, float]]:
     """Measure the forward and backward pass of several forms of a function on the same input.
 
@@ -47,6 +51,49 @@ def compare_costs(
     return {"seconds": medians, "bytes": peaks}
 
 
+def output_shapes(
+    build: Callable[[], nn.Module], kind: type[nn.Module], input_size: tuple[int, ...]
+) -> Counter:
+    """How often modules of a kind put out which shape for an image of (channels, height, width)."""
+    shapes = Counter()
+    with torch.device("meta"):
+        network, images = build(), torch.empty(1, *input_size)
+    names = {name for name, module in network.named_modules() if isinstance(module, kind)}
+
+    def look(module: str, _direction: str, values: Tensor) -> None:
+        if module in names:
+            shapes[tuple(values.shape[1:])] += 1
+
+    with watched(network, look):
+        network(images)
+    return shapes
+
+
+def costs_by_shape(
+    forms: Mapping[str, Function],
+    shapes: Mapping[tuple[int, ...], int],
+    images: int,
+    repeats: int,
+    device: torch.device,
+) -> list[dict]:
+    """What forms of an activation cost on so many images of each shape, fp32, channels_last.
+
+    A dict a shape: shape, times (its value in `shapes`), seconds and bytes as `compare_costs`.
+    """
+    rows = []
+    for shape, times in shapes.items():
+        x = torch.randn(images, *shape, device=device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        rows.append({"shape": shape, "times": times, **compare_costs(forms, x, repeats)})
+    return rows
+
+
+def cost_ratio(rows: list[dict], quantity: str, form: str, other: str) -> float:
+    """What a form costs over what another does: "seconds" or "bytes" of all rows together."""
+    this, that = (sum(row["times"] * row[quantity][name] for row in rows) for name in (form, other))
+    return this / that
+
+
 def median_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """The median seconds of a call on a device, after a warm-up."""
     seconds = [_seconds(call, device) for _ in range(WARM_UPS + repeats)]
@@ -62,10 +109,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside it held at once, whatever the device.
-
-    `peak` and `held` are bytes; a storage that several tensors share is counted once.
-    """
+    """`peak`: the most bytes that tensors made inside it held at once, whatever the device."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +117,7 @@ class PeakMemory(TorchDispatchMode):
         self.seen = WeakSet()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        """Run an operation, and follow the storages that it made until they are freed."""
+        """Follow the storages that an operation made until they are freed."""
         result = operation(*args, **(kwargs or {}))
         for storage in _storages(result) - _storages((args, kwargs)):
             if storage not in self.seen:
@@ -88,5 +132,4 @@ class PeakMemory(TorchDispatchMode):
 
 
 def _storages(nest) -> set[torch.UntypedStorage]:
-    """The storages of all tensors in a nest of tuples, lists and dicts."""
     return {leaf.untyped_storage() for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)}

@@ -56,11 +56,7 @@ LAYERS = _layers()
 
 
 def layer_name(text: str) -> str:
-    """A name of LAYERS from either way of naming: "relu5_3" or torchsummary's "30".
-
-    Raises:
-        UserError: no layer of VGG-16's features.
-    """
+    """A name of LAYERS from either way of naming: "relu5_3" or torchsummary's "30"."""
     by_number = {str(layer.number): name for name, layer in LAYERS.items()}
     name = by_number.get(text, text)
     if name not in LAYERS:
@@ -77,10 +73,7 @@ def by_depth(names: Iterable[str]) -> list[str]:
 
 
 def pools_of(layers: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """{pool: (the layer before it, the nearest one of `layers` behind it)} of pools that have both.
-
-    The layer before it is the ReLU that it takes in, where that is one of `layers`.
-    """
+    """{pool: (the ReLU before it, the nearest layer behind it)} where both are in `layers`."""
     ordered, found = by_depth(layers), {}
     for before, pool, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
         if pool.startswith("pool") and LAYERS[before].number == LAYERS[pool].number - 1:
@@ -89,10 +82,7 @@ def pools_of(layers: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def valid_cells(tap: str, side_px: int) -> slice:
-    """Which rows (or columns) of a tap's map see no zero of the padding, in a square of `side_px`.
-
-    Empty where the receptive field is larger than the square.
-    """
+    """Which rows (or columns) of a tap's map, of a square, see no zero of the padding."""
     layer = LAYERS[tap]
     first = -(layer.first_px // layer.stride_px)
     last = (side_px - layer.receptive_field_px - layer.first_px) // layer.stride_px
@@ -100,14 +90,14 @@ def valid_cells(tap: str, side_px: int) -> slice:
 
 
 class VGG16Features(nn.Module):
-    """VGG-16's convolutions up to the deepest tapped layer.
+    """VGG-16's convolutions up to the deepest tapped layer, for images in [0, 1].
 
-    Images are (3, H, W) in [0, 1]: ImageNet's normalisation is inside. It equals LPIPS' own
-    scaling of images in [-1, 1], so one pass serves both. Maps are channels_last, of `dtype`.
+    `layers` are those whose maps are wanted; LPIPS' taps are added where heads are. The
+    normalisation inside equals LPIPS' own scaling of images in [-1, 1], so one pass serves both.
+    Maps are channels_last, of `dtype`.
     """
 
     def __init__(self, weights: Weights, layers: list[str], dtype: torch.dtype = torch.float32):
-        """`layers` are those whose maps are wanted; LPIPS' taps are added where heads are."""
         super().__init__()
         heads = zip(LPIPS_TAPS, weights.lpips_heads, strict=True) if weights.lpips_heads else ()
         self.layers, self.lpips_heads = by_depth(layers), dict(heads)

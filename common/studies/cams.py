@@ -15,7 +15,7 @@ from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.job import say
-from common.networks import faithfulness, gradcam, statedict
+from common.networks import gradcam, statedict
 from common.networks.normalized import Normalized
 from common.reporting import problem2
 from common.reporting.plotting import shown_name
@@ -173,15 +173,15 @@ def delete_and_insert(
     """
     args, images = setup.args, sample.images[: setup.args.curve_images]
     classes = predictions.classes[: len(images)].to(setup.device)
-    cells = gradcam.map_sizes(network.network, [args.layer], args.image_size)[args.layer]
+    cells = gradcam.map_size(network.network, args.layer, args.image_size)
     generator = streams.generator(args.seed, streams.RANDOM_MAPS)
     maps = {
         "grad_cam": predictions.maps[: len(images)].to(setup.device),
-        "random": faithfulness.random(images, cells, generator),
-        "centred": faithfulness.centred(images),
+        "random": gradcam.random_maps(images, cells, generator),
+        "centred": gradcam.centred_maps(images),
     }
     curves = {
-        name: faithfulness.curves(network, images, ranked, classes, CURVE_STEPS)
+        name: gradcam.deletion_and_insertion(network, images, ranked, classes, CURVE_STEPS)
         for name, ranked in maps.items()
     }
     kinds = {
@@ -193,7 +193,7 @@ def delete_and_insert(
 
 def summarise(curves: dict[str, Tensor]) -> dict[str, dict | list[dict]]:
     """Areas under curves (N, steps + 1) by map, and how the first map's differ from the others'."""
-    areas = {name: faithfulness.area(curve).double() for name, curve in curves.items()}
+    areas = {name: gradcam.area_under(curve).double() for name, curve in curves.items()}
     first, *controls = areas
     rows = {
         name: {**_mean(areas[name]), "curve": curve.mean(0).tolist()}

@@ -21,10 +21,10 @@ from common.data import streams
 from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
 from common.data.packed import Packed, pack
 from common.errors import UserError
+from common.networks.activations import ClampedSquareLeaky, SquareLeaky, WhereForm
 from common.networks.doctor import first_pass, peak_at_the_border, with_float64_batch_norms
 from common.networks.normalized import Normalized
 from common.networks.resnet36 import Activation, ResNet36, resnet34_with
-from common.networks.square_leaky import ClampedSquareLeaky, SquareLeaky, WhereForm
 from common.reporting import problem3
 from common.reporting.results import Findings
 from common.studies.divergence import ResultCache, unchecked_steps

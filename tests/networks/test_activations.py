@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.networks import activations
+from common.networks import activations, timing
 
 POWERS = {"cube": (lambda x: x**3, (1, 3), (1, 3)), "half": (lambda x: 0.5 * x, (0.5, 1), (0.5, 1))}
 
@@ -39,9 +39,9 @@ def test_shapes_are_those_of_the_modules_of_a_kind():
     def build():
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.ReLU())
 
-    shapes = activations.output_shapes(build, nn.ReLU, (3, 10, 12))
+    shapes = timing.output_shapes(build, nn.ReLU, (3, 10, 12))
     assert shapes == Counter({(4, 8, 10): 1, (4, 4, 5): 2})
-    rows = activations.costs_by_shape({"ReLU": torch.relu}, shapes, 2, 1, torch.device("cpu"))
+    rows = timing.costs_by_shape({"ReLU": torch.relu}, shapes, 2, 1, torch.device("cpu"))
     assert [(row["shape"], row["times"]) for row in rows] == [((4, 8, 10), 1), ((4, 4, 5), 2)]
     assert rows[0]["bytes"] == {"ReLU": 2 * 4 * 2 * 320}
 
@@ -51,4 +51,4 @@ def test_the_ratio_of_costs_weighs_rows_by_how_often_they_occur():
         {"times": 1, "seconds": {"f": 2.0, "g": 1.0}},
         {"times": 3, "seconds": {"f": 1.0, "g": 3.0}},
     ]
-    assert activations.cost_ratio(rows, "seconds", "f", "g") == 0.5
+    assert timing.cost_ratio(rows, "seconds", "f", "g") == 0.5

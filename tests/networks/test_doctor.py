@@ -7,8 +7,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from common.networks import doctor
+from common.networks.activations import SquareLeaky
 from common.networks.normalized import Normalized
-from common.networks.square_leaky import SquareLeaky
 from common.training.watch import dead_batch_norms
 
 

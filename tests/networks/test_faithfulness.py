@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.networks import faithfulness
+from common.networks import gradcam
 
 
 def noise(side_px=32):
@@ -16,7 +16,7 @@ def test_each_step_deletes_the_same_number_of_pixels():
         seen.append((batch != images).any(dim=1).sum().item())
         return torch.zeros(1, 2)
 
-    faithfulness.curves(count, images, torch.rand(1, 8, 8), torch.tensor([0]), steps=4)
+    gradcam.deletion_and_insertion(count, images, torch.rand(1, 8, 8), torch.tensor([0]), steps=4)
     assert seen[:5] == [0, 16, 32, 48, 64]
 
 
@@ -37,10 +37,12 @@ def test_of_a_linear_network_the_curves_are_running_sums():
     weights = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)).double()
     weights /= weights.sum()  # of pixels in [0, 1] the probability is in [0, 1]
     maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(2))
-    found = faithfulness.curves(Linear(weights), images, maps, torch.tensor([0, 0]), steps=16)
+    found = gradcam.deletion_and_insertion(
+        Linear(weights), images, maps, torch.tensor([0, 0]), steps=16
+    )
     for kind, first, last in (
         ("deletion", images, images.mean((2, 3), keepdim=True).expand_as(images)),
-        ("insertion", faithfulness.blurred(images), images),
+        ("insertion", gradcam.blurred(images), images),
     ):
         gains = (weights * (last - first)).sum(1).flatten(1)
         gains = gains.gather(1, maps.flatten(1).argsort(dim=1, descending=True))
@@ -52,7 +54,7 @@ def test_of_a_linear_network_the_curves_are_running_sums():
 def test_the_random_control_is_smooth_and_depends_on_its_generator_alone():
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
-        return faithfulness.random(torch.zeros(5, 3, 32, 32), (2, 2), generator)
+        return gradcam.random_maps(torch.zeros(5, 3, 32, 32), (2, 2), generator)
 
     maps = draw(0)
     assert maps.shape == (5, 32, 32)
@@ -63,10 +65,10 @@ def test_the_random_control_is_smooth_and_depends_on_its_generator_alone():
 
 
 def test_area_is_that_under_the_line():
-    assert faithfulness.area(torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(0.25)
+    assert gradcam.area_under(torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(0.25)
 
 
 def test_the_centred_control_is_highest_in_the_middle():
-    maps = faithfulness.centred(torch.zeros(2, 3, 9, 9))
+    maps = gradcam.centred_maps(torch.zeros(2, 3, 9, 9))
     assert maps.shape == (2, 9, 9)
     assert maps[0].argmax().item() == 9 * 4 + 4

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.networks.activations import SquareLeaky, where_form
 from common.networks.resnet36 import (
     RELU_STEM,
     STEMS,
@@ -9,7 +10,6 @@ from common.networks.resnet36 import (
     ResidualBlock,
     ResNet36,
 )
-from common.networks.square_leaky import SquareLeaky, where_form
 from common.training.watch import watched
 
 

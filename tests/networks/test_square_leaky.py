@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.networks import activations
-from common.networks.square_leaky import (
+from common.networks.activations import (
     ClampedSquareLeaky,
     PowerLeaky,
     WhereForm,

@@ -126,15 +126,6 @@ def test_a_published_file_is_downloaded_once_and_verified(monkeypatch, tmp_path)
     assert asked == [digits, "0123abcd"]
 
 
-def test_torchvisions_weights_for_0_to_255_are_refused_by_name(tmp_path, monkeypatch):
-    known = weights.VGG16_Weights.IMAGENET1K_FEATURES.url
-    assert known.endswith(f"-{weights.FEATURES_DIGITS}.pth")
-    path = tmp_path / "renamed.pth"
-    torch.save(weights.random_vgg16(0).features, path)
-    monkeypatch.setattr(weights, "FEATURES_DIGITS", sha256_of(path)[:8])
-    assert "IMAGENET1K_FEATURES" in refused(path)
-
-
 @pytest.mark.parametrize(("dtype", "whole"), [(torch.float32, True), (torch.bfloat16, False)])
 def test_imagenet_weights_saved_again_are_taken_as_they_are(
     real_weights, tmp_path, capsys, dtype, whole

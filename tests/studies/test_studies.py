@@ -11,8 +11,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import problem3_resnet36 as p3
 from common.errors import UserError
 from common.networks import resnet36
+from common.networks.activations import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.networks.resnet36 import RELU_STEM, STEMS
-from common.networks.square_leaky import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.reporting import problem3
 from common.studies import places, reproduction
 from common.studies.reproduction import Case
