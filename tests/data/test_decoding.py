@@ -69,22 +69,6 @@ def test_no_exif_block_costs_the_pixels(tmp_path, ending):
         assert load_square(path, 32).shape == (32, 32, 3)
 
 
-def test_no_damaged_tag_of_a_tiff_costs_the_pixels(tmp_path):
-    """Its EXIF stands among the tags that its pixels need, of which a copy is put at the end."""
-    rng, plain = random.Random(0), saved(RED, "TIFF", compression="tiff_lzw")
-    (start,) = struct.unpack_from("<L", plain, 4)
-    (count,) = struct.unpack_from("<H", plain, start)
-    tags = plain[start + 2 : start + 2 + 12 * count]
-    for _ in range(100):
-        value = rng.choice([0, 1, 6, 54, rng.randrange(2**32)])
-        tag = rng.choice([0x112, 0x8769, 0x8825, 0x2BC, 0x14A])
-        odd = struct.pack("<HHLL", tag, rng.randrange(20), rng.choice([0, 1, 2, 2**31]), value)
-        directory = struct.pack("<H", count + 1) + tags + odd + bytes(4)
-        content = plain[:4] + struct.pack("<L", len(plain)) + plain[8:] + directory
-        (tmp_path / "a.tif").write_bytes(content)
-        assert is_red(load_image(tmp_path / "a.tif")), odd
-
-
 # ----------------------------------------------------------------------------------- damaged files
 
 
@@ -163,18 +147,10 @@ def reduced_page(path):
         tiff.write(LARGE, photometric="rgb")
 
 
-def with_tag(path, tag, value, kind):
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[tag], tags.tagtype[tag] = value, kind
-    Image.fromarray(LARGE).save(path, "TIFF", tiffinfo=tags)
-
-
-def old_subfile_type(path):
-    with_tag(path, 255, 2, 3)
-
-
 def dng_version(path):
-    with_tag(path, 50706, b"\1\4\0\0", 1)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706], tags.tagtype[50706] = b"\1\4\0\0", 1
+    Image.fromarray(LARGE).save(path, "TIFF", tiffinfo=tags)
 
 
 def deep_planes(path):
@@ -201,7 +177,6 @@ def twelve_bits(path):
     ("write", "why"),
     [
         (reduced_page, "only a preview of it can be read"),
-        (old_subfile_type, "only a preview of it can be read"),
         (dng_version, "only a preview of it can be read"),
         (deep_planes, "16-bit colour in separate planes"),
         (white_is_zero, "16-bit grey whose zero is white"),
@@ -232,12 +207,9 @@ def test_16_bit_colour_is_scaled(tmp_path, options):
 
 
 @pytest.mark.parametrize("top", [65535, 4095])
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_deep_pgm_is_read_as_the_equal_png(tmp_path, top, plain):
+def test_a_deep_pgm_is_read_as_the_equal_png(tmp_path, top):
     values = DEEP[..., 0].astype(int) % (top + 1)
-    content = b"%s\n24 20\n%d\n" % (b"P2" if plain else b"P5", top)
-    numbers = " ".join(map(str, values.ravel())).encode()
-    content += numbers if plain else values.astype(">u2").tobytes()
+    content = b"P5\n24 20\n%d\n" % top + values.astype(">u2").tobytes()
     (tmp_path / "a.pgm").write_bytes(content)
     equal = np.round(values / top * 65535).astype(np.uint16)
     Image.fromarray(equal).save(tmp_path / "a.png")

@@ -220,31 +220,14 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
         manifest.read(path, tmp_path / "none")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda lines: ["path,split", *lines[1:]],
-        lambda lines: [line for line in lines if "test" not in line],
-        lambda lines: [*lines, "a/x,a,x,train,wide,1,1,0"],
-    ],
-    ids=["columns", "no test", "wide"],
-)
-def test_what_is_no_manifest_is_refused(root, tmp_path, change):
+def test_a_changed_manifest_and_another_file_are_refused(root, tmp_path):
     _, path = written(root, tmp_path)
-    path.write_text("\n".join(change(path.read_text().splitlines())))
+    path.write_text(path.read_text().replace("class_id", "class"))
+    with pytest.raises(UserError, match=r"manifest.csv: damaged or changed"):
+        manifest.read(path, root)
     files.record(path)
     with pytest.raises(UserError, match=r"manifest.csv: not a manifest of this project"):
         manifest.read(path, root)
-
-
-def test_a_manifest_that_was_changed_is_refused(root, tmp_path):
-    _, path = written(root, tmp_path)
-    content = bytearray(path.read_bytes())
-    content[content.index(b"train")] ^= 32
-    for changed in (bytes(content), path.read_bytes()[:300], b""):
-        path.write_bytes(changed)
-        with pytest.raises(UserError, match=r"manifest.csv: damaged or changed"):
-            manifest.read(path, root)
 
 
 def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root, tmp_path):
@@ -263,3 +246,59 @@ def test_the_catalogue_of_20_classes_of_60_images_is_exact():
     assert drawn.catalogue() == {**wanted, "train": 840, "val": 180, "test": 180}
     assert drawn.quarantined == []
     assert all(row.class_name != row.class_id for row in drawn.rows)
+
+
+# ------------------------------------------------------------------------------- class folders
+
+
+@pytest.mark.usefixtures("root")
+def test_folders_of_no_use_end_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
+    (tmp_path / "val").mkdir()
+    fails(r"images/a: a folder inside a class folder", tmp_path)
+
+
+def test_files_among_the_class_folders(root):
+    before = draw(root)
+    names = (".DS_Store", "words.txt", "LOC_synset_mapping.txt", "a/._a 0.png", "a/.DS_Store")
+    for name in (*names, "a/IMG_1.HEIC", "b/notes.txt"):
+        (root / name).write_text("")
+    (root / "a" / ".cache").mkdir()
+    after = draw(root)
+    assert after.rows == before.rows
+    assert after.left_out == [
+        "a/._a 0.png: hidden",
+        "a/IMG_1.HEIC: no image by its ending; rename or convert it",
+        "b/notes.txt: no image by its ending; rename or convert it",
+    ]
+    shutil.copy(root / "a" / "a 0.png", root / "stray.png")
+    assert "stray.png: a file among the class folders" in draw(root).left_out
+
+
+def test_one_may_work_in_the_datas_own_folder(root):
+    before = draw(root)
+    for name in ("problem3", "outputs/problem3"):
+        (root / name).mkdir(parents=True)
+        assert manifest.draw(root, 3, 8, SPLIT, 0, False, written=[root / name]) == before
+        shutil.rmtree(root / name.split("/")[0])
+
+
+def test_links_are_followed(root, tmp_path):
+    before = draw(root)
+    (tmp_path / "link").symlink_to(root)  # the data folder itself may be one
+    assert draw(tmp_path / "link").rows == before.rows
+    shutil.move(root / "b", tmp_path / "elsewhere")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    shutil.move(root / "a" / "a 0.png", tmp_path / "outside.png")
+    (root / "a" / "a 0.png").symlink_to(tmp_path / "outside.png")
+    assert draw(root) == before
+
+
+def test_class_names(root):
+    from_the_package = {"n01440764": "tench, Tinca tinca"}
+    names = manifest.class_names(root, ["b", "a", "z", *from_the_package])
+    assert names == {"b": "bee", "a": "ant, emmet", "z": "z", **from_the_package}
+    (root / "LOC_synset_mapping.txt").write_text("a army ant, driver\nz zebra\n")
+    names = manifest.class_names(root, ["a", "b", "z"])
+    assert names == {"a": "army ant, driver", "b": "bee", "z": "zebra"}  # the nearer file wins

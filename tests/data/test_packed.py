@@ -1,5 +1,3 @@
-import multiprocessing
-import resource
 import shutil
 
 import numpy as np
@@ -68,24 +66,6 @@ def test_the_key_is_the_data_set_the_size_and_the_file_list(source, tmp_path):
     assert len(folders(tmp_path)) == 5  # the changed file is in both lists
 
 
-def test_a_full_disk_ends_in_one_line_with_nothing_left_behind(source, tmp_path):
-    def child(pipe):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
-        try:
-            pack(source, tmp_path)
-        except UserError as error:
-            pipe.send(str(error))
-
-    parent_end, child_end = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=child, args=(child_end,))
-    process.start()
-    process.join()
-    message = parent_end.recv()
-    assert "cache: cannot be written" in message
-    assert folders(tmp_path) == []
-    assert len(pack(source, tmp_path)) == 7
-
-
 def test_a_corrupt_image_is_named_and_left_out_only_on_request(source, tmp_path, capsys):
     source.files[3].write_bytes(source.files[3].read_bytes()[:200])
     with pytest.raises(UserError, match=r"3.png: damaged image .* --skip-bad"):
@@ -114,13 +94,6 @@ def test_jpegs_are_decoded_at_a_fraction_and_turned_upright(tmp_path):
     assert np.abs(small.astype(int) - np.array(whole)[32:96]).mean() < 2
 
 
-def test_squares_are_cut_before_they_are_scaled(tmp_path):
-    """A strip of 16,000 x 1 px, scaled whole, takes 10 GiB."""
-    ramp = np.linspace(0, 255, 16_000).round().astype(np.uint8)
-    Image.fromarray(np.broadcast_to(ramp[None, :, None], (1, 16_000, 3))).save(tmp_path / "a.png")
-    assert np.abs(load_square(tmp_path / "a.png", 256).astype(int) - 127).max() <= 1
-
-
 @pytest.mark.parametrize(("width", "height"), [(700, 90), (91, 333), (640, 480), (65, 64)])
 def test_a_square_is_that_of_the_scaled_picture(tmp_path, width, height):
     Image.fromarray(picture(5, width, height)).save(tmp_path / "picture.png")
@@ -135,29 +108,13 @@ def test_a_square_is_that_of_the_scaled_picture(tmp_path, width, height):
 # ------------------------------------------------------------------------------- a damaged cache
 
 
-def packed_folder(tmp_path):
-    return tmp_path / "cache" / folders(tmp_path)[0]
-
-
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: flip(folder / "images.npy", -1000),  # in the pixels
-        lambda folder: (folder / "images.npy").unlink(),
-        lambda folder: (folder / "about.json").write_text("{}"),
-        lambda folder: (folder / "SHA256SUMS").unlink(),
-    ],
-)
-def test_a_damaged_cache_is_named(source, tmp_path, damage):
+@pytest.mark.parametrize("name", ["images.npy", "about.json"])
+def test_a_damaged_cache_is_named(source, tmp_path, name):
     pack(source, tmp_path)
-    folder = packed_folder(tmp_path)
-    damage(folder)
+    folder = tmp_path / "cache" / folders(tmp_path)[0]
+    content = bytearray((folder / name).read_bytes())
+    content[-2] ^= 1
+    (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=str(folder)):
         pack(source, tmp_path)
     shutil.rmtree(folder)

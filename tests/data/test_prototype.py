@@ -37,9 +37,3 @@ def test_shares_are_above_0_and_sum_to_1():
             prototype.check_flags(parse("--data", "a", "--split", *split), [])
     # Their float sum is not exactly 1.
     prototype.check_flags(parse("--data", "a", "--split", 0.7, 0.2, 0.1), [])
-
-
-def test_parts_that_need_data_say_so_and_others_do_not():
-    with pytest.raises(UserError, match=r"part 3\.4 needs --data DIR"):
-        prototype.check_flags(parse(), ["3.4"])
-    prototype.check_flags(parse(), [])
