@@ -10,10 +10,7 @@ from torch import nn
 import problem3_resnet36 as p3
 from common.networks import doctor
 from common.reporting import problem3
-from common.studies import divergence
 from common.training import loop, runs
-from common.training.precision import Precision
-from common.training.run import load_checkpoint
 from tests.faults import tiny
 
 
@@ -47,20 +44,19 @@ def tiny_run(run, class_folders, tmp_path, monkeypatch):
 
 def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkeypatch):
     seen, tested = {}, []
-    step, test = loop._loss, runs.evaluate
+    process_batch, test = loop.process_batch, runs.evaluate
 
-    def keep(forward, images, targets, batch_size, run):
-        seen.setdefault(id(run), []).append((images.clone(), targets.clone()))
-        alive.append(run)  # a run that is alive keeps its id
-        return step(forward, images, targets, batch_size, run)
+    def keep(run, *args):
+        batch = process_batch(run, *args)
+        seen.setdefault(run, []).append(batch)
+        return batch
 
     def count(network, split, *others, **options):
         tested.append(split.source.name)
         return test(network, split, *others, **options)
 
-    alive = []
     monkeypatch.setattr(p3, "changes_of_report", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
-    monkeypatch.setattr(loop, "_loss", keep)
+    monkeypatch.setattr(loop, "process_batch", keep)
     monkeypatch.setattr(runs, "evaluate", count)
     part, printed, _ = tiny_run()
     names = ["resnet34", "resnet36", "resnet36_relu_stem", "resnet36_relu"]
@@ -76,29 +72,9 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     first, *others = [batches[:8] for batches in seen.values()][:4]  # 15 images: 4 steps an epoch
     assert len(first) == 8
     for other in others:
-        for (a, b), (c, d) in zip(first, other, strict=True):
-            assert torch.equal(a, c)
-            assert torch.equal(b, d)
+        for batch, same in zip(first, other, strict=True):
+            assert all(map(torch.equal, batch, same))
     assert "ResNet-36 0.0625 TIMES AS WIDE" in printed
-    error = tiny_run("--no-zero-init-residual", code=2)[2]
-    told = "resnet34-2epochs-seed0/best.pt is of another run: zero_init_residual True (now False)"
-    assert told in error
-
-
-def test_finished_runs_keep_their_precision_in_what_is_told_and_followed(
-    tiny_run, tmp_path, monkeypatch
-):
-    quick = ("--epochs", 1, "--steps", 2)
-    monkeypatch.setattr(p3, "changes_of_report", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
-    part, _, _ = tiny_run(*quick)
-    monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call", 9))
-    again, _, _ = tiny_run(*quick, "--precision", "auto")
-    assert again["provenance"]["precision"]["chosen"] == "bf16"
-    assert again["recipe"] == part["recipe"]
-    assert again["recipe"]["precision"] == "fp32"
-    assert again["beyond_range"] == part["beyond_range"]
-    folder = tmp_path / "out" / "problem3"
-    assert "32 px, fp32, cpu" in (folder / "3.4_forecast.txt").read_text()
 
 
 def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
@@ -144,38 +120,3 @@ def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
         assert warning.startswith(f"warning: overflow forecast: {name} starts beyond fp16's range")
     assert "resnet36-2epochs-seed0: " in printed
     assert "non-finite" in error
-
-
-def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(divergence, "follow", stop)
-    tiny_run(out="whole", code=130)
-    step, taken = loop.train_step, []
-
-    def interrupted(*args):
-        taken.append(args)
-        if len(taken) == 14:  # in the second epoch of the second network
-            raise KeyboardInterrupt
-        return step(*args)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", interrupted)
-        tiny_run("--checkpoint-seconds", 0, out="stopped", code=130)
-    tiny_run(out="stopped", code=130)
-    whole, weights = tmp_path / "whole", "problem3/runs/*/*.pt"
-    files = sorted(path.relative_to(whole) for path in whole.glob(weights))
-    assert len(files) == 4
-    for file in files:
-        a, b = (load_checkpoint(tmp_path / run / file)["network"] for run in ("whole", "stopped"))
-        assert all(torch.equal(a[name], b[name]) for name in a), file
-
-
-def stop(*_args, **_options):
-    raise KeyboardInterrupt
-
-
-def test_the_words_of_a_recipe_are_made_of_its_fields():
-    words = "SGD with Nesterov momentum 0.9, learning rate 0.1, fp32, no warm-up, no clipping"
-    assert problem3.recipe_words(p3.REPORT_RECIPE) == words
-    changed = {"optimizer": "adamw", "precision": "bf16", "warmup_epochs": 2, "clip_norm": 1.0}
-    words = "AdamW, learning rate 0.1, bf16, 2 epochs of warm-up, gradients clipped to norm 1"
-    assert problem3.recipe_words({**p3.REPORT_RECIPE, **changed}) == words

@@ -109,21 +109,3 @@ def test_identical_images_have_no_loss_and_losses_are_symmetric(random_weights):
     assert min(values[there].values()) > 0
     assert losses.psnr(0.0) == math.inf
     assert losses.ssim(image(0), image(0)) == 1
-
-
-def test_each_image_passes_once_and_is_dropped_after_its_last_pair(random_weights):
-    alive = torch.multiprocessing.reductions.StorageWeakRef
-    network, refs = VGG16Features(random_weights, ["relu1_2"]), []
-
-    def features(picture):
-        maps = losses.features_of(network, picture)
-        refs.append(alive(maps["relu1_2"].untyped_storage()))
-        return maps
-
-    def held(*_):
-        return len({ref.cdata for ref in refs if not ref.expired()})
-
-    images = {i: image(i) for i in range(6)}
-    values = losses.compare({"held": held}, features, images, [(0, i) for i in range(1, 6)])
-    assert len(refs) == 6
-    assert [row["held"] for row in values.values()] == [2] * 5

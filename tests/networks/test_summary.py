@@ -1,8 +1,5 @@
 import pytest
-import torch
 import torchsummary
-from torch import nn
-from torch.nn import functional
 from torchvision.models import efficientnet_v2_s, vgg16
 
 from common.networks import summary
@@ -53,44 +50,6 @@ def test_a_table_is_the_one_that_torchsummary_prints(build, capsys):
     network = build(num_classes=7).eval()
     torchsummary.summary(network, (3, 40, 56), device="cpu")
     assert str(summary.summary_table(network, (3, 40, 56))) == capsys.readouterr().out
-
-
-class Square(nn.Module):
-    def forward(self, x):
-        return x * x
-
-
-class Network(nn.Module):
-    def __init__(self, activation):
-        super().__init__()
-        self.conv1, self.activation1 = nn.Conv2d(3, 4, 3, bias=False), activation()
-        self.conv2, self.activation2 = nn.Conv2d(4, 5, 3, stride=2), activation()
-        self.fc = nn.Linear(5, 1000)
-
-    def forward(self, x):
-        x = self.activation1(self.conv1(x))
-        x = self.activation2(self.conv2(x))
-        return self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def test_hidden_modules_leave_the_table_of_functions():
-    size = (3, 40, 40)
-    wanted = summary.summary_table(Network(lambda: torch.square), size)
-    assert summary.summary_table(Network(Square), size, hide=("Square",)) == wanted
-    assert "Square" in str(summary.summary_table(Network(Square), size))
-    assert summary.summary_table(Network(Square), size, hide=("ReLU",)) == (
-        summary.summary_table(Network(Square), size)
-    )
-
-
-def test_each_part_of_a_chain_takes_what_the_one_before_puts_out():
-    network = Network(Square)
-    parts = {"first": nn.Sequential(network.conv1), "second": nn.Sequential(network.conv2)}
-    tables = summary.tables_in_turn(parts, (3, 40, 40), hide=("Square",))
-    assert [table.rows for table in tables.values()] == [
-        [("Conv2d-1", [-1, 4, 38, 38], 108)],
-        [("Conv2d-1", [-1, 5, 18, 18], 185)],
-    ]
 
 
 def test_macs_equal_a_count_by_hand():

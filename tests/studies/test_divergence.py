@@ -100,14 +100,6 @@ def test_the_doctor_says_where_a_training_diverges(train):
     assert math.isinf(followed.peaks(where["step"], [where["module"]])[0])
 
 
-def test_the_result_of_a_training_without_a_step_is_plain_values():
-    none = Followed([], {"step": 1, "module": "a", "direction": "output"}, None, [], {}, 0.5)
-    assert none.result(last_steps=2) == {
-        **{"diverged_at_step": 1, "divergence": none.divergence, "first_loss": None},
-        **{"last_loss": None, "steps": 0, "seconds": 0.5, "dead": None},
-    }
-
-
 @pytest.mark.parametrize(("scale", "dead"), [(1.0, None), (1e22, "1")])
 def test_a_dead_layer_is_named_when_followed(train, scale, dead):
     followed = divergence.follow_steps(small_run(scale), train, 2, watch=True)

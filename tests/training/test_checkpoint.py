@@ -49,16 +49,6 @@ def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_weights(
     assert timeless(histories[0]) == timeless(histories[1])
 
 
-def test_a_complete_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
-    first, history = train(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "metrics.jsonl", files.SUMS}
-    monkeypatch.setattr(loop, "train_step", None)
-    second, again = train(tmp_path)
-    assert "complete; --fresh trains anew" in capsys.readouterr().out
-    assert again == history
-    assert_same(first.state_dict(), second.state_dict())
-
-
 def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
     tmp_path, monkeypatch
 ):

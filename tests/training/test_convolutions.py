@@ -70,13 +70,6 @@ def test_those_that_are_slow_in_bf16_stay_in_fp32():
     assert torch.equal(maps, wanted[0](images))
 
 
-def test_on_a_gpu_no_convolution_is_changed():
-    network = strided_network()
-    before = list(network.modules())
-    assert with_fast_convolutions(network, torch.device("cuda")) is network
-    assert list(network.modules()) == before
-
-
 def test_the_logits_of_a_whole_network_are_those_of_the_plain_one():
     torch.manual_seed(0)
     network = efficientnet_v2_s(num_classes=3).eval()

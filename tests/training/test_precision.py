@@ -42,15 +42,3 @@ def test_the_measurement_leaves_no_trace():
     assert all(taken > 0 for taken in STEP.seconds("fp32", "bf16").values())
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_a_macs_gpu_lacks_is_computed_on_the_cpu():
-    class OnMac:  # no tensor can be there without one
-        device = torch.device("mps")
-
-        def cpu(self):
-            return "on the CPU"
-
-    assert precision.for_float64(OnMac()) == "on the CPU"
-    here = torch.ones(1)
-    assert precision.for_float64(here) is here

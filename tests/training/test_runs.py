@@ -157,16 +157,3 @@ def test_a_spec_that_names_a_precision_has_it(setup_of, bf16_gains):
     bf16_gains(True)
     (run,) = train_seeds(setup_of(), NetworkSpec("tiny", build, {"precision": "fp32"}))
     assert run["precision"] == "fp32"
-
-
-def test_provenance_says_what_was_chosen_and_why(setup_of, bf16_gains):
-    bf16_gains(False)
-    assert setup_of().provenance() == {
-        "data": "TINY",
-        "device": "cpu",
-        "precision": {
-            "asked": "auto",
-            "chosen": "fp32",
-            "why": "a step in bf16 is 0.50 times as fast as in fp32",
-        },
-    }
