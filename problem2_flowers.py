@@ -418,7 +418,6 @@ def make_parser() -> cli.ProblemParser:
     add("--teacher", type=cli.word_or_path, help=taught)
     views = "of each image that the teacher sees"
     add("--views", type=cli.positive, default=20, help=views)
-    parallel.add_flag(parser)
     add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
     add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
     add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")

@@ -373,7 +373,6 @@ def make_parser() -> cli.ProblemParser:
     add("--steps", type=cli.positive, default=200, help="3.4: steps of the doctor and each change")
     cures = "--reproduce: steps of each change at the report's size"
     add("--cure-steps", type=cli.positive, default=10, help=cures)
-    parallel.add_flag(parser)
     add_flags(parser)
     parser.set_defaults(batch_size=64, warmup_epochs=1, crop_area=0.5, cutmix=0)
     return parser

@@ -12,17 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common import cli
 from common.errors import UserError
 from common.job import rank, say, size
 
 WAIT = timedelta(minutes=10)  # that processes wait for each other
-
-
-def add_flag(parser: cli.Parser) -> None:
-    """`--gpus N`."""
-    meaning = "N GPUs in one process by DataParallel; 0: what --device says"
-    parser.add("--gpus", type=cli.whole, default=0, metavar="N", help=meaning)
 
 
 def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.device:

@@ -122,6 +122,8 @@ def add_flags(parser: cli.Parser) -> None:
     add("--deterministic", action="store_true", help=same)
     scalars = "write the scalars and figures for TensorBoard too, where it is installed"
     add("--tensorboard", action=TensorBoardFlag, nargs=0, help=scalars)
+    gpus = "N GPUs in one process by DataParallel; 0: what --device says"
+    add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
     jobs = "trainings at a time on a CPU, a share of the threads each; 2 on two cores gain most"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)

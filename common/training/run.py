@@ -19,6 +19,8 @@ from common.job import is_first, say
 from common.training import parallel
 from common.training.recipe import Recipe
 
+PLAIN = ("epoch", "step", "sums", "history")  # what a checkpoint has beside tensors
+
 
 class Run:
     """A network in training: everything that a step changes, and that a checkpoint holds.
@@ -53,32 +55,24 @@ class Run:
         """The network whose accuracy counts: the averaged one where there is one."""
         return self.average.module if self.average else self.network
 
+    def _parts(self) -> dict[str, object]:
+        """What has a state of its own, by its name in a checkpoint."""
+        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        if self.average:
+            parts["average"] = self.average
+        return {**parts, "guess": self.trained.guess} if self.teacher else parts
+
     def state_dict(self) -> dict:
         """Tensors and plain values alone."""
-        guess = {"guess": self.trained.guess.state_dict()} if self.teacher else {}
-        return {
-            **guess,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": self.sums,
-            "history": self.history,
-        }
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        return states | {name: getattr(self, name) for name in PLAIN}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict` of the same recipe and network."""
-        self.network.load_state_dict(state["network"])
-        if self.teacher:
-            self.trained.guess.load_state_dict(state["guess"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.sums, self.history = state["sums"], state["history"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in PLAIN:
+            setattr(self, name, state[name])
 
 
 def no_sums() -> dict:

@@ -29,7 +29,7 @@ def setup_of(tmp_path, monkeypatch):
 
     def make(*flags, splits=SPLITS):
         args = parse("--epochs", 2, *flags)
-        args.device, args.gpus, args.cache, args.skip_bad = "cpu", 0, None, False
+        args.device, args.cache, args.skip_bad = "cpu", None, False
         return set_up(args, "TINY", splits, tmp_path, lambda: build(0)[0])
 
     return make
