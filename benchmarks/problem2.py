@@ -32,7 +32,7 @@ from common.networks.gradcam import grad_cam
 from common.reporting.results import ROOT
 from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
-from common.training.jobs import launch
+from common.training.parallel import launch
 from common.training.precision import autocast
 from problem2_flowers import NoiseBlock
 

@@ -14,7 +14,7 @@ from common.data.sets import DrawnSet
 from common.errors import UserError
 from common.networks.summary import count_parameters
 from common.studies import baselines
-from common.training import jobs, runs
+from common.training import parallel, runs
 from common.training.precision import Precision
 from tests.conftest import use_small_networks
 from tests.faults import tiny
@@ -164,7 +164,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
         run = dict.fromkeys(("images_per_second", "training_seconds", "val_top1", "test_top1"), 1)
         return {0: {**run, "precision": setup.recipe.precision}}
 
-    monkeypatch.setattr(jobs, "launch", launch)
+    monkeypatch.setattr(parallel, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     parts, out = tiny_run("2.4", "--seeds", 3, "--device", "cpu", flags=QUICK)
     folder = tmp_path / "out" / "problem2"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from common import job
-from common.training import jobs, parallel
+from common.training import parallel
 from common.training.runs import NetworkSpec, Setup, train_and_test
 
 MODES = ("1 process", "DataParallel", "DistributedDataParallel")
@@ -36,7 +36,7 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> list[dict]:
             precision = single["precision"]
             args = Namespace(**{**vars(setup.args), "gpus": 0, "precision": precision})
             same = replace(setup, args=args, recipe=replace(setup.recipe, precision=precision))
-            trained[spread] = (many, jobs.launch(many, _train, same, spec)[0])
+            trained[spread] = (many, parallel.launch(many, _train, same, spec)[0])
     why_not = "this is a job of torchrun" if job.size() > 1 else "no second GPU"
     rows = {mode: {"mode": mode, "not_run": f"not run: {why_not}"} for mode in MODES}
     for mode, (processes, run) in trained.items():

@@ -36,11 +36,6 @@ SCALES = {
 }
 
 
-def enlarged(squares: Squares, names: Sequence[str], side_px: int) -> Squares:
-    """Squares of the same pictures with another side, each other's "another picture"."""
-    return replace(squares, side_px=side_px, set_size=len(names), references=None)
-
-
 def borders(
     squares: Squares, network: VGG16Features, names: Sequence[str], most_px: int, sigma: float
 ) -> dict | None:
@@ -52,7 +47,7 @@ def borders(
     {"all", "valid"}}}}: calibrated losses of a one-pixel shift and of noise on larger crops.
     """
     side_px = min(most_px, BORDER_SIDE_PX)
-    large = enlarged(squares, names, side_px)
+    large = replace(squares, side_px=side_px, set_size=len(names), references=None)
     valid = {tap: valid_cells(tap, side_px) for tap in network.taps}
     if valid[network.taps[-1]].stop == valid[network.taps[-1]].start:
         return None
@@ -75,7 +70,6 @@ def borders(
     losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
     both = losses | {f"valid {name}": of_valid(loss) for name, loss in losses.items()}
     found = calibrate(large, network, make_copies, names, "borders", both)
-    rows = {pair: found.rows(pair) for pair in found.pairs}
     return {
         "crop_px": side_px,
         "pictures": list(names),
@@ -84,11 +78,16 @@ def borders(
             for tap, cells in valid.items()
         },
         "losses": {
-            name: {pair: {"all": row[name]["relative"], "valid": row[f"valid {name}"]["relative"]}
-                   for pair, row in rows.items()}
+            name: {
+                pair: {
+                    "all": found.row(pair, name)["relative"],
+                    "valid": found.row(pair, f"valid {name}")["relative"],
+                }
+                for pair in found.pairs
+            }
             for name in losses
         },
-    }  # fmt: skip
+    }
 
 
 def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) -> dict:
@@ -99,7 +98,7 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
     losses of half a pixel in both ways, and of a whole one.
     """
     side_px = squares.side_px
-    large = enlarged(squares, names, 2 * side_px)
+    large = replace(squares, side_px=2 * side_px, set_size=len(names), references=None)
     halved = partial(functional.avg_pool2d, kernel_size=2)
 
     def make_copies(name: str) -> tuple[Copies, Pairs]:
@@ -114,9 +113,9 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
         return copies, {pair: [("original", pair)] for pair in ("exact", "fourier", "whole")}
 
     found = calibrate(large, network, make_copies, names, "half a pixel")
-    rows = {pair: found.rows(pair) for pair in found.pairs}
     losses = {
-        loss: {pair: row[loss]["relative"] for pair, row in rows.items()} for loss in found.losses
+        loss: {pair: found.row(pair, loss)["relative"] for pair in found.pairs}
+        for loss in found.losses
     }
     return {"side_px": side_px, "pictures": list(names), "losses": losses}
 

@@ -20,7 +20,7 @@ from common.reporting.statistics import paired_difference, wilson_interval
 from common.training import loop, parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
-from common.training.jobs import side_by_side
+from common.training.parallel import side_by_side
 from common.training.precision import (
     PRECISIONS,
     Example,

@@ -9,7 +9,7 @@ import torch
 
 from common import errors
 from common.errors import UserError
-from common.training.jobs import side_by_side
+from common.training.parallel import side_by_side
 from common.training.watch import NotFinite
 
 

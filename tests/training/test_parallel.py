@@ -10,7 +10,7 @@ from common.data import streams
 from common.data.augment import Augmentation, Draws
 from common.errors import UserError
 from common.training import loop, parallel, precision
-from common.training.jobs import launch
+from common.training.parallel import launch
 from common.training.run import Run, load_stopped
 from tests.training import test_loop as tiny
 

@@ -7,7 +7,7 @@ import torch
 
 from common import job
 from common.training import loop, parallel
-from common.training.jobs import launch
+from common.training.parallel import launch
 from common.training.watch import NotFinite
 from tests.training import test_loop as tiny
 
