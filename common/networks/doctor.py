@@ -9,6 +9,7 @@ network is dead when no channel of its last batch norm depends on the image.
 """
 
 import contextlib
+import copy
 import math
 import re
 from collections.abc import Iterator
@@ -110,9 +111,7 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
 @torch.no_grad()
 def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]:
     """Outputs by module as `forecast` has them, and logits."""
-    was_training = network.training
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    outputs: dict[str, dict] = {}
+    network, outputs = copy.deepcopy(network).train(), {}
 
     def look(module: str, _direction: str, values: Tensor) -> None:
         summary, name = statistics(values), bare_name(module)
@@ -122,13 +121,10 @@ def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]
         outputs[name] = {"peak": peak, "std": math.sqrt(summary["variance"])}
         outputs[name] |= {"constant": summary["constant"], "dead": False}
 
-    with watched(network.train(), look):
+    with watched(network, look):
         logits = network(images)
     for module in dead_batch_norms(network):
         outputs[bare_name(module)]["dead"] = True
-    for name, buffer in network.named_buffers():
-        buffer.copy_(buffers[name])
-    network.train(was_training)
     return outputs, logits
 
 

@@ -87,10 +87,6 @@ class ResidualBlock(nn.Module):
         return total if self.activation3 is None else self.activation3(total)
 
 
-def _has_relu(activation: nn.Module) -> bool:
-    return any(isinstance(module, nn.ReLU) for module in activation.modules())
-
-
 class ResNet36(nn.Module):
     """The report's network: 36 weighted layers on the main path, `width` times as wide.
 
@@ -144,9 +140,10 @@ class ResNet36(nn.Module):
             if init == "he" and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, (ResNet36, ResidualBlock)):
-                for norm, activation in (("bn1", "activation1"), ("bn2", "activation2")):
-                    if not _has_relu(getattr(module, activation)):
-                        nn.init.constant_(getattr(module, norm).weight, gamma)
+                places = (module.bn1, module.activation1), (module.bn2, module.activation2)
+                for norm, activation in places:
+                    if not any(isinstance(part, nn.ReLU) for part in activation.modules()):
+                        nn.init.constant_(norm.weight, gamma)
             if zero_init_residual and isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.bn3.weight)
 

@@ -7,7 +7,6 @@
 Networks are bare ones on the CPU.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -60,23 +59,15 @@ def report_counts() -> dict[str, int]:
     return counts
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Which narrow channel each wide channel copies: `index`, int64 (wide,), out of `narrow`."""
-
-    index: Tensor
-    narrow: int
-
-    @property
-    def weight(self) -> Tensor:
-        """What a reader of copies multiplies each by, (wide,): one over the number of its twins."""
-        return 1 / self.index.bincount(minlength=self.narrow)[self.index].float()
-
-
-def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Copies:
+def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Tensor:
     """All narrow channels in their order, then random ones again (Chen et al. 2016, eq. 1)."""
     more = torch.randint(narrow, (wide - narrow,), generator=generator)
-    return Copies(torch.cat([torch.arange(narrow), more]), narrow)
+    return torch.cat([torch.arange(narrow), more])
+
+
+def shares(copies: Tensor) -> Tensor:
+    """What a reader of copies multiplies each by, (wide,): one over the number of its twins."""
+    return 1 / copies.bincount()[copies].float()
 
 
 @torch.no_grad()
@@ -88,7 +79,7 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
     keeps the channels of its input. Both networks are bare, on the CPU, with equal classes.
     """
     generator = torch.Generator().manual_seed(seed)
-    stream = Copies(torch.arange(3), 3)
+    stream = torch.arange(3)  # which narrow channel each wide channel copies
     pairs = list(zip(narrow.features, wide.features, strict=True))
     stream = _widen_layer(*pairs[0], stream, None, generator)
     for narrow_stage, wide_stage in pairs[1:-1]:
@@ -96,13 +87,13 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
             stream = _widen_block(narrow_block, wide_block, stream, generator)
     stream = _widen_layer(*pairs[-1], stream, None, generator)
     head, wide_head = narrow.classifier[1], wide.classifier[1]
-    wide_head.weight.copy_(head.weight[:, stream.index] * stream.weight)
+    wide_head.weight.copy_(head.weight[:, stream] * shares(stream))
     wide_head.bias.copy_(head.bias)
 
 
 def _widen_block(
-    narrow: nn.Module, wide: nn.Module, stream: Copies, generator: torch.Generator
-) -> Copies:
+    narrow: nn.Module, wide: nn.Module, stream: Tensor, generator: torch.Generator
+) -> Tensor:
     """A block whose input copies as `stream` says; returns which channels its output copies."""
     inner, last = stream, len(narrow.block) - 1
     for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
@@ -119,40 +110,37 @@ def _widen_block(
 def _widen_layer(
     narrow: nn.Module,
     wide: nn.Module,
-    inputs: Copies,
-    outputs: Copies | None,
+    inputs: Tensor,
+    outputs: Tensor | None,
     generator: torch.Generator,
-) -> Copies:
-    """A convolution and its batch norm; returns which channels its output copies.
-
-    They are drawn where `outputs` is None.
-    """
+) -> Tensor:
+    """A convolution and its batch norm; returns what its output copies, drawn where it is None."""
     outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
     for name, values in narrow[1].state_dict().items():
         target = wide[1].state_dict()[name]
-        target.copy_(values[outputs.index] if values.ndim else values)
+        target.copy_(values[outputs] if values.ndim else values)
     return outputs
 
 
 def _widen_conv(
     narrow: nn.Conv2d,
     wide: nn.Conv2d,
-    inputs: Copies,
-    outputs: Copies | None,
+    inputs: Tensor,
+    outputs: Tensor | None,
     generator: torch.Generator,
-) -> Copies:
+) -> Tensor:
     """A convolution; as `_widen_layer`."""
     depthwise = narrow.groups > 1
     if depthwise:
         outputs = inputs
     elif outputs is None:
         outputs = draw_copies(narrow.out_channels, wide.out_channels, generator)
-    weight = narrow.weight[outputs.index]
+    weight = narrow.weight[outputs]
     if not depthwise:
-        weight = weight[:, inputs.index] * inputs.weight.view(1, -1, 1, 1)
+        weight = weight[:, inputs] * shares(inputs).view(1, -1, 1, 1)
     wide.weight.copy_(weight)
     if narrow.bias is not None:
-        wide.bias.copy_(narrow.bias[outputs.index])
+        wide.bias.copy_(narrow.bias[outputs])
     return outputs
 
 
@@ -162,8 +150,6 @@ def break_symmetry(network: nn.Module, noise: float, seed: int) -> None:
 
     Exact copies get equal gradients and would stay copies but for dropout.
     """
-    if noise == 0:
-        return
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.ndim >= 2:
