@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.job import printable
 
 CLASSES = 500
+RESTORE = "restore it, or draw the data set anew"
 LESS = "lower --classes or --per-class, or add --allow-fewer"
 ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
@@ -100,9 +101,7 @@ class Manifest:
     def csv_bytes(self) -> bytes:
         """The manifest as CSV, which `read` takes: a row an image; file names keep their bytes."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(map(astuple, self.rows))
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(astuple, self.rows)])
         return text.getvalue().encode(*ENCODING)
 
 
@@ -136,8 +135,14 @@ def draw(
     `classes` None means 500, or all where there are fewer. `split` are fractions that sum to 1,
     `written` is as in `list_classes`.
     """
-    drawn, left_out = choose(root, classes, per_class, seed, allow_fewer, written)
     least = len(SPLITS) if allow_fewer else per_class
+    listing, left_out = list_classes(root, written)
+    drawn = choose(listing, classes, least, seed)
+    left_out += (
+        f"{class_id}: {len(names)} images, not {least}"
+        for class_id, names in listing.items()
+        if len(names) < least
+    )
     paths = [f"{name}/{file}" for name, names in drawn.items() for file in names[:per_class]]
     seen = dict(zip(paths, in_parallel(partial(_look, root), paths, "verifying"), strict=True))
     images, quarantined, taken = {}, [], {}
@@ -150,43 +155,27 @@ def draw(
         else:
             left_out.append(f"{class_id}: {len(good)} good images, not {least}")
     if len(images) < max(2, classes or 0):
-        raise UserError(
-            f"{root}: {len(images)} of {len(drawn)} classes have {least} or more good images"
-            f" ({left_out[-1]}); {LESS}"
-        )
+        few = f"{len(images)} of {len(drawn)} classes have {least} or more good images"
+        raise UserError(f"{root}: {few} ({left_out[-1]}); {LESS}")
     return Manifest(root, _rows(root, images, split), quarantined, left_out)
 
 
 def choose(
-    root: Path,
-    classes: int | None,
-    per_class: int,
-    seed: int,
-    allow_fewer: bool,
-    written: Sequence[Path] = (),
-) -> tuple[dict[str, list[str]], list[str]]:
-    """The classes drawn, each with all its file names in draw order, and what is left out.
+    listing: dict[str, list[str]], classes: int | None, least: int, seed: int
+) -> dict[str, list[str]]:
+    """Draw classes of `least` or more of the images listed, each with all its names in draw order.
 
-    Nothing is opened. The order of classes depends on the seed and the sorted ids, that of a
-    class's files on the seed, its id and its sorted names: fewer images are the first of more.
+    The order of classes depends on the seed and the ids, that of a class's files on the seed, its
+    id and its names: fewer images are the first of more.
     """
-    listing, left_out = list_classes(root, written)
-    least = len(SPLITS) if allow_fewer else per_class
     class_ids = _shuffled(list(listing), seed, "")
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
     if len(order) < max(2, classes or 0):
         counts = [len(names) for names in listing.values()]
-        raise UserError(
-            f"{root}: {len(order)} of its {len(listing)} classes have {least} or more images"
-            f" ({min(counts):,} to {max(counts):,} a class); {LESS}"
-        )
-    left_out += (
-        f"{class_id}: {len(names)} images, not {least}"
-        for class_id, names in listing.items()
-        if class_id not in order
-    )
-    drawn = order[: classes or CLASSES]
-    return {name: _shuffled(listing[name], seed, name) for name in drawn}, left_out
+        span = f"{min(counts):,} to {max(counts):,} a class"
+        few = f"{len(order)} of {len(listing)} classes have {least} or more images ({span})"
+        raise UserError(f"--data: {few}; {LESS}")
+    return {name: _shuffled(listing[name], seed, name) for name in order[: classes or CLASSES]}
 
 
 def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
@@ -283,22 +272,16 @@ def read(path: Path, root: Path) -> Manifest:
     except (TypeError, ValueError, csv.Error):
         header, rows = [], []
     if header != COLUMNS or {row.split for row in rows} != set(SPLITS):
-        raise UserError(
-            f"{path}: not a manifest of this project, with the columns {','.join(COLUMNS)} and"
-            f" images of {', '.join(SPLITS)}; restore it, or draw the data set anew"
-        )
+        raise UserError(f"{path}: not a manifest of this project; {RESTORE}")
     faults = in_parallel(partial(_fault, root), rows, "checking")
     bad = [f"{root / row.path}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault]
     if bad:
-        raise UserError(
-            f"{bad[0]} since {path} was written ({len(bad):,} such of {len(rows):,} images);"
-            " restore it, or draw the data set anew"
-        )
+        count = f"{len(bad):,} such of {len(rows):,} images"
+        raise UserError(f"{bad[0]} since {path} was written ({count}); {RESTORE}")
     return Manifest(root, rows, [], [])
 
 
 def _fault(root: Path, row: Row) -> str:
-    """What is wrong with the file of a row: missing, changed, or empty where nothing is."""
     if not (root / row.path).is_file():
         return "missing"
     return "" if files.sha256_of(root / row.path) == row.sha256 else "changed"
