@@ -1,4 +1,6 @@
-"""What a benchmark is, and the one function that times: ours and its peers, in turn.
+"""What a benchmark is, the one function that times, and the roofline.
+
+The roofline is what the machine can do at most, and what a training step asks of it.
 
 A benchmark is a generator that makes what is timed, yields it once, and clears up:
 
@@ -16,13 +18,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from common.training.precision import Precision
+from common.training.precision import PRECISIONS, Precision
 
 OURS, PEAK = "ours", "the machine's peak"
 NO_BF16 = "bf16 does not gain here"
 Way = Callable[[], object]
 Wanted = float | Mapping[str, float] | None
+CONVOLUTIONS = ((64, 112), (256, 56), (512, 28))  # channels and side of maps, as VGG-16's
+RUNS = 5  # of each, of which the fastest counts
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,23 @@ class Machine:
 
     @cached_property
     def peaks(self) -> dict[str, float]:
-        """See `machine.measure_peaks`."""
-        from benchmarks.machine import measure_peaks
+        """The most that this machine did in a second.
 
-        precisions = dict.fromkeys(["fp32", self.precision.name])
-        return measure_peaks(self.device, precisions, self.quick)
+        "PRECISION matrix product" and "PRECISION convolution" (3x3, channels_last, the best of
+        three sizes) in floating-point operations, "memory copy" in bytes, read and written.
+        """
+        peaks, side, numbers = {}, self.size(2048, 256), 2 ** self.size(26, 20)
+        for precision in dict.fromkeys(["fp32", self.precision.name]):
+            options = {"device": self.device, "dtype": PRECISIONS[precision]}
+            a, b = torch.rand(2, side, side, **options)
+            product = _least_seconds(lambda: a @ b)  # noqa: B023
+            peaks[f"{precision} matrix product"] = 2 * side**3 / product
+            sizes = CONVOLUTIONS[-1 if self.quick else 0 :]
+            peaks[f"{precision} convolution"] = max(_convolution(*size, options) for size in sizes)
+        source = torch.ones(numbers, device=self.device)
+        target = torch.zeros_like(source)
+        peaks["memory copy"] = 2 * 4 * numbers / _least_seconds(lambda: target.copy_(source))
+        return peaks
 
 
 @dataclass
@@ -154,25 +172,78 @@ def measure(benchmark: Bench, machine: Machine) -> dict:
             numbers = in_turn({OURS: ways.ours, **timed}, repeats, ways.warm_ups)
             rows = [_compare(peer, numbers, ways, machine) for peer in benchmark.wanted]
             record |= {"unit": ways.unit, "numbers": numbers, "about": ways.about}
-    for row in rows:
-        wanted = benchmark.wanted[row["against"]]
+    for row, wanted in zip(rows, benchmark.wanted.values(), strict=True):
         row["wanted"] = wanted.get(machine.kind) if isinstance(wanted, Mapping) else wanted
     return record | {"rows": rows, "took_seconds": time.perf_counter() - start}
 
 
 def _compare(peer: str, numbers: dict[str, list[float]], ways: Ways, machine: Machine) -> dict:
-    ours = numbers[OURS]
+    row, ours = {"against": peer}, numbers[OURS]
     if peer == PEAK:
-        other = [ways.work / machine.peaks[ways.peak]] * len(ours)
-        return {"against": peer, "peak": ways.peak, **_ratio(other, ours)}
-    if peer in numbers:
-        return {"against": peer, **_ratio(numbers[peer], ours)}
-    if peer in ways.peers:
-        return {"against": peer, **_ratio([ways.peers[peer]] * len(ours), ours)}
-    return {"against": peer, "why_not": ways.not_measured[peer]}
+        limit = ways.work / machine.peaks[ways.peak]
+        return {**row, "peak": ways.peak, **_ratio([limit] * len(ours), ours)}
+    if peer not in ways.peers:
+        return {**row, "why_not": ways.not_measured[peer]}
+    return row | _ratio(numbers.get(peer, [ways.peers[peer]] * len(ours)), ours)
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
     """The median over rounds of the ratio within a round, and the lowest and highest."""
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+# ------------------------------------------------------------------------------------ the roofline
+
+
+def _convolution(channels: int, side_px: int, options: dict) -> float:
+    """Floating-point operations a second of a 3x3 convolution of four maps."""
+    maps = torch.rand(4, channels, side_px, side_px, **options)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    convolve = nn.Conv2d(channels, channels, 3, padding=1, bias=False, **options)
+    convolve = convolve.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        seconds = _least_seconds(lambda: convolve(maps))
+    return 2 * maps.numel() * channels * 9 / seconds
+
+
+def _least_seconds(function: Callable[[], torch.Tensor]) -> float:
+    seconds = []
+    for _ in range(1 + RUNS):
+        start = time.perf_counter()
+        if function().device.type != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def conv_backward_flops(gradient, maps, weight, *options, **_outputs) -> int:
+    """Each gradient of a convolution, the maps' and the weight's, takes what the forward pass does.
+
+    PyTorch's own count (2.14) takes every channel with every channel for the weight's gradient,
+    whatever the groups: a step of EfficientNetV2-S would have 4.6 times its operations.
+    """
+    transposed, wanted = options[4], options[-1]
+    return sum(wanted[:2]) * conv_flop_count(maps, weight, gradient, transposed=transposed)
+
+
+def flop_counter() -> FlopCounterMode:
+    """A `with` block that counts floating-point operations, `get_total_flops()`."""
+    correction = {torch.ops.aten.convolution_backward: conv_backward_flops}
+    return FlopCounterMode(display=False, custom_mapping=correction)
+
+
+def forward_flops(network: nn.Module, *shape: int) -> int:
+    """Floating-point operations of a forward pass of images of this shape; nothing is computed."""
+    with flop_counter() as counter, torch.no_grad():
+        network.to("meta")(torch.empty(shape, device="meta"))
+    return counter.get_total_flops()
+
+
+def training_flops(build: Callable[[], nn.Module], images: int, side_px: int) -> int:
+    """Those of a forward and backward pass of the network that `build` makes."""
+    with torch.device("meta"):
+        network, batch = build(), torch.empty(images, 3, side_px, side_px)
+    with flop_counter() as counter:
+        network(batch).sum().backward()
+    return counter.get_total_flops()

@@ -7,7 +7,7 @@ operations and the parameters, measured is the decoding of a core; the rest is d
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.machine import training_flops
+from benchmarks.bench import training_flops
 from common.networks.resnet36 import ResNet36
 from common.networks.summary import count_parameters, without_weights
 from common.reporting.tables import table

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from benchmarks import photos
-from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench
-from benchmarks.machine import forward_flops
+from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench, forward_flops
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD, to_tensor
 from common.data.streams import generator
 from common.networks.losses import compare, features_of, registry

@@ -21,8 +21,7 @@ from torchvision.models import efficientnet_v2_s
 from torchvision.transforms import v2
 
 from benchmarks import photos
-from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench, in_turn, repeated
-from benchmarks.machine import training_flops
+from benchmarks.bench import NO_BF16, PEAK, Machine, Ways, bench, in_turn, repeated, training_flops
 from common import job
 from common.data import streams
 from common.data.augment import Draws
@@ -59,14 +58,8 @@ def cold_training(machine: Machine, side_px: int, images: int, batch_size: int) 
 
         def train(way: str, precision: str, workers: int) -> Callable[[], object]:
             words = [way, folder, *sizes, "--precision", precision, "--workers", str(workers)]
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.cold",
-                *words,
-                "--device",
-                machine.device.type,
-            ]
+            command = [sys.executable, "-m", "benchmarks.cold", *words]
+            command += ["--device", machine.device.type]
             threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
             options = {"cwd": ROOT, "check": True, "stdout": subprocess.DEVNULL}
             return partial(subprocess.run, command, env=os.environ | threads, **options)

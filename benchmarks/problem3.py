@@ -15,8 +15,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 from benchmarks import photos
-from benchmarks.bench import PEAK, Machine, Ways, bench
-from benchmarks.machine import training_flops
+from benchmarks.bench import PEAK, Machine, Ways, bench, training_flops
 from benchmarks.problem2 import stepper
 from common.data import manifest
 from common.networks.activations import WhereForm, square_leaky, where_form

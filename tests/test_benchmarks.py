@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bench, estimate, growth, machine
+from benchmarks import bench, estimate, growth
 from benchmarks.bench import Bench, Machine, Ways
 from common.training.precision import Precision
 
@@ -15,7 +15,7 @@ HERE = Machine(CPU, Precision("bf16", "as the test wants it"))
 
 
 def flops_of_training(convolution: nn.Conv2d, maps: torch.Tensor) -> int:
-    with machine.flop_counter() as counter:
+    with bench.flop_counter() as counter:
         convolution(maps.requires_grad_()).sum().backward()
     return counter.get_total_flops()
 
@@ -28,7 +28,7 @@ def test_a_backward_pass_takes_twice_a_forward_pass_whatever_the_groups(kind, gr
     side = (6 if kind is nn.ConvTranspose2d else 3) ** 2
     forward = 2 * 2 * side * 9 * 8 * 8 // groups
     assert flops_of_training(convolution, maps) == 3 * forward
-    assert machine.forward_flops(convolution, 2, 8, 6, 6) == forward
+    assert bench.forward_flops(convolution, 2, 8, 6, 6) == forward
 
 
 def test_operations_are_pytorchs_where_there_are_no_groups():
@@ -38,7 +38,7 @@ def test_operations_are_pytorchs_where_there_are_no_groups():
     network, images = build(), torch.rand(2, 3, 8, 8)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
-    assert machine.training_flops(build, 2, 8) == counter.get_total_flops()
+    assert bench.training_flops(build, 2, 8) == counter.get_total_flops()
 
 
 def test_ways_take_turns_there_and_back():
