@@ -7,31 +7,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-PERCENTILE = {"n_resamples": 2000, "confidence_level": 0.95, "method": "percentile", "rng": 0}
+SEED, RESAMPLES = 0, 2000  # of every bootstrap
 
 
-def seeded() -> np.random.Generator:
-    """The generator that every bootstrap begins with."""
-    return np.random.default_rng(PERCENTILE["rng"])
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of the mean of values (units, repeats, ...) over the first two axes.
-
-    Repeats of a unit are averaged first, and the units resampled: to measure a unit again is no new
-    evidence of other units (Efron & Tibshirani 1993, chapter 13). The resampling is seeded.
-
-    Returns:
-        The lower and the upper end, each of the shape that is left; NaN where there is one unit.
-    """
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """The percentile interval of the mean of values (units,), seeded; NaN where there is one."""
     from scipy.stats import bootstrap
 
-    means = values.mean(axis=1)
-    if len(means) == 1:
-        unknown = np.full(means.shape[1:], np.nan)
-        return unknown, unknown
-    interval = bootstrap((means,), np.mean, axis=0, **PERCENTILE).confidence_interval
-    return interval.low, interval.high
+    if len(values) == 1:
+        return np.nan, np.nan
+    how = {"n_resamples": RESAMPLES, "method": "percentile", "rng": SEED}
+    interval = bootstrap((values,), np.mean, **how).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def resample_weights(units: int, generator: np.random.Generator | None = None) -> np.ndarray:
@@ -39,8 +26,8 @@ def resample_weights(units: int, generator: np.random.Generator | None = None) -
 
     Without a generator the draw is seeded, and the same each time.
     """
-    generator, shares = generator or seeded(), np.full(units, 1 / units)
-    return generator.multinomial(units, shares, PERCENTILE["n_resamples"]) / units
+    generator = generator or np.random.default_rng(SEED)
+    return generator.multinomial(units, np.full(units, 1 / units), RESAMPLES) / units
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -58,7 +45,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     interval is a percentile bootstrap that resamples seeds and images at once, seeded (Owen 2007,
     "The pigeonhole bootstrap"); with one seed it is that of the images alone.
     """
-    difference, generator = 100.0 * (a - b), seeded()
+    difference, generator = 100.0 * (a - b), np.random.default_rng(SEED)
     weights = [resample_weights(size, generator) for size in difference.shape]
     drawn = ((weights[0] @ difference) * weights[1]).sum(1)
     low, high = np.percentile(drawn, [2.5, 97.5])

@@ -204,5 +204,5 @@ def summarise(curves: dict[str, Tensor]) -> dict[str, dict | list[dict]]:
 
 
 def _mean(values: Tensor) -> dict[str, float]:
-    low, high = bootstrap_interval(values[:, None].numpy())
-    return {"mean": values.mean().item(), "low": float(low), "high": float(high)}
+    low, high = bootstrap_interval(values.numpy())
+    return {"mean": values.mean().item(), "low": low, "high": high}
