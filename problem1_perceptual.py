@@ -37,9 +37,8 @@ from common.data import images
 from common.errors import UserError, guard
 from common.job import printable, progress
 from common.networks import summary
-from common.networks.calibration import Calibrated
 from common.networks.distortions import add_noise, translate, unit_noise
-from common.networks.losses import pixel_losses, psnr, ssim, wrapped_uint8_losses
+from common.networks.losses import Calibrated, pixel_losses, psnr, ssim, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, LPIPS_TAPS, VGG16Features, by_depth, layer_name, pools_of
 from common.networks.weights import Weights, load_vgg16, random_vgg16
 from common.reporting import plotting, problem1, results

@@ -19,8 +19,7 @@ from torch import Tensor
 from common.data.images import to_tensor, to_uint8
 from common.data.streams import generator
 from common.errors import UserError
-from common.networks.calibration import interval
-from common.networks.losses import pixel_losses
+from common.networks.losses import interval, pixel_losses
 from common.reporting.statistics import resample_weights
 
 BISECTIONS = 10

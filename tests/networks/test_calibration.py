@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.networks import calibration
-from common.networks.calibration import Calibrated
+from common.networks import losses
+from common.networks.losses import Calibrated
 
 RAW = np.random.default_rng(0).uniform(1, 3, (5, 2, 3))  # pictures, pairs, losses
 OTHERS = [(i, j) for i in range(5) for j in range(i)]
@@ -30,7 +30,7 @@ def test_a_row_holds_the_means_over_pictures():
 def test_a_resample_takes_another_picture_from_itself(monkeypatch):
     drawn = np.array([0, 0, 2, 4, 4])
     counts = np.bincount(drawn, minlength=5) / 5
-    monkeypatch.setattr(calibration, "resample_weights", lambda _: counts[None])
+    monkeypatch.setattr(losses, "resample_weights", lambda _: counts[None])
     pairs = [(i, j) for i in drawn for j in drawn if i > j]
     yardstick = np.mean([UNRELATED[OTHERS.index(pair)] for pair in pairs], axis=0)
     np.testing.assert_allclose(calibrated().resampled[0], RAW[drawn].mean(0) / yardstick)
@@ -38,7 +38,7 @@ def test_a_resample_takes_another_picture_from_itself(monkeypatch):
 
 def test_references_count_alike_in_every_resample():
     found = calibrated(unrelated=UNRELATED[:5], others=[(i, None) for i in range(5)])
-    weights = calibration.resample_weights(5)
+    weights = losses.resample_weights(5)
     expected = np.einsum("bn,npl->bpl", weights, RAW) / (weights @ UNRELATED[:5])[:, None]
     np.testing.assert_allclose(found.resampled, expected)
 
@@ -50,7 +50,7 @@ def test_one_picture_has_no_interval():
 
 def test_an_interval_may_end_at_infinity():
     resampled = np.array([1.0] * 90 + [np.inf] * 10)
-    assert calibration.interval(resampled) == {"low": 1.0, "high": np.inf}
+    assert losses.interval(resampled) == {"low": 1.0, "high": np.inf}
 
 
 def test_a_yardstick_of_zero_is_refused():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
-from common.networks import statedict
+from common.networks import weights
 
 
 class Command:
@@ -31,7 +31,7 @@ STATE = network().state_dict()
 
 
 def found(path, **options):
-    return statedict.find(path, network(1).state_dict(), "Net", **options)
+    return weights.find_tensors(path, network(1).state_dict(), "Net", **options)
 
 
 def refused(path):
@@ -88,7 +88,7 @@ def test_weights_are_found_whatever_wraps_them(tmp_path, name):
 def test_a_name_that_is_the_networks_own_is_no_wrapper(tmp_path):
     wanted = renamed("network.")  # as those of a network that normalises
     torch.save({"network": wanted, "epoch": 2}, tmp_path / "best.pt")
-    tensors, _ = statedict.find(tmp_path / "best.pt", wanted, "Net")
+    tensors, _ = weights.find_tensors(tmp_path / "best.pt", wanted, "Net")
     assert list(tensors) == list(wanted)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from common.data import images as data
 from common.networks import losses
-from common.networks.calibration import Calibrated
+from common.networks.losses import Calibrated
 from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.studies import perceptual, perceptual_controls
