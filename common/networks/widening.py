@@ -11,7 +11,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import EfficientNet, efficientnet_v2_s
+from torchvision import models
+from torchvision.models import EfficientNet
 from torchvision.models.efficientnet import _efficientnet_conf
 from torchvision.ops import SqueezeExcitation
 
@@ -47,7 +48,7 @@ def report_counts() -> dict[str, int]:
     convolution with its batch norm in both blocks of the first stage.
     """
     with torch.device("meta"):
-        stock = efficientnet_v2_s()
+        stock = models.efficientnet_v2_s()
         counts = {"stock": count_parameters(stock)}
         for stage in (2, 3, 4, 5):
             block = stock.features[stage][0]
