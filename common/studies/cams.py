@@ -15,12 +15,13 @@ from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.job import say
-from common.networks import gradcam, weights
+from common.networks import gradcam
 from common.networks.normalized import Normalized
 from common.reporting import problem2
 from common.reporting.plotting import shown_name
 from common.reporting.results import Findings
 from common.reporting.statistics import bootstrap_interval
+from common.training.run import load_checkpoint
 from common.training.runs import NetworkSpec, Setup
 
 CURVE_STEPS = 6  # of deletion and insertion
@@ -38,8 +39,7 @@ class Sample:
 def load_trained(setup: Setup, spec: NetworkSpec, run: Mapping) -> Normalized:
     """The network of a run with the weights that it wrote."""
     network, _ = spec.build(setup.args.seed)
-    wanted = network.state_dict()
-    network.load_state_dict(weights.find_tensors(Path(run["weights"]), wanted, spec.name)[0])
+    network.load_state_dict(load_checkpoint(Path(run["weights"]))["network"])
     return network
 
 

@@ -26,7 +26,7 @@ from common.training import parallel
 from common.training.evaluation import evaluate
 from common.training.precision import autocast, for_float64
 from common.training.recipe import Recipe
-from common.training.run import Run, Saver, no_sums, peak_memory_mib
+from common.training.run import Run, Saver, load_checkpoint, no_sums, peak_memory_mib
 from common.training.watch import (
     DEAD_FROM_THE_START,
     WHOLE_NETWORK,
@@ -74,7 +74,7 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    save.load_best()
+    run.network.load_state_dict(load_checkpoint(save.folder / "best.pt")["network"])
     return run.history
 
 

@@ -147,49 +147,24 @@ class Saver:
         After the last epoch nothing is left to go on with, and last.pt goes.
         """
         run = self.run
-        self.log()
         best = max(run.history, key=lambda row: row["val_top1"])  # the first of equals
-        if is_first() and best is run.history[-1]:
-            # Without times, so that equal trainings make equal files.
-            chosen = {"epoch": best["epoch"], "val_top1": best["val_top1"]}
-            weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
-            save_checkpoint(self.folder / "best.pt", weights)
+        if is_first():
+            lines = [json.dumps(files.finite(row)) + "\n" for row in run.history]
+            files.save(self.folder / "metrics.jsonl", "".join(lines))
+            if best is run.history[-1]:
+                # Without times, so that equal trainings make equal files.
+                chosen = {"epoch": best["epoch"], "val_top1": best["val_top1"]}
+                weights = {"network": run.evaluated.state_dict(), "about": self.identity, **chosen}
+                save_checkpoint(self.folder / "best.pt", weights)
         if run.epoch < run.recipe.epochs:
             self.now()
         elif is_first():
             (self.folder / "last.pt").unlink(missing_ok=True)
 
-    def log(self) -> None:
-        """Write metrics.jsonl, a line an epoch."""
-        if is_first():
-            lines = [json.dumps(files.finite(row)) + "\n" for row in self.run.history]
-            files.save(self.folder / "metrics.jsonl", "".join(lines))
-
     def resume(self, stopped: dict) -> None:
         """Go on with the run in the folder, as `load_stopped` has read it."""
         run, path = self.run, self.folder / ("last.pt" if "network" in stopped else "best.pt")
-        self._check_identity(path, stopped["about"])
-        if "network" in stopped:
-            run.load_state_dict(stopped)
-        else:
-            run.epoch, run.history = stopped["epoch"], stopped["history"]
-        stopped.clear()  # the optimiser's copy would stay in memory as long as the run
-        self.log()
-        done = run.epoch >= run.recipe.epochs
-        at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
-        say(f"{path}: {at}; --fresh trains anew")
-        threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
-        if not done and run.device.type == "cpu" and threads not in (None, now):
-            say(f"{path}: begun with {threads} threads, now {now}: sums of another order")
-
-    def load_best(self) -> None:
-        """Load the weights of the run's best epoch into its network."""
-        best = load_checkpoint(self.folder / "best.pt")
-        self._check_identity(self.folder / "best.pt", best["about"])
-        self.run.network.load_state_dict(best["network"])
-
-    def _check_identity(self, path: Path, saved: dict) -> None:
-        wanted = self.identity
+        saved, wanted = stopped["about"], self.identity
         differences = [
             f"{key} {saved.get(key)} (now {wanted.get(key)})"
             for key in sorted(saved.keys() | wanted.keys())
@@ -200,6 +175,17 @@ class Saver:
                 f"{path} is of another run: {', '.join(differences)}; give its flags to go on with"
                 " it, another --out, or --fresh to replace it"
             )
+        if "network" in stopped:
+            run.load_state_dict(stopped)
+        else:
+            run.epoch, run.history = stopped["epoch"], stopped["history"]
+        stopped.clear()  # the optimiser's copy would stay in memory as long as the run
+        done = run.epoch >= run.recipe.epochs
+        at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
+        say(f"{path}: {at}; --fresh trains anew")
+        threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
+        if not done and run.device.type == "cpu" and threads not in (None, now):
+            say(f"{path}: begun with {threads} threads, now {now}: sums of another order")
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
