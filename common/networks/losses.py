@@ -205,7 +205,8 @@ class Calibrated:
         """{loss: its `row`} of one pair."""
         return {loss: self.row(pair, loss) for loss in self.losses}
 
-    def curve(self, pairs: Sequence[str], loss: str) -> tuple[np.ndarray, np.ndarray]:
-        """A loss over pairs, such as doses: relative (pairs,) and resampled (resamples, pairs)."""
+    def curves(self, pairs: Sequence[str], loss: str) -> np.ndarray:
+        """A loss over pairs, such as doses: relative, then resampled, (1 + resamples, pairs)."""
         places, loss_place = [self.pairs.index(pair) for pair in pairs], self.losses.index(loss)
-        return self.relative[places, loss_place], self.resampled[:, places, loss_place]
+        both = self.relative[None], self.resampled
+        return np.concatenate([values[:, places, loss_place] for values in both])

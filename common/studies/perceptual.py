@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 import torch
@@ -223,13 +223,12 @@ class Treatment:
 
 def curves(calibrated: Calibrated, doses: Doses) -> dict[str, dict]:
     """{loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list, a number a dose."""
-    kinds, rows = {"shift": doses.shifts, "noise": doses.noises}, {}
-    for loss in calibrated.losses:
-        rows[loss] = {}
-        for kind, pairs in kinds.items():
-            relative, resampled = calibrated.curve(pairs, loss)
-            row = {"relative": relative.tolist(), **interval(resampled)}
-            rows[loss][kind] = {key: [0.0, *values] for key, values in row.items()}
+    rows = {loss: {} for loss in calibrated.losses}
+    kinds = {"shift": doses.shifts, "noise": doses.noises}
+    for loss, (kind, pairs) in product(rows, kinds.items()):
+        values = calibrated.curves(pairs, loss)
+        row = {"relative": values[0].tolist(), **interval(values[1:])}
+        rows[loss][kind] = {key: [0.0, *numbers] for key, numbers in row.items()}
     return rows
 
 
@@ -253,11 +252,9 @@ def shift_equivalents(calibrated: Calibrated, doses: Doses) -> dict[str, dict[st
     """The noise that costs as much as a one-pixel shift: {loss: {"sigma", "low", "high"}}."""
     rows = {}
     for loss in calibrated.losses:
-        shift, shifts = calibrated.curve(["shift 1"], loss)
-        noise, noises = calibrated.curve(doses.noises, loss)
+        both = calibrated.curves(["shift 1", *doses.noises], loss)
         sigmas = [
-            equivalent_sigma(np.array([0.0, *curve]), target, doses.sigmas)
-            for curve, target in zip([noise, *noises], [*shift, *shifts[:, 0]], strict=True)
+            equivalent_sigma(np.array([0.0, *noise]), shift, doses.sigmas) for shift, *noise in both
         ]
         rows[loss] = {"sigma": sigmas[0], **interval(np.array(sigmas[1:]))}
     return rows
@@ -271,9 +268,8 @@ def slopes(calibrated: Calibrated, doses: Doses) -> dict:
     sigmas = np.log(doses.sigmas[1:])
     rows = {"sigma": np.exp((sigmas[1:] + sigmas[:-1]) / 2).tolist()}
     for loss in calibrated.losses:
-        relative, resampled = calibrated.curve(doses.noises, loss)
-        of_all = np.diff(np.log([relative, *resampled])) / np.diff(sigmas)
-        rows[loss] = {"slope": of_all[0].tolist(), **interval(of_all[1:])}
+        slope = np.diff(np.log(calibrated.curves(doses.noises, loss))) / np.diff(sigmas)
+        rows[loss] = {"slope": slope[0].tolist(), **interval(slope[1:])}
     return rows
 
 
@@ -302,11 +298,7 @@ def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
     squares, absolute differences beside absolute ones.
     """
     rows, log_sigmas = [], np.log(doses.sigmas[1:])
-    logs = {
-        loss: np.log([relative, *resampled])
-        for loss in calibrated.losses
-        for relative, resampled in [calibrated.curve(doses.noises, loss)]
-    }
+    logs = {loss: np.log(calibrated.curves(doses.noises, loss)) for loss in calibrated.losses}
     for a, b in combinations(calibrated.losses, 2):
         if is_absolute(a) != is_absolute(b):
             continue
