@@ -13,6 +13,7 @@ from PIL import Image
 from common import errors
 from common.data import images
 from common.networks import weights
+from tests.faults import tiny
 
 
 @pytest.fixture
@@ -59,18 +60,8 @@ def place(monkeypatch):
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Small EfficientNets in the place of torchvision's, which take a test half a minute."""
-    use_small_networks(monkeypatch)
-
-
-def use_small_networks(monkeypatch):
-    import problem2_flowers
-    from common.networks import efficientnet, widening
-    from tests.faults import tiny
-
-    for module in (efficientnet, problem2_flowers):
-        monkeypatch.setattr(module, "efficientnet_v2_s", tiny.small_efficientnet)
-    monkeypatch.setattr(widening, "_efficientnet_conf", tiny.small_stages)
+    """Small networks in the place of torchvision's, which take a test half a minute."""
+    tiny.use_small_networks(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

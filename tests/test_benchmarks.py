@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import bench, estimate, growth
+from benchmarks import bench, estimate
 from benchmarks.bench import Bench, Machine, Ways
 from common.training.precision import Precision
 
@@ -31,26 +31,12 @@ def test_a_backward_pass_takes_twice_a_forward_pass_whatever_the_groups(kind, gr
     assert bench.forward_flops(convolution, 2, 8, 6, 6) == forward
 
 
-def test_operations_are_pytorchs_where_there_are_no_groups():
-    def build():
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5))
-
-    network, images = build(), torch.rand(2, 3, 8, 8)
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-        network(images).sum().backward()
-    assert bench.training_flops(build, 2, 8) == counter.get_total_flops()
-
-
 def test_ways_take_turns_there_and_back():
     calls = []
     ways = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in "abc"}
     numbers = bench.in_turn(ways, repeats=2, warm_ups=1)
     assert "".join(calls) == "abccbaabc"
     assert numbers == {"a": [6, 7], "b": [5, 8], "c": [4, 9]}
-
-
-def test_a_way_without_a_number_is_timed():
-    assert 0 < bench.in_turn({"a": lambda: None}, repeats=1)["a"][0] < 1
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +76,6 @@ def test_a_record_compares_each_peer_within_its_rounds():
 def test_what_does_not_gain_is_said_and_not_measured():
     (row,) = measured({"peer": 4}, bench.NO_BF16)["rows"]
     assert row == {"against": "peer", "why_not": bench.NO_BF16, "wanted": 4}
-
-
-def test_the_exponent_of_a_power_law():
-    scales = [1, 2, 4, 8]
-    assert growth.exponent(scales, [3 * scale**1.5 for scale in scales]) == pytest.approx(1.5)
-    assert growth.exponent(scales, [7] * 4) == pytest.approx(0)
 
 
 JOB = estimate.Job(

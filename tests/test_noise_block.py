@@ -70,12 +70,6 @@ def test_noise_is_of_its_kind_and_in_range(kind, deviation):
     assert noise.std().item() == pytest.approx(deviation, abs=0.01)
 
 
-def test_it_depends_on_the_key_alone():
-    images = grey(8)
-    assert torch.equal(covered(BLOCK, images), covered(BLOCK, images))
-    assert not torch.equal(covered(BLOCK, images), covered(BLOCK, images, seed=1))
-
-
 def test_it_replays_no_other_stream():
     images, whole = torch.zeros(2, 3, 20, 20), replace(BLOCK, area_low=0.999, area_high=0.9999)
     noise = covered(whole, images)

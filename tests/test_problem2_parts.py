@@ -16,7 +16,6 @@ from common.networks.summary import count_parameters
 from common.studies import baselines
 from common.training import parallel, runs
 from common.training.precision import Precision
-from tests.conftest import use_small_networks
 from tests.faults import tiny
 
 QUICK = (
@@ -48,7 +47,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     words = ("2.1", "2.2", *TINY, "--out", folder / "out", "--cache", folder / "cache")
     with pytest.MonkeyPatch.context() as patched, redirect_stdout(io.StringIO()) as out:
-        use_small_networks(patched)
+        tiny.use_small_networks(patched.setattr)
         patched.setattr(baselines, "load_vgg16", no_weights)
         patched.setattr(sys, "argv", ["problem2_flowers.py", *map(str, words)])
         assert errors.guard(p2.main) == 0

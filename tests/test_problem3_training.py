@@ -29,7 +29,7 @@ TINY = (
 @pytest.fixture
 def tiny_run(run, class_folders, tmp_path, monkeypatch):
     """Part 3.4 at 32 px, with a small network in ResNet-34's place."""
-    monkeypatch.setattr(p3, "resnet34", tiny.SmallResNet)
+    tiny.use_small_networks(monkeypatch.setattr)
 
     def run_tiny(*argv, out="out", code=0, folder="problem3"):
         folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")

@@ -55,20 +55,6 @@ def test_another_purpose_does_not_replay():
     assert len(set(everything)) > 0.99 * len(everything)  # of 2^24 numbers, two may meet
 
 
-def test_a_block_is_given_the_varied_images_and_the_same_draws():
-    seen = []
-
-    def block(images, block_draws):
-        seen.append((images.shape, block_draws.key))
-        return images / 2
-
-    images, labels = batch(), torch.tensor([0, 2, 1, 2])
-    plain, _ = Augmentation()(images, labels, 3, 8, draws(4))
-    halved, _ = Augmentation(block=block)(images, labels, 3, 8, draws(4))
-    assert seen == [((4, 3, 8, 8), (0, streams.AUGMENT, 1, 2))]
-    assert torch.equal(halved, plain / 2)
-
-
 def test_a_batch_as_a_whole():
     images, labels = batch(), torch.tensor([0, 2, 1, 2])
     before = images.clone()

@@ -1,15 +1,11 @@
 """Work in threads: results in order, a window of them, and an end as soon as there is a reason."""
 
-import os
-import signal
-import sys
 import threading
 import time
 
 import pytest
 
 from common.data.packed import WINDOW, in_parallel
-from common.errors import guard
 
 
 def double(number):
@@ -46,27 +42,11 @@ def test_an_error_of_the_work_is_raised_and_the_rest_given_up():
     assert threading.active_count() == threads
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_ends_it_in_one_line_without_the_items_left(tmp_path, number):
-    def work():
-        for _ in in_parallel(lambda _: time.sleep(0.2), range(100_000), "working"):
-            os.write(ready, b"works")
-
-    reader, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            with open(tmp_path / "stderr", "w") as sys.stderr:
-                code = guard(work)
-        finally:
-            os._exit(code)
-    os.read(reader, 5)
-    start = time.monotonic()
-    os.kill(child, number)
-    _, status = os.waitpid(child, 0)
-    assert time.monotonic() - start < 2
-    assert os.waitstatus_to_exitcode(status) == 128 + number
-    told = (tmp_path / "stderr").read_text()
-    assert told.count("\n") == 1, told
-    assert "stopped; " in told
+def test_ctrl_c_ends_it_without_the_items_left():
+    begun, threads = [], threading.active_count()
+    results = in_parallel(begun.append, range(100_000), "working")
+    next(results)
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert len(begun) <= WINDOW
+    assert threading.active_count() == threads

@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from tests.faults import equal, harness
+from tests.faults import harness
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,6 @@ def reference(tmp_path_factory):
         folder = tmp_path_factory.mktemp("reference")
         code, said = harness.end(harness.start(call, folder, ranks))
         assert code == 0, said
-        return equal.digest(folder / "out"), folder
+        return harness.digest(folder / "out"), folder
 
     return run

@@ -12,6 +12,8 @@ from pathlib import Path
 import common.start  # noqa: F401 what a script sets before it imports PyTorch
 
 # isort: split
+from matplotlib.figure import Figure
+
 from common import errors
 from common.reporting.results import ROOT
 from common.training import loop
@@ -34,6 +36,8 @@ if __name__ == "__main__":
     name, *words = sys.argv[1:]
     script = importlib.import_module(name)
     sys.argv = [str(ROOT / f"{name}.py"), *words]
-    tiny.replace_networks()
+    tiny.use_small_networks()
+    save_figure = Figure.savefig
+    Figure.savefig = lambda *args, **options: save_figure(*args, **{**options, "dpi": 30})
     slow_steps(float(os.environ.get("STEP_SECONDS", 0)))
     sys.exit(errors.guard(script.main))

@@ -1,19 +1,14 @@
 """Tiny networks of the same kinds, and tiny data, so that a script runs in a second or two."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torchvision
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from torchvision.models import EfficientNet
 from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
 from torchvision.models.resnet import BasicBlock, ResNet
 
-FIGURE_DPI = 30
 LAYER = "features.2"  # whose map at 32 px has several places
 FLOWERS = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
@@ -67,32 +62,24 @@ class SmallResNet(ResNet):
         return super()._make_layer(block, planes // 8, *args, **options)
 
 
-def replace_networks() -> None:
-    """Put small networks in the place of torchvision's large ones, and make figures small."""
-    save_figure = Figure.savefig
-    Figure.savefig = lambda *args, **options: save_figure(*args, **{**options, "dpi": FIGURE_DPI})
-    models = torchvision.models
-    small = {
-        "efficientnet_v2_s": (models.efficientnet_v2_s, small_efficientnet),
-        "resnet34": (models.resnet34, SmallResNet),
-        "_efficientnet_conf": (models.efficientnet._efficientnet_conf, small_stages),
-    }
-    for module_name, module in list(sys.modules.items()):
-        if module_name.startswith(("problem", "common.")):
-            for name, (large, replacement) in small.items():
-                if module.__dict__.get(name) is large:
-                    setattr(module, name, replacement)
+def use_small_networks(replace=setattr) -> None:
+    """Put small networks in the place of torchvision's; `replace` may be monkeypatch's setattr."""
+    import problem2_flowers
+    import problem3_resnet36
+    from common.networks import efficientnet, resnet36, widening
 
-
-def picture(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """A smooth random picture, uint8 (height, width, 3)."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    for module in (efficientnet, problem2_flowers):
+        replace(module, "efficientnet_v2_s", small_efficientnet)
+    for module in (resnet36, problem3_resnet36):
+        replace(module, "resnet34", SmallResNet)
+    replace(widening, "_efficientnet_conf", small_stages)
 
 
 def write_photos(folder: Path, count: int = 3) -> Path:
     """Photos for Problem 1, as PNG files photo0.png, ..."""
+    from tests.conftest import picture  # which the scripts themselves do without
+
     folder.mkdir(parents=True)
     for seed in range(count):
-        Image.fromarray(picture(seed)).save(folder / f"photo{seed}.png")
+        Image.fromarray(picture(seed, 64, 48)).save(folder / f"photo{seed}.png")
     return folder

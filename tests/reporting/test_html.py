@@ -158,14 +158,6 @@ def test_nothing_run_says_so_with_the_commands(tmp_path):
         assert f"<code>{claim['command']}</code>" in text
 
 
-def test_a_part_cut_short_says_so(out):
-    results.open_folder(out / "problem1")
-    results._store(out / "problem1", {"files": {"1.2": ["1.2_x.png"]}, "parts": {}})
-    text = html.render(out)
-    assert text.count("Begun, and not finished.") == 1
-    assert text.count("Not run yet.") == 12
-
-
 def test_a_damaged_result_is_named_and_the_others_are_shown(out):
     publish(out, "problem1", "1.1", {"shift_px": 1})
     (out / "problem2" / "results.json").write_text("{")

@@ -68,17 +68,6 @@ def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
     assert name == SHOWN[name] or not any(name in text for text in texts)
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["x" * 250, "猫" * 80])
-def test_a_figure_has_room_for_the_longest_names(name, tmp_path, texts):
-    plotting.image_grid(tmp_path / "a.png", name, [name], {name: [PICTURE]})
-    problem2.draw_overlays(
-        tmp_path / "b.png", name, "", [[problem2.Overlay(PICTURE, MAP, name)]] * 2
-    )
-    letters = "".join(texts).replace(" ", "")
-    assert letters.count("x" * 250) + letters.count("U+732B" * 80) == 6
-
-
 def test_logarithmic_axes_are_labelled(tmp_path, texts):
     curves = {"l1": ([0.2, 0.3],) * 3}
     panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]

@@ -5,12 +5,16 @@ import re
 import sys
 from argparse import Namespace
 from functools import partial
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from common import files
+from common.cli import Parser
 from common.errors import UserError
-from common.reporting import results
+from common.reporting import parts, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 
@@ -208,3 +212,39 @@ def test_only_the_first_process_of_a_job_prints_draws_and_writes(tmp_path, capsy
     assert not drawn
     assert names(tmp_path) == []
     assert capsys.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------ the TensorBoard log
+
+
+def parser():
+    made = Parser("")
+    made.add("--tensorboard", action=parts.TensorBoardFlag, nargs=0, help="")
+    return made
+
+
+def test_without_the_package_a_line_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(["--tensorboard"])
+    assert stop.value.code == 2
+    assert "python -m pip install tensorboard\n" in capsys.readouterr().err
+    assert not parser().parse_args([]).tensorboard
+
+
+def test_scalars_and_figures_are_those_of_the_result(tmp_path, monkeypatch):
+    package = MagicMock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    histories = [[{"epoch": 1, "val_loss": 2.5, "val_top1": None}], [{"epoch": 1, "val_loss": 3.0}]]
+    result = {"runs": {"wide": {"runs": [{"history": history} for history in histories]}}}
+    draw = Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save
+    findings = Findings(result, figures={"2.3_x.png": lambda path: draw(path, "PNG")})
+    results.publish(tmp_path, "2.3", findings, {"call_seconds": 1})
+    parts.write_tensorboard(tmp_path)
+    places = [call.args[0].rpartition("/")[2] for call in package.SummaryWriter.call_args_list]
+    assert places == ["2.3 wide seed 0", "2.3 wide seed 1", "2.3 figures"]
+    writer = package.SummaryWriter.return_value.__enter__.return_value
+    scalars = [call.args for call in writer.add_scalar.call_args_list]
+    assert scalars == [("val_loss", 2.5, 1), ("val_loss", 3.0, 1)]
+    (name, pixels), _ = writer.add_image.call_args
+    assert (name, pixels.shape) == ("2.3_x.png", (4, 6, 3))

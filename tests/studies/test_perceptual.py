@@ -117,19 +117,6 @@ def test_calibrated_losses_are_those_of_single_pairs(network):
     assert found.relative[0, at] == pytest.approx(expected)
 
 
-def test_draws_of_noise_are_averaged(network):
-    squares = squares_of({name: picture(seed, 60, 40) for seed, name in enumerate("ab")})
-
-    def raw(seeds):
-        treatment = Treatment(1, "crop", 25, seed=3, noise_seeds=seeds, doses=TRAINED)
-        make = lambda name: treatment.copies(squares.region(name), "ab".index(name))  # noqa: E731
-        found = perceptual.calibrate(squares, network, make, ["a", "b"], "test")
-        return found.raw[:, found.pairs.index("noise 10")]
-
-    assert not np.allclose(raw(1), raw(3))
-    np.testing.assert_allclose(raw(1), raw(3), rtol=0.2)
-
-
 def test_a_small_reference_is_scaled():
     references = {"small": picture(1, 30, 20), "large": picture(2, 60, 40)}
     squares = squares_of({}, references=references)

@@ -1,22 +1,20 @@
 import json
 import math
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 import problem3_resnet36 as p3
 from common.errors import UserError
-from common.networks import resnet36
 from common.networks.activations import ClampedSquareLeaky, PowerLeaky, SquareLeaky
 from common.networks.resnet36 import RELU_STEM
 from common.studies import places, reproduction
 from common.studies.reproduction import Case
 from common.training import loop, runs
 from common.training.watch import NotFinite
+from tests.faults import tiny
 
 TINY = (
     *("3.4", "--data", "synthetic", "--classes", 3, "--per-class", 8, "--image-size", 32),
@@ -40,7 +38,7 @@ def study(run, tmp_path):
 
 
 def few(monkeypatch):
-    monkeypatch.setattr(resnet36, "resnet34", partial(ResNet, BasicBlock, [1, 1, 1, 1]))
+    tiny.use_small_networks(monkeypatch.setattr)
     monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
     monkeypatch.setattr(reproduction, "PICTURES", {"crops, jitter": (0.08, 0.4)})
     monkeypatch.setattr(reproduction, "VARIED", {"residual": ("branch",)})

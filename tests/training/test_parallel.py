@@ -155,11 +155,3 @@ def test_a_macs_gpu_is_one_device_of_one_process(monkeypatch, place, capsys):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match="no Mac's GPU here; try --device cpu"):
         parallel.pick_device("mps")
-
-
-def test_data_parallel_is_asked_for_by_gpus(monkeypatch, capsys):
-    made = {}
-    monkeypatch.setattr(nn, "DataParallel", lambda _, device_ids: made.update(ids=device_ids))
-    parallel.wrap(nn.Linear(1, 1), torch.device("cuda"), 2)
-    assert made == {"ids": [0, 1]}
-    assert "torch recommends DistributedDataParallel" in capsys.readouterr().out
