@@ -45,7 +45,7 @@ from common.job import say
 from common.networks import efficientnet, gradcam, summary, widening
 from common.networks.normalized import Normalized, seeded
 from common.networks.timing import median_seconds
-from common.reporting import problem2, results
+from common.reporting import plotting, problem2, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.statistics import over_seeds, with_means
@@ -66,19 +66,22 @@ TIMED_BATCHES = 30  # of the noise block's timing
 
 
 # --------------------------------------------------------------------------- the networks compared
-def networks(setup: Setup) -> dict[str, NetworkSpec]:
-    """The networks compared, by name: how each starts, and what its recipe has differently."""
-    wide = wide_name(setup)
-    slower = {"learning_rate": setup.args.lr * CONTINUE_RATE}
+def networks(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
+    """The networks that parts train, by name: how each starts, what its recipe has differently."""
+    wide, slower = wide_name(setup), {"learning_rate": setup.args.lr * CONTINUE_RATE}
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
-    specs = [
-        NetworkSpec(NARROW, partial(start_narrow, setup)),
-        NetworkSpec(wide, partial(start_wide, setup)),
-        NetworkSpec(CONTINUED, partial(start_continued, setup), slower, after=NARROW),
-        NetworkSpec(f"{wide}_from_narrow", partial(start_wide_from_narrow, setup), slower, NARROW),
-        NetworkSpec(NOISE_BLOCK, partial(start_narrow, setup), {"augmentation": covered}),
+    trained = [
+        (("2.2", "2.3", "2.5", "2.6"), NARROW, start_narrow, {}, ""),
+        (("2.3", "2.6"), wide, start_wide, {}, ""),
+        (("2.3",), CONTINUED, start_continued, slower, NARROW),
+        (("2.3",), f"{wide}_from_narrow", start_wide_from_narrow, slower, NARROW),
+        (("2.5", "2.6"), NOISE_BLOCK, start_narrow, {"augmentation": covered}, ""),
     ]
-    return {spec.name: spec for spec in specs}
+    return {
+        name: NetworkSpec(name, partial(start, setup), changes, after)
+        for of_parts, name, start, changes, after in trained
+        if not set(parts).isdisjoint(of_parts)
+    }
 
 
 def wide_name(setup: Setup) -> str:
@@ -86,26 +89,13 @@ def wide_name(setup: Setup) -> str:
     return f"wide_{setup.args.width:g}"
 
 
-def networks_of(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
-    """The networks that parts train, by name, apart from 2.4, which compares their speed."""
-    wide = wide_name(setup)
-    names = {
-        "2.2": (NARROW,),
-        "2.3": (NARROW, wide, CONTINUED, f"{wide}_from_narrow"),
-        "2.5": (NARROW, NOISE_BLOCK),
-        "2.6": (NARROW, wide, NOISE_BLOCK),
-    }
-    wanted = {name for part in parts for name in names.get(part, ())}
-    return {name: spec for name, spec in networks(setup).items() if name in wanted}
-
-
 def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[str, list[dict]]:
     """Train a part's networks once a seed, by default of --seeds: their runs by name.
 
     With --jobs those of the other parts are trained beside them.
     """
-    runs.train_side_by_side(setup, networks_of(setup, *setup.args.parts).values())
-    specs = networks_of(setup, part)
+    runs.train_side_by_side(setup, networks(setup, *setup.args.parts).values())
+    specs = networks(setup, part)
     return {name: train_seeds(setup, spec, seeds) for name, spec in specs.items()}
 
 
@@ -113,28 +103,24 @@ def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
     args = setup.args
     network, init, new = efficientnet.build(setup.classes, args.init, seed)
-    zero_start(args, network, head=bool(new), blocks=init == "scratch")
-    return Normalized(network), {"init": init, **start_flags(args)}
+    flags = zero_start(args, network, head=bool(new), blocks=init == "scratch")
+    return Normalized(network), {"init": init, **flags}
 
 
 def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
     """EfficientNetV2-S with every stage --width times as wide, from scratch, and its identity."""
     args = setup.args
     network = seeded(lambda: widening.wide_efficientnet(setup.classes, args.width), seed)
-    zero_start(args, network.network, head=True, blocks=True)
-    return network, {"width": args.width, **start_flags(args)}
+    flags = zero_start(args, network.network, head=True, blocks=True)
+    return network, {"width": args.width, **flags}
 
 
-def zero_start(args: argparse.Namespace, network: EfficientNet, head: bool, blocks: bool) -> None:
-    """Let a new head and new blocks start as --zero-head and --zero-init-residual ask for."""
+def zero_start(args: argparse.Namespace, network: EfficientNet, head: bool, blocks: bool) -> dict:
+    """Let a new head and new blocks start as two flags ask for; returns these flags."""
     if head and args.zero_head:
         efficientnet.zero_head(network)
     if blocks and args.zero_init_residual:
         efficientnet.zero_residuals(network)
-
-
-def start_flags(args: argparse.Namespace) -> dict[str, bool]:
-    """The flags that a new network's first weights depend on."""
     return {"zero_head": args.zero_head, "zero_init_residual": args.zero_init_residual}
 
 
@@ -271,8 +257,8 @@ def logit_difference(setup: Setup) -> float:
 # ----------------------------------------------------------------------------------- 2.4 two GPUs
 def part_2_4(setup: Setup) -> Findings:
     """One process, DataParallel and DistributedDataParallel on the wide network."""
-    args, spec, many = setup.args, networks(setup)[wide_name(setup)], max(2, setup.args.gpus)
-    rows = modes.in_each_mode(setup, spec, many)
+    args, spec = setup.args, NetworkSpec(wide_name(setup), partial(start_wide, setup))
+    rows = modes.in_each_mode(setup, spec, max(2, args.gpus))
     tag = f"{spec.name}, {setup.data}, {args.image_size} px, {args.epochs} epochs, seed {args.seed}"
     text = problem2.modes_table(tag, args.batch_size, setup.device.type, rows)
     return Findings({"runs": rows}, {"2.4_parallel.txt": text})
@@ -344,8 +330,11 @@ def part_2_5(setup: Setup) -> Findings:
     words = problem2.init_words(setup.args)
     tables, figures = training_report(setup, "2.5", trained, f"init {words}")
     tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
-    pictures = covered_pictures(setup, block)
-    figures["2.5_noise_block.png"] = problem2.noise_figure(setup.data, asdict(block), *pictures)
+    headers, pictures = covered_pictures(setup, block)
+    area = f"area {block.area_low:g} to {block.area_high:g}"
+    title = f"Noise block ({block.kind}), {area}: {setup.data}"
+    figure = partial(plotting.image_grid, title=title, headers=headers, rows=pictures)
+    figures["2.5_noise_block.png"] = figure
     return Findings(result, tables, figures=figures)
 
 
@@ -374,7 +363,7 @@ def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[s
 def part_2_6(setup: Setup) -> Findings:
     """Grad-CAM of the narrow, wide and noise-block networks."""
     trained = {name: run for name, (run,) in train_networks(setup, "2.6", seeds=1).items()}
-    specs, tag = networks(setup), setup.tag_in(trained[NARROW]["precision"])
+    specs, tag = networks(setup, "2.6"), setup.tag_in(trained[NARROW]["precision"])
     loaded = {name: cams.load_trained(setup, specs[name], run) for name, run in trained.items()}
     # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
     # nothing of what was learnt. With torchvision's head: zeros give no gradient.
@@ -486,9 +475,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 
 def forecast_seconds(part: str, setup: Setup) -> float:
     """About how long a part takes on this machine, as far as its networks tell."""
-    specs = networks_of(setup, part)
+    specs = networks(setup, part)
     if setup.args.jobs > 1 and specs:  # the first part trains those of the others too
-        specs = networks_of(setup, *setup.args.parts)
+        specs = networks(setup, *setup.args.parts)
     images = sum(len(source.labels) for source in setup.sources.values())
     others = {"2.2": 0.06 * images, "2.6": 15}.get(part, 5)  # of baselines, of maps
     seeds = 1 if part == "2.6" else setup.args.seeds

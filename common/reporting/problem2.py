@@ -1,9 +1,5 @@
-"""How Problem 2 is told: its tables and figures, made of results and pictures.
+"""How Problem 2 is told: its tables, made of what results.json holds, and its figures."""
 
-Tables are made of what results.json holds, so that they can be made again without a training.
-"""
-
-import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,18 +55,17 @@ def data_figures(
     class_names: Sequence[str],
     pictures: Mapping[str, list[np.ndarray]],
 ) -> Figures:
-    """2.1's figures by file name: resolutions, images per class, and pictures of some classes.
+    """2.1's figures by file name, of what there is by split.
 
-    By split: `sizes`, how many images have which (width, height) in px, drawn where there are
-    several; `class_counts`, the images of each class, int (classes,); `pictures` of the named
-    classes, uint8 (H, W, 3).
+    `sizes`, how many images have which (width, height) in px, drawn where there are several;
+    `class_counts`, int (classes,); `pictures` of the named classes, uint8 (H, W, 3).
     """
     figures = {
         f"2.1_resolutions_{split}.png": partial(
             draw_resolutions, title=f"{data}: {split}", sizes=counts
         )
         for split, counts in sizes.items()
-        if len(counts) > 1  # not copies of one size
+        if len(counts) > 1
     }
     figures["2.1_class_counts.png"] = partial(draw_class_counts, title=data, counts=class_counts)
     title = f"{data}: {len(class_names)} random classes"
@@ -129,37 +124,28 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
 
 
 def pointing_table(result: Mapping, tag: str) -> str:
-    """2.6's table of the pointing game: a row a network, with its 95 % interval, and controls.
+    """2.6's table of the pointing game: a row a network and a control.
 
     Beside all test images stand those whose flower is off-centre.
     """
-    rows = []
+    columns, rows = {"maps of": "{name}"}, []
+    for head, key in (("on the flower", "all"), ("off-centre", "aside")):
+        columns[head] = f"{{{key}[hits]:.1f}}"
+        columns[f"{head}, 95 %"] = f"{{{key}[low]:.1f}} - {{{key}[high]:.1f}}"
+    maps = {"all": result["maps"], "aside": result["maps_off_centre"]}
     for name, hits in result["pointing_game"].items():
-        aside = result["pointing_game_off_centre"][name]
-        row = {"name": name, "hits": hits, "aside": aside}
-        if name not in CONTROLS:
-            row["low"], row["high"] = _interval(hits, result["maps"])
-            row["aside_low"], row["aside_high"] = _interval(aside, result["maps_off_centre"])
-        rows.append(row)
+        row = {"all": {"hits": hits}, "aside": {"hits": result["pointing_game_off_centre"][name]}}
+        for key, cell in row.items() if name not in CONTROLS else ():
+            if maps[key]:
+                low, high = wilson_interval(round(cell["hits"] * maps[key] / 100), maps[key])
+                cell |= {"low": 100 * low, "high": 100 * high}
+        rows.append({"name": name, **row})
     caption = (
         f"Pointing game: per cent of Grad-CAM maps ({result['layer']}) whose peak lies on the"
-        f" flower,\n{result['maps']} test images, of which {result['maps_off_centre']} are"
-        f" off-centre: the middle is not on the flower.\n"
-        f"{printable(tag)}.\nchance: a random pixel; centre: the middle."
+        f" flower,\n{maps['all']} test images, {maps['aside']} of them off-centre: the middle is"
+        f" not on the flower.\n{printable(tag)}.\nchance: a random pixel; centre: the middle."
     )
-    columns = {"maps of": "{name}", "on the flower": "{hits:.1f}"}
-    columns["95 % interval"] = "{low:.1f} - {high:.1f}"
-    columns["off-centre"] = "{aside:.1f}"
-    columns["95 % interval "] = "{aside_low:.1f} - {aside_high:.1f}"
     return table(caption, columns, rows)
-
-
-def _interval(per_cent: float, maps: int) -> tuple[float, float]:
-    """Wilson's interval in per cent; NaN without maps."""
-    if maps == 0:
-        return math.nan, math.nan
-    low, high = wilson_interval(round(per_cent * maps / 100), maps)
-    return 100 * low, 100 * high
 
 
 def faithfulness_table(result: Mapping, tag: str) -> str:
@@ -169,9 +155,9 @@ def faithfulness_table(result: Mapping, tag: str) -> str:
         {"name": shown, "deletion": deletion[name], "insertion": insertion[name]}
         for name, shown in MAP_NAMES.items()
     ]
-    for one, other in zip(deletion["differences"], insertion["differences"], strict=True):
-        name = f"{MAP_NAMES[one['a']]} less {MAP_NAMES[one['b']]}"
-        rows.append({"name": name, "deletion": one, "insertion": other})
+    for a, b in zip(deletion["differences"], insertion["differences"], strict=True):
+        name = f"{MAP_NAMES[a['a']]} less {MAP_NAMES[a['b']]}"
+        rows.append({"name": name, "deletion": a, "insertion": b})
     columns = {"pixels by": "{name}"}
     for kind in ("deletion", "insertion"):
         columns[kind] = f"{{{kind}[mean]:.3f}}"
@@ -196,15 +182,6 @@ def draw_faithfulness(path: Path, result: Mapping, tag: str) -> None:
             axis.set(title=kind, xlabel="pixels in %")
         axes[0, 0].set(ylabel="probability", ylim=(0, None))
         axes[0, 0].legend()
-
-
-def noise_figure(
-    data: str, block: Mapping, class_names: list[str], pictures: Mapping[str, list[np.ndarray]]
-) -> Callable[[Path], None]:
-    """2.5's figure: pictures of the named classes, and the same covered by its noise block."""
-    area = f"area {block['area_low']:g} to {block['area_high']:g}"
-    title = f"Noise block ({block['kind']}), {area}: {data}"
-    return partial(plotting.image_grid, title=title, headers=class_names, rows=pictures)
 
 
 @dataclass(frozen=True)
