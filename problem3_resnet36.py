@@ -149,7 +149,7 @@ def part_3_3(prepared: Prepared) -> Findings:
     named = {"f(x) = x^2, 0.2x": square_leaky, "ReLU": torch.relu}
     curves = {name: (f(x), activations.derivative(f, x)) for name, f in named.items()}
     moments = activations.normal_moments(POWERS, DEVIATIONS, SAMPLES, seed)
-    shapes = timing.output_shapes(ResNet36, SquareLeaky, REPORT_SIZE)
+    shapes = timing.output_shapes(summary.without_weights(ResNet36), "SquareLeaky", REPORT_SIZE)
     costs = timing.costs_by_shape(FORMS, shapes, TIMED_IMAGES, REPEATS, device)
     ratio = partial(timing.cost_ratio, costs)
     result = {

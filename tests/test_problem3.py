@@ -216,7 +216,7 @@ def test_the_curves_are_the_reports_figure_25(monkeypatch):
 
 
 def test_the_networks_activations_are_timed_at_their_own_shapes():
-    assert timing.output_shapes(p3.ResNet36, p3.SquareLeaky, p3.REPORT_SIZE) == {
+    assert timing.output_shapes(p3.ResNet36(), "SquareLeaky", p3.REPORT_SIZE) == {
         (64, 220, 220): 1,
         (128, 108, 108): 1,
         (128, 54, 54): 6,

@@ -47,7 +47,6 @@ class SquareLeaky(nn.Module):
     """`square_leaky` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x)."""
         return square_leaky(x)
 
 
@@ -60,7 +59,6 @@ class WhereForm(nn.Module):
     """`where_form` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x)."""
         return where_form(x)
 
 
@@ -72,7 +70,6 @@ class PowerLeaky(nn.Module):
         self.power = power
 
     def forward(self, x: Tensor) -> Tensor:
-        """f_p(x)."""
         return torch.where(x > 0, x.clamp(min=0).pow(self.power), 0.2 * x)
 
 
@@ -80,7 +77,6 @@ class ClampedSquareLeaky(nn.Module):
     """min(f(x), 6), bounded as ReLU6 is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """min(f(x), 6)."""
         return square_leaky(x).clamp(max=6)
 
 
@@ -103,8 +99,7 @@ def power_moments(
 ) -> dict[str, float]:
     """`moments` in closed form of y = a x^p for x > 0 and b x^q for x < 0, x ~ N(0, deviation^2).
 
-    `positive` is (a, p), `negative` (b, q). By the symmetry of x E[y^k] is the sum of
-    a^k E[x^pk; x > 0] and (b (-1)^q)^k E[x^qk; x > 0].
+    `positive` is (a, p), `negative` (b, q). By the symmetry of x both sides of E[y^k] are of x > 0.
     """
     (a, p), (b, q) = positive, negative
     raw = [
@@ -120,8 +115,8 @@ def normal_moments(
 ) -> list[dict]:
     """Moments of functions of normal values, measured on samples and in closed form.
 
-    `functions` maps names to (function, positive, negative), the powers as in `power_moments`. A
-    row a deviation and function: function (its name), deviation, measured and closed_form.
+    `functions` are {name: (function, positive, negative)}, as in `power_moments`. A row a deviation
+    and function: function (its name), deviation, measured and closed_form.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(samples, dtype=torch.float64, generator=generator)

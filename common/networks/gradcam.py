@@ -154,11 +154,6 @@ def deletion_and_insertion(
     return found
 
 
-def area_under(curve: Tensor) -> Tensor:
-    """The area under curves (N, steps + 1) over the share of pixels: float (N,)."""
-    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
-
-
 def blurred(images: Tensor) -> Tensor:
     """Images without what is smaller than an eighth of their side."""
     side_px = max(1, images.shape[-1] // 8)

@@ -25,7 +25,6 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The network's output for float images (N, 3, H, W) in [0, 1]."""
         return self.network(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -34,6 +33,6 @@ class Normalized(nn.Module):
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:
-    """The network of `build()`, its first weights depending on the seed alone."""
+    """The network of `build()`, whose first weights depend on the seed alone."""
     torch.manual_seed(seed)
     return Normalized(build())

@@ -80,7 +80,6 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         branch = self.activation1(self.bn1(self.conv1(x)))
         branch = self.activation2(self.bn2(self.conv2(branch)))
         total = self.bn3(self.conv3(branch)) + self.shortcut(x)
@@ -148,7 +147,6 @@ class ResNet36(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, 3, H, W)."""
         x = self.activation1(self.bn1(self.conv1(images)))
         x = self.maxpool(self.activation2(self.bn2(self.conv2(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

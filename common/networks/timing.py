@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.training.watch import watched
+from common.networks.summary import summary_table
 
 WARM_UPS = 2
 Function = Callable[[Tensor], Tensor]
@@ -51,22 +51,10 @@ def compare_costs(
     return {"seconds": medians, "bytes": peaks}
 
 
-def output_shapes(
-    build: Callable[[], nn.Module], kind: type[nn.Module], input_size: tuple[int, ...]
-) -> Counter:
-    """How often modules of a kind put out which shape for an image of (channels, height, width)."""
-    shapes = Counter()
-    with torch.device("meta"):
-        network, images = build(), torch.empty(1, *input_size)
-    names = {name for name, module in network.named_modules() if isinstance(module, kind)}
-
-    def look(module: str, _direction: str, values: Tensor) -> None:
-        if module in names:
-            shapes[tuple(values.shape[1:])] += 1
-
-    with watched(network, look):
-        network(images)
-    return shapes
+def output_shapes(network: nn.Module, kind: str, input_size: tuple[int, int, int]) -> Counter:
+    """How often modules of a class's name put out which shape for an image of an input's shape."""
+    rows = summary_table(network, input_size).rows
+    return Counter(tuple(shape[1:]) for name, shape, _ in rows if name.split("-")[0] == kind)
 
 
 def costs_by_shape(

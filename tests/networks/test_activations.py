@@ -45,10 +45,8 @@ def test_what_is_measured_comes_near_the_closed_form_and_depends_on_the_seed_alo
 
 
 def test_shapes_are_those_of_the_modules_of_a_kind():
-    def build():
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.ReLU())
-
-    shapes = timing.output_shapes(build, nn.ReLU, (3, 10, 12))
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.ReLU())
+    shapes = timing.output_shapes(nn.Sequential(*layers), "ReLU", (3, 10, 12))
     assert shapes == Counter({(4, 8, 10): 1, (4, 4, 5): 2})
     rows = timing.costs_by_shape({"ReLU": torch.relu}, shapes, 2, 1, torch.device("cpu"))
     assert [(row["shape"], row["times"]) for row in rows] == [((4, 8, 10), 1), ((4, 4, 5), 2)]
