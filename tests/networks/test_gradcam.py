@@ -205,10 +205,6 @@ def test_the_random_control_is_smooth_and_depends_on_its_generator_alone():
     assert maps.diff(dim=1).abs().max() <= 1 / 16 + 1e-6  # two cells, 16 px apart
 
 
-def test_area_is_that_under_the_line():
-    assert gradcam.area_under(torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(0.25)
-
-
 def test_the_centred_control_is_highest_in_the_middle():
     maps = gradcam.centred_maps(torch.zeros(2, 3, 9, 9))
     assert maps.shape == (2, 9, 9)
