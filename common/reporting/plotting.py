@@ -35,8 +35,6 @@ NAMES = {
     "resnet36_sum": "f after the sums",
     "resnet36_report_recipe": "f off the sums",
 }
-
-
 FONT = "DejaVu Sans"  # which matplotlib carries
 STYLE = {
     "font.family": FONT,

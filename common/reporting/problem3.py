@@ -273,7 +273,7 @@ def losses_words(losses: Sequence[float]) -> str:
 def autopsy_text(row: Mapping) -> str:
     """Values of the first batch norm, going back, that makes finite gradients NaN in step 1."""
     values = [f"  {key}: {shown(value)}" for key, value in row["autopsy"].items()]
-    found = f"\n{row['network']} by {row['form']}, step 1: the batch norm that makes gradients NaN"
+    found = f"\n{row['network']}, f as `{row['form']}`, step 1: the batch norm that makes NaN"
     return "\n".join([found, *values, ""])
 
 
@@ -293,14 +293,11 @@ def draw_first_losses(
         for number, kind in enumerate(kinds):
             beside = 1.16 ** (number - (len(kinds) - 1) / 2)  # kinds stand side by side
             how = {"s": 38, "marker": "os^D"[number % 4], "edgecolors": f"C{number}", "zorder": 3}
-            for dead, face in ((False, "none"), (True, f"C{number}")):
-                shown = [
-                    (case["images"] * beside, case["first_loss"])
-                    for case in cases
-                    if case["pictures"] == kind and (case["dead_from"] is not None) == dead
-                ]
-                label = None if dead else f"pictures: {kind}"
-                axis.scatter(*np.reshape(shown, (-1, 2)).T, facecolors=face, label=label, **how)
+            of_kind = [case for case in cases if case["pictures"] == kind]
+            places = [case["images"] * beside for case in of_kind]
+            losses = [case["first_loss"] for case in of_kind]
+            faces = [f"C{number}" if case["dead_from"] else "none" for case in of_kind]
+            axis.scatter(places, losses, facecolors=faces, label=f"pictures: {kind}", **how)
         axis.axhline(chance_loss, color="black", linewidth=1, linestyle=":")
         place = {"textcoords": "offset points", "fontsize": 9}
         text = f"dead: ln 650 = {chance_loss:.3f}"

@@ -36,10 +36,6 @@ class Findings:
     texts: Mapping[str, str | bytes] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
-    @property
-    def file_names(self) -> list[str]:
-        return sorted([*self.tables, *self.texts, *self.figures])
-
 
 def open_folder(folder: Path, parts: Sequence[str] = ()) -> Path:
     """A problem's results folder, made where it is missing, for these parts.
@@ -86,30 +82,22 @@ def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> No
         return
     for text in findings.tables.values():
         job.say(text)
+    names = sorted([*findings.tables, *findings.texts, *findings.figures])
     with files.locked(folder, "writes results"):
-        before = _claim(folder, part, findings.file_names)
+        stored = read(folder)
+        before = set(stored["files"].get(part, []))
+        _refuse(folder, [name for name in set(names) - before if os.path.lexists(folder / name)])
+        # Recorded first, so that a run that is killed while it writes is not in its own way.
+        stored["files"][part] = sorted(before.union(names))
+        _store(folder, stored)
         _write(folder, findings)
-        for name in sorted(before - set(findings.file_names)):
+        for name in sorted(before.difference(names)):
             (folder / name).unlink(missing_ok=True)
             job.say(f"removed {folder / name}, of the part's run before")
-        stored = read(folder)
-        stored["files"][part] = findings.file_names
+        stored["files"][part] = names
         stored["parts"][part] = {**findings.result, "provenance": provenance}
         _store(folder, stored)
     job.say(f"-> {folder / 'results.json'} [{part}] in {provenance['call_seconds']:.1f} s")
-
-
-def _claim(folder: Path, part: str, names: list[str]) -> set[str]:
-    """Record the files about to be written; returns those that the part has recorded before.
-
-    Recorded first, so that a run that is killed in between does not stand in its own way.
-    """
-    stored = read(folder)
-    before = set(stored["files"].get(part, []))
-    _refuse(folder, [name for name in set(names) - before if os.path.lexists(folder / name)])
-    stored["files"][part] = sorted(before.union(names))
-    _store(folder, stored)
-    return before
 
 
 def _write(folder: Path, findings: Findings) -> None:
