@@ -124,25 +124,22 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
-def first_losses(study: Study, cases: Iterable[Case], border: float) -> list[dict]:
-    """First passes: a case's fields, classes, and the keys of `first_pass` and `forecast_of`."""
-    rows = []
-    for case in cases:
+def measured_pass(study: Study, case: Case, border: float) -> dict:
+    """A first pass: the case's fields, classes, and the keys of `first_pass` and `forecast_of`."""
 
-        def measure(case: Case = case) -> dict:
-            network = report_resnet36(case, SquareLeaky)
-            network = network.to(study.device, memory_format=torch.channels_last)
-            return first_pass(network, *study.batch(case), TOLD)
+    def measure() -> dict:
+        network = report_resnet36(case, SquareLeaky)
+        network = network.to(study.device, memory_format=torch.channels_last)
+        return first_pass(network, *study.batch(case), TOLD)
 
-        about = {**asdict(case), "classes": OUTPUTS}
-        found = study.kept.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
-        words = ", ".join(f"{key} {value}" for key, value in about.items())
-        job.say(
-            f"{words}: first loss {found['first_loss']:.6g}, infinite from"
-            f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
-        )
-        rows.append({**about, **found, **forecast_of(found["peaks"], case.residual, border)})
-    return rows
+    about = {**asdict(case), "classes": OUTPUTS}
+    found = study.kept.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
+    words = ", ".join(f"{key} {value}" for key, value in about.items())
+    job.say(
+        f"{words}: first loss {found['first_loss']:.6g}, infinite from"
+        f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
+    )
+    return {**about, **found, **forecast_of(found["peaks"], case.residual, border)}
 
 
 def forecast_of(peaks: Mapping, residual: str, border: float) -> dict:
@@ -352,7 +349,7 @@ def reproduce(setup: Setup) -> Findings:
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
     study, border_peak = Study(train, setup.device, kept), peak_at_the_border(3)
-    passes = first_losses(study, first_pass_cases(args), border_peak)
+    passes = [measured_pass(study, case, border_peak) for case in first_pass_cases(args)]
     of_report = in_report_setting(passes, args.image_size, args.width)
     base = base_of_steps(args, passes)
     result = {
