@@ -3,6 +3,7 @@
 A `tag` says of what data a result is, at which size and width.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -347,7 +348,7 @@ def study_findings(study: str, result: Mapping, tag: str) -> Findings:
         {
             **row,
             "f_in": " + ".join(row.get("places", [])) or "none",
-            "stop": row["stopped"][0].split(": the first")[0] if row["stopped"] else None,
+            "stop": re.split(": the first|;", row["stopped"][0])[0] if row["stopped"] else None,
             "not_finite": row["test_not_finite"] or None,
             "spread": f" +- {row['test_top1_std']:.1f}" if row["test_top1_std"] is not None else "",
         }
