@@ -2,7 +2,6 @@ import json
 import math
 import multiprocessing
 import os
-import random
 import subprocess
 import time
 
@@ -38,17 +37,15 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
     files.save_json(path, {"a": [1, 2]})
     files.save(tmp_path / "other", "content")
     whole, sums = path.read_bytes(), (tmp_path / files.SUMS).read_bytes()
-    rng = random.Random(0)
-    for _ in range(10):
-        for target, content in ((path, whole), (tmp_path / files.SUMS, sums)):
+    for target, content in ((path, whole), (tmp_path / files.SUMS, sums)):
+        for place in range(10):
             flipped = bytearray(content)
-            place = rng.randrange(min(len(content), 64))  # of the sums, its digest
-            flipped[place] ^= 1 << rng.randrange(8)
+            flipped[place] ^= 1 << place % 8
             target.write_bytes(flipped)
             for read in (files.load, files.load_json, files.check):
                 with pytest.raises(UserError, match=r"a\.json: (damaged or changed|not listed)"):
                     read(path)
-            target.write_bytes(content)
+        target.write_bytes(content)
     for damaged in (b"", whole[:-1], whole + b"\n"):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"its SHA-256 is not that in SHA256SUMS beside it"):

@@ -8,7 +8,7 @@ from torchvision.models import efficientnet_v2_s
 
 import problem2_flowers as p2
 from common import files
-from common.data import sets, streams
+from common.data import sets
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.errors import UserError
@@ -94,16 +94,6 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
         assert [i for i, (before, now) in enumerate(pairs) if before != now] == changed, argv
         if tmp_path / "b.pt" in argv:
             assert f"SHA-256 {sha256}" in pairs[changed[0]][1].values()
-
-
-def test_widening_and_breaking_symmetry_draw_from_streams_of_their_own(tmp_path, monkeypatch):
-    (tmp_path / "narrow.pt").touch()
-    seeds = []
-    monkeypatch.setattr(efficientnet, "load_but_head", lambda *_: ([], ""))
-    monkeypatch.setattr(p2.widening, "widen_from", lambda *args: seeds.append(args[-1]))
-    monkeypatch.setattr(p2.widening, "break_symmetry", lambda *args: seeds.append(args[-1]))
-    p2.start_wide_from_narrow(setup_of("--from-narrow", tmp_path / "narrow.pt"), 5)
-    assert seeds == [streams.mixed_seed(5, streams.WIDEN), streams.mixed_seed(5, streams.SYMMETRY)]
 
 
 def test_stages_add_up_to_the_whole_networks():

@@ -201,20 +201,13 @@ def test_bad_flags_end_in_one_line(fails, tmp_path, argv, words):
 
 @pytest.mark.usefixtures("small_networks")
 def test_wrong_weights_are_refused_before_any_image_is_packed(fails, tmp_path):
-    (tmp_path / "no_weights.pt").write_text("no weights")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "another.pt")
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     for part in ("2.2", "2.3", "2.5", "2.6"):
         assert "none.pt: no such file" in fails(p2, part, *TINY, *folders, "--init", "none.pt")
-    for name, words in (("no_weights.pt", "not a file of"), ("another.pt", "not EfficientNetV2-S")):
-        message = fails(p2, "2.2", *TINY, *folders, "--init", tmp_path / name)
-        assert f"{name}: {words}" in message
-    spoiled = tiny.small_efficientnet(num_classes=3).state_dict()
-    spoiled["features.3.0.block.0.1.running_var"][5] = torch.nan
-    torch.save({"model": spoiled}, tmp_path / "nan.pt")
     for part, flag in (("2.2", "--init"), ("2.3", "--from-narrow")):
-        message = fails(p2, part, *TINY, *folders, flag, tmp_path / "nan.pt")
-        assert "nan.pt: features.3.0.block.0.1.running_var holds values that are not" in message
+        message = fails(p2, part, *TINY, *folders, flag, tmp_path / "another.pt")
+        assert "another.pt: not EfficientNetV2-S" in message
     assert not (tmp_path / "cache").exists()
 
 

@@ -130,13 +130,6 @@ def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
     assert np.std(areas) > 0.05
 
 
-def test_cutmix_with_probability_0_changes_nothing():
-    images, targets = torch.rand(3, 3, 5, 5), torch.eye(3)
-    mixed, mixed_targets = augment.cutmix(images, targets, 0, draws(3))
-    assert torch.equal(mixed, images)
-    assert torch.equal(mixed_targets, targets)
-
-
 # ---------------------------------------------------------------------------------- RandAugment
 
 

@@ -192,12 +192,6 @@ def test_what_pillow_would_read_wrongly_is_refused(tmp_path, write, why, fails):
     assert re.search(why, fails(p1, "1.1", "--image", path, "--out", tmp_path))
 
 
-def test_of_pages_the_first_is_read(tmp_path):
-    first, *others = (Image.fromarray(pixels) for pixels in (LARGE, SMALL))
-    first.save(tmp_path / "picture.tif", save_all=True, append_images=others)
-    np.testing.assert_array_equal(load_image(tmp_path / "picture.tif"), LARGE)
-
-
 @pytest.mark.parametrize("options", [{}, {"planarconfig": "separate", "compression": "zlib"}])
 def test_16_bit_colour_is_scaled(tmp_path, options):
     pixels = DEEP.transpose(2, 0, 1) if options else DEEP

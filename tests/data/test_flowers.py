@@ -5,15 +5,9 @@ import pytest
 from PIL import Image
 
 from common.data import flowers
-from common.data.flowers import NUM_CLASSES, SPLITS, class_names, draw_flower, full_size
+from common.data.flowers import NUM_CLASSES, SPLITS, class_names, draw_flower
 
 RED, YELLOW = 1, 3  # poppy, buttercup
-
-
-def box_scaled(pixels, like):
-    """Mean over boxes, to the size of `like`."""
-    size = like.shape[1::-1]
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)).astype(int)
 
 
 def central_square(pixels):
@@ -87,16 +81,6 @@ def test_flowers_stand_beside_the_centre_and_inside_the_central_square():
     inside = [square.sum() / mask.sum() for square, mask in zip(squares, masks, strict=True)]
     assert min(inside) > 0.7
     assert np.mean(inside) > 0.95
-
-
-@pytest.mark.parametrize("index", range(2))
-def test_low_resolution_resembles_the_full_picture(index):
-    small, full = draw_flower(0, "val", index, 10, 64), draw_flower(0, "val", index, 10)
-    assert full.image.shape[1::-1] == full_size(0, "val", index)
-    assert min(full.mask.shape) == 500
-    assert np.abs(box_scaled(full.image, small.image) - small.image).mean() < 8
-    scaled_mask = box_scaled(full.mask.astype(np.uint8) * 255, small.mask) >= 128
-    assert (scaled_mask != small.mask).mean() < 0.02
 
 
 def test_folders_hold_what_was_drawn(run, tmp_path):

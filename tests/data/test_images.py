@@ -1,6 +1,3 @@
-import struct
-import zlib
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +5,6 @@ from PIL import Image
 
 import problem1_perceptual as p1
 from common.data import images
-from common.errors import UserError
 from tests.conftest import picture
 
 
@@ -62,42 +58,11 @@ def test_16_bit_grey_is_scaled(tmp_path):
     assert (images.load_image(tmp_path / "deep.png") == 128).all()
 
 
-@pytest.mark.parametrize(
-    ("depth", "transparent", "wanted"),
-    [
-        (16, 0, [255, 0, 60, 255]),
-        (16, 60 * 257, [0, 0, 255, 255]),
-        (8, 3, [0, 1, 255, 255]),
-        (1, 0, [255, 255, 255, 255]),
-    ],
-)
-def test_the_transparent_value_of_grey_is_white(tmp_path, depth, transparent, wanted):
-    top = 2**depth - 1
-    values = [0, 1, {16: 60 * 257, 8: 3}.get(depth, top), top]
-    (tmp_path / "t.png").write_bytes(grey_png(values, depth, transparent))
-    assert images.load_image(tmp_path / "t.png")[0].tolist() == [[value] * 3 for value in wanted]
-
-
-@pytest.mark.parametrize("depth", [2, 4])
-def test_a_transparent_value_that_pillow_misses_is_refused(tmp_path, depth):
-    (tmp_path / "t.png").write_bytes(grey_png([0, 1, 2, 3], depth, 1))
-    with pytest.raises(UserError, match=r"t.png: a transparent value of other than 8 bits;"):
-        images.load_image(tmp_path / "t.png")
-
-
-def grey_png(values, depth, transparent):
-    """A row of grey pixels as a PNG of that depth, with a transparent value."""
-    bits = sum(value << depth * place for place, value in enumerate(reversed(values)))
-    padding = -depth * len(values) % 8
-    row = (bits << padding).to_bytes((depth * len(values) + padding) // 8)
-    header = struct.pack(">LLBBBBB", len(values), 1, depth, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">H", transparent))]
-    chunks += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
-    content = b"\x89PNG\r\n\x1a\n"
-    for name, data in chunks:
-        content += struct.pack(">L", len(data)) + name + data
-        content += struct.pack(">L", zlib.crc32(name + data))
-    return content
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 1), (np.uint16, 257)])
+def test_the_transparent_value_of_grey_is_white(tmp_path, dtype, scale):
+    grey = Image.fromarray(np.array([[0, 60, 254]], dtype) * scale)
+    grey.save(tmp_path / "t.png", transparency=60 * scale)
+    assert images.load_image(tmp_path / "t.png")[0, :, 0].tolist() == [0, 255, 254]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -154,14 +119,6 @@ def test_a_picture_saved_again_is_left_out_whatever_its_format(tmp_path):
     assert list(loaded) == list(sizes) == ["0.bmp", "1.bmp", "2.bmp"]
     assert left_out[:2] == [f"0.{kind}: the same picture as 0.bmp" for kind in ("jpg", "png")]
     assert len(left_out) == 6
-
-
-def test_a_link_in_a_circle_is_left_out(tmp_path):
-    Image.fromarray(picture(0)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").symlink_to("b.png")
-    loaded, _, left_out = images.open_folder(tmp_path)
-    assert list(loaded) == ["a.png"]
-    assert left_out == ["b.png: cannot be read (Too many levels of symbolic links)"]
 
 
 def test_a_folder_is_read_picture_by_picture(class_folders, monkeypatch):

@@ -13,11 +13,7 @@ from common.data import manifest
 from common.data.images import list_classes
 from common.data.sets import SPLITS, FileSet
 from common.errors import UserError
-from common.reporting.results import ROOT
 from tests.data.conftest import SPLIT, draw, fails
-
-SHARED = ROOT.parent / "shared" / "data"
-FOLDER_100 = SHARED / "imagenet-100x32"
 
 
 def seats(drawn):
@@ -241,16 +237,6 @@ def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root
     for split, images in drawn.sets().items():
         assert images.fingerprint() == drawn.sets()[split].fingerprint()
         assert images.fingerprint() != replace(drawn, rows=rows).sets()[split].fingerprint()
-
-
-@pytest.mark.skipif(not FOLDER_100.is_dir(), reason="no ../shared/data/imagenet-100x32")
-def test_the_catalogue_of_20_classes_of_60_images_is_exact():
-    root = FOLDER_100
-    drawn = draw(root, classes=20, per_class=60)
-    wanted = {"classes": 20, "images_per_class": 60, "total": 1200}
-    assert drawn.catalogue() == {**wanted, "train": 840, "val": 180, "test": 180}
-    assert drawn.quarantined == []
-    assert all(row.class_name != row.class_id for row in drawn.rows)
 
 
 # ------------------------------------------------------------------------------- class folders

@@ -1,5 +1,4 @@
 import shutil
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from PIL import Image
 
 from common.data import flowers, packed, sets
 from common.data.images import fit_to, load_image
-from common.data.sets import DrawnSet, FileSet
+from common.data.sets import DrawnSet
 from common.errors import UserError
 from common.reporting.results import ROOT
 
@@ -26,12 +25,6 @@ def test_sample_pictures_of_a_seed_are_for_ever(source, monkeypatch):
     for row, samples in zip(indexes, pictures.values(), strict=True):
         wanted = [fit_to(source.picture(index), 300, 300) for index in row]
         assert np.array_equal(samples, wanted)
-
-
-def test_sample_pictures_are_of_all_classes_where_there_are_few(source):
-    names, pictures = sets.sample_pictures({"train": source}, seed=0)
-    assert names == source.class_names
-    assert len(pictures["train"]) == 3
 
 
 def test_class_folders_have_a_label_each_and_pictures_of_any_size(tmp_path):
@@ -113,18 +106,6 @@ def test_missing_flowers_are_counted_before_any_work(flowers_root, monkeypatch):
     monkeypatch.setattr("os.listdir", lambda _: IMAGES[:-9])
     with pytest.raises(UserError, match=r"jpg: 9 images are missing, the first image_08181.jpg"):
         sets.flowers102(flowers_root)
-
-
-def test_resolutions_of_original_flowers_are_exact():
-    folder = SHARED / "flowers-originals"
-    if not folder.exists():
-        pytest.skip(f"{folder} is not there")
-    files = sorted(folder.rglob("*.jpg"))[::5]
-    originals = FileSet("originals", files, [0] * len(files), ["flower"])
-    sizes = Counter(originals.size(index) for index in range(len(files)))
-    wanted = Counter(load_image(path).shape[1::-1] for path in files)
-    assert sizes == wanted
-    assert sizes.total() == 38
 
 
 # -------------------------------------------------------------------------------- embedded flowers

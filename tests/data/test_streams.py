@@ -1,9 +1,7 @@
 from itertools import product
 
-import torch
-
 from common.data import streams
-from common.data.streams import AUGMENT, RANDOM_MAPS, generator, mixed_seed
+from common.data.streams import RANDOM_MAPS, mixed_seed
 
 
 def test_each_purpose_has_a_number_of_its_own():
@@ -21,10 +19,3 @@ def test_seeds_are_of_63_bits_and_the_same_for_ever():
     assert mixed_seed(1, 2) == 7764949442709860949
     assert mixed_seed(2**32 + 5, 1) == 6058759078026276609
     assert all(0 <= mixed_seed(seed, 3) < 2**63 for seed in range(100))
-
-
-def test_a_stream_is_drawn_again_from_its_key_whatever_was_drawn_in_between():
-    numbers = torch.rand(9, generator=generator(3, AUGMENT, 1, 2))
-    torch.rand(99)
-    torch.rand(99, generator=generator(3, AUGMENT, 1, 3))
-    assert torch.equal(torch.rand(9, generator=generator(3, AUGMENT, 1, 2)), numbers)

@@ -48,11 +48,6 @@ def test_one_picture_has_no_interval():
     assert np.isnan([row["low"], row["high"]]).all()
 
 
-def test_an_interval_may_end_at_infinity():
-    resampled = np.array([1.0] * 90 + [np.inf] * 10)
-    assert losses.interval(resampled) == {"low": 1.0, "high": np.inf}
-
-
 def test_a_yardstick_of_zero_is_refused():
     with pytest.raises(UserError, match="l1 is 0 between unrelated pictures"):
         calibrated(unrelated=UNRELATED * [0, 1, 1])

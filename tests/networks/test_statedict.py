@@ -1,4 +1,3 @@
-import argparse
 import os
 import pickle
 from collections import OrderedDict
@@ -106,21 +105,6 @@ def test_what_has_no_bearing_may_be_missing(tmp_path):
     torch.save(STATE | {"features.weight": torch.zeros(9, 3, 3, 3)}, path)
     tensors, _ = found(path, may_miss=["features.weight"])
     assert "features.weight" not in tensors
-
-
-WHAT_STANDS_IN_THE_WAY = {
-    "argparse.Namespace": {"model": STATE, "args": argparse.Namespace(lr=0.1)},
-    "torch.nn.modules.container.Sequential": network(),
-    "numpy._core.multiarray.scalar": {"model": STATE, "best": np.float64(0.5)},
-}
-
-
-@pytest.mark.parametrize("name", WHAT_STANDS_IN_THE_WAY)
-def test_a_class_in_the_way_is_named_with_the_remedy(tmp_path, name):
-    torch.save(WHAT_STANDS_IN_THE_WAY[name], tmp_path / "weights.pt")
-    message = refused(tmp_path / "weights.pt")
-    assert name in message
-    assert "torch.save(model.state_dict(), FILE)" in message
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])

@@ -254,13 +254,3 @@ def test_the_doctors_chart_has_a_frame_a_step(tmp_path):
     top = html_charts.NOT_FINITE
     assert [frame["values"] for frame in chart["frames"]] == [[[2.0, top]], [[5.0, top]]]
     assert chart["frames"][1]["name"] == "step 1"
-
-
-def test_the_page_is_written_beside_the_results(out, capsys, place):
-    html.write(out)
-    assert (out / "report.html").read_text("utf-8") == html.render(out)
-    assert "report.html" in capsys.readouterr().out
-    (out / "report.html").unlink()
-    place(1, 2)
-    html.write(out)
-    assert not (out / "report.html").exists()

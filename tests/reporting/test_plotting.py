@@ -1,4 +1,4 @@
-"""Every kind of figure, drawn once and looked at by its axes' texts."""
+"""Figures of values that may be missing, zero or infinite, looked at by their texts."""
 
 from functools import partial
 
@@ -19,12 +19,6 @@ EPOCHS = [
 EPOCHS.append({**EPOCHS[0], "epoch": 3, "val_loss": 1e12})
 CURVE = ([0.1, 0.2], [0.05, np.nan], [0.2, np.nan])
 FIGURES = {
-    "image_grid": partial(
-        plotting.image_grid,
-        title="Translation",
-        headers=["a header of many words, which is wrapped", "difference"],
-        rows={"a.png": [PICTURE, plotting.HeatMap(MAP, "0-255")]},
-    ),
     "dots": partial(
         plotting.dots,
         title="Worth",
@@ -45,12 +39,6 @@ FIGURES = {
         panels=[plotting.Panel("noise", "sigma", (1, 100), {"l1": CURVE, "relu1_2": CURVE})] * 2,
         ylim=(0.01, 1),
     ),
-    "resolutions": partial(
-        problem2.draw_resolutions, title="train", sizes={(500, 667): 1000, (640, 480): 2}
-    ),
-    "class_counts": partial(
-        problem2.draw_class_counts, title="flowers", counts={"train": np.array([2, 1000])}
-    ),
     "training_curves": partial(
         plotting.training_curves, title="flowers", histories={"resnet34": [EPOCHS, EPOCHS]}
     ),
@@ -62,18 +50,6 @@ FIGURES = {
             [problem2.Overlay(PICTURE, None, "true: rose")],
             [problem2.Overlay(PICTURE, MAP, "rose"), problem2.Overlay(PICTURE, 0 * MAP, "tulip")],
         ],
-    ),
-    "faithfulness": partial(
-        problem2.draw_faithfulness,
-        result={
-            "curve_images": 32,
-            "deletion": {name: {"curve": [0.9, 0.1]} for name in problem2.MAP_NAMES},
-            "insertion": {name: {"curve": [0.1, 0.9]} for name in problem2.MAP_NAMES},
-        },
-        tag="drawn flowers",
-    ),
-    "functions": partial(
-        problem3.draw_functions, x=np.arange(-1, 2), curves={"f": (np.arange(3), np.ones(3))}
     ),
     "doctor": partial(
         problem3.draw_doctor,
@@ -103,21 +79,10 @@ FIGURES = {
     ),
 }
 TEXTS = {
-    "image_grid": [
-        *("Translation", "a header of many\nwords, which is\nwrapped", "a.png"),
-        "0-255,\nroot scale",
-    ],
     "dots": ["2.0", "pixels", "LPIPS", "sigma", "random", "six photos"],
     "dose_response": ["noise", "sigma", "100", "relu1_2", "six photos"],
-    "resolutions": [
-        "train: 1,002 images, 2 resolutions",
-        "most often: 500x667 (1,000), 640x480 (2)",
-    ],
-    "class_counts": ["train: 1,002 images", "class"],
     "training_curves": ["top-1 in %: val solid, train dashed", "ResNet-34"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
-    "faithfulness": ["deletion", "insertion", "Grad-CAM", "32 test images", "pixels in %"],
-    "functions": ["derivative", "f", "f: 1 at 0"],
     "doctor": ["f after the sums, step 2", "fp16", "conv1"],
     "first_losses": ["pictures: whole", "dead: ln 650", "128", "224 px"],
     "exponents": ["ReLU throughout", "gammas start at 1", "p = 2"],

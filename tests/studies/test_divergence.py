@@ -1,7 +1,5 @@
 """The first steps of trainings, watched and unchecked."""
 
-import csv
-import io
 import math
 
 import numpy as np
@@ -55,19 +53,6 @@ def test_the_record_finds_the_first_value_beyond_each_range_and_keeps_powers_of_
     assert record.beyond == {"fp16": first, "bf16": overflow, "fp32": overflow}
     assert sorted({row["step"] for row in record.rows}) == [1, 2, 4, 7]
     assert Followed([], None, None, record.rows, {}, 0).peaks(4, ["a", "a"]) == [10_000] * 2
-
-
-def test_rows_become_csv():
-    record = Record()
-    record.look("network.a", "output", torch.tensor([1 / 3, -2 / 3]))
-    record.end_step(nn.Module(), last=True)
-    text = Followed([], None, None, record.rows, {}, 0).csv_text()
-    (row,) = csv.DictReader(io.StringIO(text))
-    assert row == {
-        **{"step": "1", "module": "a", "direction": "output", "peak": "0.66667"},
-        **{"mean": "-0.16667", "variance": "0.25", "non_finite": "0", "norm": "0.74536"},
-        "constant": "0",
-    }
 
 
 def test_a_training_is_followed_to_its_last_step(train):
@@ -158,27 +143,19 @@ def test_a_dead_network_is_taken_apart_at_the_batch_norm_that_makes_gradients_na
 # ------------------------------------------------------------------------- results that are kept
 
 
-def counted(result):
+def test_what_was_measured_is_read_again_and_under_another_flag_measured_anew(tmp_path):
     calls = []
 
     def measure():
         calls.append(1)
-        return result
+        return {"losses": [1.5, math.inf], "places": (1, 2)}
 
-    return calls, measure
+    def get(seed=0, steps=3, fresh=False):
+        cache = ResultCache(tmp_path / "kept", {"seed": seed}, fresh)
+        return cache.get("f, clamped", {"steps": steps}, measure)
 
-
-def test_what_was_measured_is_read_again_with_its_infinities(tmp_path):
-    calls, measure = counted({"losses": [1.5, math.inf], "places": (1, 2)})
-    caches = [ResultCache(tmp_path / "kept", {"seed": 0}) for _ in range(2)]
-    results = [cache.get("f, clamped", {"steps": 3}, measure) for cache in caches]
-    assert results == [{"losses": [1.5, math.inf], "places": [1, 2]}] * 2
+    assert get() == get() == {"losses": [1.5, math.inf], "places": [1, 2]}
     assert len(calls) == 1
-
-
-@pytest.mark.parametrize(("seed", "steps", "fresh"), [(1, 3, False), (0, 4, False), (0, 3, True)])
-def test_another_flag_and_fresh_measure_anew(tmp_path, seed, steps, fresh):
-    calls, measure = counted({"loss": 1.0})
-    ResultCache(tmp_path, {"seed": 0}).get("none", {"steps": 3}, measure)
-    ResultCache(tmp_path, {"seed": seed}, fresh).get("none", {"steps": steps}, measure)
-    assert len(calls) == 2
+    for other in ({"seed": 1}, {"steps": 4}, {"fresh": True}):
+        get(**other)
+    assert len(calls) == 4

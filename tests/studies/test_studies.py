@@ -77,16 +77,6 @@ def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch)
     assert "--reproduce runs as one process" in err
 
 
-def test_steps_start_from_the_first_seed_whose_network_is_dead():
-    args = SimpleNamespace(image_size=224, width=1, seed=3, seeds=3)
-    rows = [
-        {**vars(Case(images, seed=seed, width=1)), "dead_from": dead}
-        for images, seed, dead in ((64, 3, None), (128, 3, "bn"), (64, 4, "bn"), (64, 5, "bn"))
-    ]
-    assert reproduction.base_of_steps(args, rows).seed == 4
-    assert reproduction.base_of_steps(args, rows[:2]).seed == 3
-
-
 def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch, capsys):
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(reproduction, "STEP_BYTES", 100)
@@ -188,12 +178,6 @@ def test_the_control_of_every_arm_is_one_of_the_studys(monkeypatch):
         arms = kept_arms(monkeypatch, study)
         assert {arm.control for arm in arms if arm.control} <= {arm.spec.name for arm in arms}
         assert len({arm.spec.name for arm in arms}) == len(arms)
-
-
-def test_infinities_of_an_autopsy_are_told_apart():
-    row = {"losses": [6.4], "autopsy": {"variance": math.inf, "factor": math.nan, "channel": 3}}
-    told = reproduction.told(row)["autopsy"]
-    assert told == {"variance": "inf", "factor": "nan", "channel": 3}
 
 
 def test_more_classes_than_outputs_are_refused():

@@ -203,14 +203,6 @@ def test_an_image_whose_logits_are_not_finite_counts_as_wrong(capsys):
     assert told in capsys.readouterr().err
 
 
-def test_evaluation_leaves_the_network_as_it_was():
-    net = network().train()
-    before = {name: one.clone() for name, one in net.state_dict().items()}
-    evaluate(net, packed(), RECIPE, CPU)
-    assert net.training
-    assert_same(net.state_dict(), before)
-
-
 # --------------------------------------------------------------------------------------- training
 
 

@@ -143,15 +143,3 @@ def test_a_step_of_one_image_in_each_process_is_refused(place):
     with pytest.raises(UserError, match="a step of 3 for 2 processes, batch norm needs 2 or more"):
         loop.check_steps(tiny.packed(), RECIPE)
     loop.check_steps(tiny.packed(), replace(RECIPE, batch_size=6))
-
-
-def test_a_macs_gpu_is_one_device_of_one_process(monkeypatch, place, capsys):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert parallel.pick_device("mps") == torch.device("mps")
-    assert "never run" in capsys.readouterr().out
-    place(0, 2)
-    with pytest.raises(UserError, match="--device mps is for one process"):
-        parallel.pick_device("mps")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no Mac's GPU here; try --device cpu"):
-        parallel.pick_device("mps")
