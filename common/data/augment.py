@@ -64,19 +64,11 @@ class Augmentation:
     block: Callable[[Tensor, Draws], Tensor] | None = None
     randaugment: float = 0.0  # magnitude, 0 to 10; 0: none
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, classes: int, size_px: int, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """Images and targets for a training step.
-
-        Of uint8 (N, 3, S, S), not written to, and int64 (N,), below `classes`: float32 (N, 3,
-        size_px, size_px) in [0, 1], channels_last, and float32 (N, classes), distributions.
-        """
-        targets = functional.one_hot(labels, classes).float()
-        return self.mix(self.vary(images, size_px, draws), targets, draws)
-
     def vary(self, images: Tensor, size_px: int, draws: Draws) -> Tensor:
-        """Crop, mirror and jitter packed images, each by itself: float (N, 3, size_px, size_px)."""
+        """Crop, mirror and jitter packed images, uint8, each by itself.
+
+        They become float32 (N, 3, size_px, size_px) in [0, 1].
+        """
         varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
         varied = colour_jitter(varied, self.jitter, draws)
         return rand_augment(varied, self.randaugment, draws) if self.randaugment else varied

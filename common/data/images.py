@@ -29,21 +29,27 @@ EMBEDDED_PHOTOS = {
 }
 
 NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # of class folders
+FOLDER = "a folder"  # why it is left out
 NAMED = 3  # of the files left out, in the line on stderr
 # The mean colours of 8 x 8 cells, of 0 to 255, of a picture saved again; of the 690 photos of two
 # published folders no two are within 40.
 SAME_WITHIN = 4
 
 
-def why_left_out(name: str) -> str | None:
-    """Why a file of a folder of images is left out by its name, or None where it is not.
-
-    The reason is empty where nobody will miss it.
-    """
-    is_image = os.path.splitext(name)[1].lower() in Image.registered_extensions()
-    if name.startswith("."):
-        return "hidden" if is_image else ""  # a Mac writes ._a.jpg beside a.jpg
-    return None if is_image else "no image by its ending; rename or convert it"
+def images_in(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of a folder's images, told by their endings, and why others are left out."""
+    names, left_out, endings = [], {}, Image.registered_extensions()
+    for name in sorted(os.listdir(folder)):
+        is_image = os.path.splitext(name)[1].lower() in endings
+        if name.startswith("."):
+            if is_image:  # a Mac writes ._a.jpg beside a.jpg
+                left_out[name] = "hidden"
+        elif is_image:
+            names.append(name)
+        else:
+            is_folder = (folder / name).is_dir()
+            left_out[name] = FOLDER if is_folder else "no image by its ending; rename or convert it"
+    return names, left_out
 
 
 def say_left_out(reasons: Sequence[str], source: str) -> None:
@@ -81,8 +87,7 @@ def open_folder(
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a single image is given by --image")
-    paths, left_out = _list_images(folder)
-    candidates = list(paths)
+    candidates, left_out = _images_below(folder)
     if most is not None:
         order = np.random.default_rng(seed).permutation(len(candidates))
         candidates = [candidates[place] for place in order]
@@ -91,9 +96,9 @@ def open_folder(
         if len(sizes) == most:
             break
         try:
-            image = load_image(paths[name])
+            image = load_image(folder / name)
         except UserError as error:
-            left_out[name] = str(error).removeprefix(printable(f"{paths[name]}: "))
+            left_out[name] = str(error).removeprefix(printable(f"{folder / name}: "))
             continue
         cells = Image.fromarray(image).resize((8, 8), Image.Resampling.BOX)
         colours = np.array(cells, dtype=int)
@@ -109,23 +114,21 @@ def open_folder(
         found = f"{len(reasons)} left out; first: {reasons[0]}" if reasons else "no images"
         raise UserError(f"{folder}: none of its files is an image that can be read ({found})")
     sizes = {name: sizes[name] for name in sorted(sizes)}
-    return Pictures({name: paths[name] for name in sizes}), sizes, reasons
+    return Pictures({name: folder / name for name in sizes}), sizes, reasons
 
 
-def _list_images(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    inside, paths, left_out = sorted(folder.iterdir()), {}, {}
-    if not any(why_left_out(path.name) is None and path.is_file() for path in inside):
-        folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
-        inside = [path for inner in folders for path in sorted(inner.iterdir())] or inside
-    for path in inside:
-        name = str(path.relative_to(folder))
-        is_folder = path.is_dir() and not path.name.startswith(".")
-        reason = "a folder" if is_folder else why_left_out(path.name)
-        if reason is None:
-            paths[name] = path
-        elif reason:
-            left_out[name] = reason
-    return paths, left_out
+def _images_below(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """As `images_in`, or where a folder holds no image that of its folders."""
+    names, left_out = images_in(folder)
+    inner = [name for name, why in left_out.items() if why == FOLDER]
+    if names or not inner:
+        return names, left_out
+    left_out = {}
+    for folder_name in inner:
+        found, others = images_in(folder / folder_name)
+        names += (f"{folder_name}/{name}" for name in found)
+        left_out |= {f"{folder_name}/{name}": why for name, why in others.items()}
+    return names, left_out
 
 
 def list_classes(
@@ -144,30 +147,20 @@ def list_classes(
         if not folder.is_dir():
             left_out.append(f"{name}: a file among the class folders")
         elif not any(path.is_relative_to(folder) for path in own):
-            classes[name], reasons = _image_names(root, name)
-            left_out += (f"{name}/{reason}" for reason in reasons)
+            classes[name], others = images_in(root / name)
+            for other, why in others.items():
+                if why == FOLDER:
+                    raise UserError(
+                        f"{root / name / other}: a folder inside a class folder; images are looked"
+                        f" for as {root}/CLASS/IMAGE: move them up, or give the folder of classes"
+                    )
+                left_out.append(f"{name}/{other}: {why}")
     if len(classes) < 2:
         raise UserError(
             f"{root}: {len(classes)} class folder(s) in it; give a folder that holds two or"
             " more, each with the images of a class"
         )
     return classes, left_out
-
-
-def _image_names(root: Path, class_id: str) -> tuple[list[str], list[str]]:
-    names, left_out = [], []
-    for name in sorted(os.listdir(root / class_id)):
-        reason = why_left_out(name)
-        if reason is None:
-            names.append(name)
-        elif (root / class_id / name).is_dir() and not name.startswith("."):
-            raise UserError(
-                f"{root / class_id / name}: a folder inside a class folder; images are looked for"
-                f" as {root}/CLASS/IMAGE: move them up, or give the folder that holds the classes"
-            )
-        elif reason:
-            left_out.append(f"{name}: {reason}")
-    return names, left_out
 
 
 def embedded_photos() -> dict[str, np.ndarray]:

@@ -101,34 +101,26 @@ def _open(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool) -> None:
-    with (folder / "images.npy").open("wb") as file:
-        rows, bad = _decode_into(file, source, side_px, skip_bad)
-    files.record(folder / "images.npy")
-    files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
-
-
-def _decode_into(file, source, side_px: int, skip_bad: bool) -> tuple[list[int], list[str]]:
-    """Write the squares to an .npy file; returns the rows written and what was left out.
-
-    Written, not memory-mapped: on a full disk a write raises where a mapping kills the process.
-    """
     rows, bad, count = [], [], len(source.labels)
-    _npy_header(file, (count, side_px, side_px, 3))
     work = partial(_square, source=source, side_px=side_px)
     squares = in_parallel(work, range(count), f"packing {source.name}")
-    for row, square in enumerate(squares):
-        if isinstance(square, str):
-            bad.append(square)
-            if not skip_bad:
+    # Written, not memory-mapped: on a full disk a write raises where a mapping kills the process.
+    with (folder / "images.npy").open("wb") as file:
+        _npy_header(file, (count, side_px, side_px, 3))
+        for row, square in enumerate(squares):
+            if isinstance(square, np.ndarray):
+                rows.append(row)
+                file.write(square.tobytes())
+            elif skip_bad:
+                bad.append(square)
+            else:
                 raise UserError(f"{square}; mend it, or leave bad images out with --skip-bad")
-        else:
-            rows.append(row)
-            file.write(square.tobytes())
+        file.seek(0)  # the header's length stays: NumPy leaves room for the first number
+        _npy_header(file, (len(rows), side_px, side_px, 3))
     if not rows:
         raise UserError(f"{source.name}: none of {count} images can be read; first: {bad[0]}")
-    file.seek(0)  # the header's length stays: NumPy leaves room for the first number
-    _npy_header(file, (len(rows), side_px, side_px, 3))
-    return rows, bad
+    files.record(folder / "images.npy")
+    files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
 
 
 def _npy_header(file, shape: tuple[int, ...]) -> None:

@@ -199,11 +199,12 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[T
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
-    classes, size_px = len(train.class_names), recipe.image_size_px
+    targets = functional.one_hot(labels, len(train.class_names)).float()
     if run.teacher is None:
-        return recipe.augmentation(images, labels, classes, size_px, draws)
-    varied, features = run.teacher.views(images, indexes, run.epoch, size_px)
-    targets = torch.cat([functional.one_hot(labels, classes).float(), features], dim=1)
+        varied = recipe.augmentation.vary(images, recipe.image_size_px, draws)
+    else:
+        varied, features = run.teacher.views(images, indexes, run.epoch, recipe.image_size_px)
+        targets = torch.cat([targets, features], dim=1)
     return recipe.augmentation.mix(varied, targets, draws)
 
 

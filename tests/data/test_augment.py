@@ -29,6 +29,11 @@ def draws(images, seed=0, purpose=streams.AUGMENT, epoch=1, step=2):
     return Draws(seed, purpose, epoch, step, images, CPU)
 
 
+def augmented(augmentation, images, labels):
+    own, targets = draws(4), torch.nn.functional.one_hot(labels, 3).float()
+    return augmentation.mix(augmentation.vary(images, 8, own), targets, own)
+
+
 def test_parameters_depend_on_the_key_alone():
     parameters = draws(5).uniform(0, 1, 2)
     assert parameters.shape == (5, 2)
@@ -59,13 +64,13 @@ def test_a_batch_as_a_whole():
     images, labels = batch(), torch.tensor([0, 2, 1, 2])
     before = images.clone()
     augmentation = Augmentation(cutmix_prob=1)
-    varied, targets = augmentation(images, labels, 3, 8, draws(4))
+    varied, targets = augmented(augmentation, images, labels)
     assert torch.equal(images, before)
     assert varied.shape == (4, 3, 8, 8)
     assert varied.is_contiguous(memory_format=torch.channels_last)
     assert 0 <= varied.min() < varied.max() <= 1
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    again, _ = augmentation(images, labels, 3, 8, draws(4))
+    again, _ = augmented(augmentation, images, labels)
     assert torch.equal(varied, again)
 
 
@@ -175,9 +180,9 @@ def test_shifts_move_the_pixels():
 
 def test_random_operations_are_drawn_an_image_and_leave_batches_without_them_alone():
     images, labels = batch(), torch.tensor([0, 2, 1, 2])
-    plain, _ = Augmentation(cutmix_prob=0)(images, labels, 3, 8, draws(4))
-    varied, _ = Augmentation(cutmix_prob=0, randaugment=9)(images, labels, 3, 8, draws(4))
-    again, _ = Augmentation(cutmix_prob=0, randaugment=9)(images, labels, 3, 8, draws(4))
+    plain, _ = augmented(Augmentation(cutmix_prob=0), images, labels)
+    varied, _ = augmented(Augmentation(cutmix_prob=0, randaugment=9), images, labels)
+    again, _ = augmented(Augmentation(cutmix_prob=0, randaugment=9), images, labels)
     assert torch.equal(varied, again)
     assert not torch.equal(varied, plain)
     assert 0 <= varied.min() < varied.max() <= 1
