@@ -110,9 +110,6 @@ def calibrate(
 
     `make_copies(picture)` gives the copies, the square itself as "original" among them, and their
     pairs; draws are averaged. `losses` are those of the registry where none are given.
-
-    Raises:
-        UserError: a picture has no other one to be calibrated with.
     """
     losses, features = losses or registry(network), partial(features_of, network)
     index = {name: place for place, name in enumerate(names)}

@@ -18,7 +18,7 @@ from common.reporting.results import Findings
 from common.reporting.statistics import over_seeds, paired_difference
 from common.studies.divergence import REPORT_RECIPE
 from common.training import runs
-from common.training.runs import NetworkSpec, Setup, hits_of
+from common.training.runs import NetworkSpec, Setup
 from common.training.watch import NotFinite
 
 PLACES = ("stem", "branch", "sum")
@@ -132,7 +132,7 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
             except NotFinite as error:
                 job.say(f"{name}: {error}")
                 stopped.append(str(error))
-        hits[name] = {run["seed"]: hits_of(run) for run in trained}
+        hits[name] = {run["seed"]: [*run["hits"]] for run in trained}
         means = over_seeds(trained, len(setup.packed["test"])) if trained else {}
         row = {"network": name, **arm.described, "seeds": len(trained)}
         row |= {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
@@ -141,6 +141,6 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
     for arm, row in zip(arms, rows, strict=True):
         a, b = hits[arm.spec.name], hits.get(arm.control, {})
         both = [seed for seed in a if seed in b and arm.control != arm.spec.name]
-        pair = [np.array([of_seed[seed] for seed in both]) for of_seed in (a, b)]
+        pair = [np.array([of_seed[seed] for seed in both]).astype(int) for of_seed in (a, b)]
         row["difference"] = paired_difference(*pair) if both else None
     return rows

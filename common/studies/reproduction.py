@@ -283,10 +283,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def told(row: Mapping) -> dict:
-    """A row with told_losses, and with what is not finite in the autopsy as words.
-
-    results.json has null for it.
-    """
+    """A row with told_losses, and in the autopsy words for what results.json has null."""
     row = {**row, "told_losses": problem3.losses_words(row["losses"])}
     if row.get("autopsy"):
         row["autopsy"] = {

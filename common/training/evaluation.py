@@ -24,15 +24,13 @@ def evaluate(
 
     The central square is classified, with `flip` by the mean logits of it and its mirror image; the
     processes of a job share the images. An image whose logits are not finite counts as wrong, and a
-    line says so: one odd picture can be too much for an unbounded activation.
+    line says so: one odd picture can be too much for an unbounded activation. Where no image's are
+    finite NotFinite is raised.
 
     Returns:
         loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
         top-1 within the class; all in per cent), correct, images, not_finite (the number of such
         images), and hits (a character an image, 1 or 0).
-
-    Raises:
-        NotFinite: the logits of no image are finite.
     """
     was_training = network.training
     network.eval()
@@ -79,8 +77,7 @@ def evaluate(
 def per_class(labels: Tensor, correct: Tensor) -> float:
     """The mean over classes of the accuracy within the class, in per cent.
 
-    Each class counts the same, however many images it has. `labels` int64 (N,), `correct` (N,) of
-    ones and zeros.
+    `labels` are int64 (N,), `correct` (N,) of ones and zeros.
     """
     images = labels.bincount()
     hits = labels.bincount(weights=correct.double())

@@ -55,8 +55,6 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
         threads.
 
     Raises:
-        UserError: another run's checkpoint, a loss or gradient that is not finite, or too few
-            images for the processes.
         Stopped: after Ctrl-C or SIGTERM, when the run is saved.
     """
     run = save.run

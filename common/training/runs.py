@@ -265,14 +265,12 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
     }
 
 
-def hits_of(run: Mapping) -> np.ndarray:
-    """Whether a run names each image of test, in order: zeros and ones."""
-    return np.array([int(hit) for hit in run["hits"]])
-
-
 def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:
     """Paired differences of test top-1 in points: {"a", "b", "mean", "low", "high"} a pair."""
-    hits = {name: np.array([hits_of(run) for run in found]) for name, found in trained.items()}
+    hits = {
+        name: np.array([[*run["hits"]] for run in found]).astype(int)
+        for name, found in trained.items()
+    }
     return [{"a": a, "b": b, **paired_difference(hits[a], hits[b])} for a, b in pairs]
 
 
