@@ -32,17 +32,22 @@ IN_TIME_SECONDS = 60  # that a training takes to save after it was asked to stop
 
 @dataclass(frozen=True)
 class Published:
-    """A command, by its name: its results are `part` of `folder`, in about so many minutes.
+    """A command, by its name: its results are in `folder`, in about so many minutes.
 
     Minutes are those of two cores with AVX-512; on cores with AVX2 alone trainings take three times
     as long.
     """
 
     name: str
-    command: str
-    part: str
     folder: str
     minutes: float
+    command: str
+
+    @property
+    def part(self) -> str:
+        """The part that the command names; of all parts of Problem 1 the last."""
+        word = self.command.split()[1]
+        return "1.3" if word.startswith("-") else word
 
     def is_made(self) -> bool:
         """Whether the folder's results.json has the part, made with these flags."""
@@ -54,11 +59,13 @@ class Published:
         return all(word in made_with for word in words if word != self.part)
 
 
+PHOTOS = "problem1_perceptual.py --curve-size 200"
 FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
 # A taught network's images are mixed late.
 TAUGHT = FLOWERS + " --teacher vgg16 --first-strength 0 --cutmix 0.5 --seeds 3 --epochs "
 COMPARED = TAUGHT + "40 --layer features.5"
+BLOCKS = COMPARED.format(parts="2.5")
 LEFT_OUT = {  # of the recipe
     "nothing": "",
     "crops": "--crop-area 1",
@@ -68,76 +75,36 @@ LEFT_OUT = {  # of the recipe
     "averaging": "--ema 0",
     "zero gammas": "--no-zero-init-residual",
 }
-ON_FOLDER = "problem1_perceptual.py --curve-size 200 --max-images 64 --images"
-ON_64PX = "--data {imagenet} --image-size 64"
-RUNS = [
-    Published("1", "problem1_perceptual.py --curve-size 200", "1.3", "problem1", 3),
-    Published(
-        "1 flowers",
-        f"{ON_FOLDER} {{originals}} --control-images 3",
-        *("1.3", "flowers-originals/problem1", 12),
-    ),
-    Published(
-        "1 imagenet",
-        f"{ON_FOLDER} {{imagenet}} --control-images 0",
-        *("1.3", "imagenet-10/problem1", 9),
-    ),
-    Published("two epochs", f"{SCRATCH} --epochs 2 --seeds 3", "2.2", "two_epochs/problem2", 1),
-    Published("2.2", f"{SCRATCH} --epochs 150 --seeds 3", "2.2", "problem2", 90),
+SET = f"{PHOTOS} --max-images 64 --images"
+TEN = "problem3_resnet36.py 3.4 --data {imagenet}"  # classes
+SMALL = f"{TEN} --image-size 64"
+HUNDRED = "problem3_resnet36.py 3.4 --data {hundred} --per-class 60 --image-size 64 --width 0.25"
+ROWS = [
+    ("1", "problem1", 3, PHOTOS),
+    ("1 flowers", "flowers-originals/problem1", 12, f"{SET} {{originals}} --control-images 3"),
+    ("1 imagenet", "imagenet-10/problem1", 9, f"{SET} {{imagenet}} --control-images 0"),
+    ("two epochs", "two_epochs/problem2", 1, f"{SCRATCH} --epochs 2 --seeds 3"),
+    ("2.2", "problem2", 90, f"{SCRATCH} --epochs 150 --seeds 3"),
     *(
-        Published(
-            f"without {name}",
-            f"{SCRATCH} --epochs 38 {flags}".rstrip(),
-            *("2.2", f"recipe/without_{name.replace(' ', '_')}/problem2", 10),
-        )
-        for name, flags in LEFT_OUT.items()
+        (f"without {what}", f"recipe/without_{what.replace(' ', '_')}/problem2", 10,
+         f"{SCRATCH} --epochs 38 {flags}".rstrip())
+        for what, flags in LEFT_OUT.items()
     ),
-    Published("taught", TAUGHT.format(parts="2.2") + "100", "2.2", "taught/problem2", 60),
-    Published("2.3", COMPARED.format(parts="2.3"), "2.3", "problem2", 90),
-    Published("2.5", COMPARED.format(parts="2.5"), "2.5", "problem2", 30),
-    Published(
-        "small block",
-        COMPARED.format(parts="2.5") + " --noise-area 0.02 0.1",
-        *("2.5", "small_block/problem2", 50),
-    ),
-    Published("2.6", COMPARED.format(parts="2.6"), "2.6", "problem2", 5),
-    Published(
-        "3.4",
-        f"problem3_resnet36.py 3.4 {ON_64PX} --width 0.5 --seeds 3",
-        *("3.4", "problem3", 210),
-    ),
-    Published(
-        "reproduce",
-        "problem3_resnet36.py 3.4 --reproduce --data {imagenet} --seeds 5 --cure-steps 5",
-        *("3.4", "problem3/reproduce", 57),
-    ),
-    Published(
-        "stems",
-        f"problem3_resnet36.py 3.4 --stems {ON_64PX} --width 0.25 --epochs 6 --seeds 3",
-        *("3.4", "problem3/stems", 120),
-    ),
-    Published(
-        "factorial",
-        f"problem3_resnet36.py 3.4 --factorial {ON_64PX} --width 0.25 --epochs 10",
-        *("3.4", "problem3/factorial", 42),
-    ),
-    Published(
-        "exponents",
-        f"problem3_resnet36.py 3.4 --exponents {ON_64PX} --width 0.125 --epochs 6 --seeds 3",
-        *("3.4", "problem3/exponents", 72),
-    ),
-    Published(
-        "hundred",
-        "problem3_resnet36.py 3.4 --data {hundred} --per-class 60 --image-size 64 --width 0.25"
-        " --epochs 12 --seeds 3 --steps 20",
-        *("3.4", "imagenet-100x32/problem3", 60),
-    ),
-    Published(
-        "full width",
-        f"problem3_resnet36.py 3.4 {ON_64PX} --width 1 --epochs 6 --steps 4",
-        *("3.4", "full_width/problem3", 120),
-    ),
-]
+    ("taught", "taught/problem2", 60, TAUGHT.format(parts="2.2") + "100"),
+    ("2.3", "problem2", 90, COMPARED.format(parts="2.3")),
+    ("2.5", "problem2", 30, BLOCKS),
+    ("small block", "small_block/problem2", 50, f"{BLOCKS} --noise-area 0.02 0.1"),
+    ("2.6", "problem2", 5, COMPARED.format(parts="2.6")),
+    ("3.4", "problem3", 210, f"{SMALL} --width 0.5 --seeds 3"),
+    ("reproduce", "problem3/reproduce", 57, f"{TEN} --reproduce --seeds 5 --cure-steps 5"),
+    ("stems", "problem3/stems", 120, f"{SMALL} --stems --width 0.25 --epochs 6 --seeds 3"),
+    ("factorial", "problem3/factorial", 42, f"{SMALL} --factorial --width 0.25 --epochs 10"),
+    ("exponents", "problem3/exponents", 72,
+     f"{SMALL} --exponents --width 0.125 --epochs 6 --seeds 3"),
+    ("hundred", "imagenet-100x32/problem3", 60, f"{HUNDRED} --epochs 12 --seeds 3 --steps 20"),
+    ("full width", "full_width/problem3", 120, f"{SMALL} --width 1 --epochs 6 --steps 4"),
+]  # fmt: skip
+RUNS = [Published(*row) for row in ROWS]
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def test_each_command_is_one_that_its_script_takes(run):
 
 
 def test_a_result_of_other_flags_is_not_taken_for_it(monkeypatch):
-    run = published.Published("x", "p.py 2.2 --data-root {flowers} --epochs 9", "2.2", "f", 1)
+    run = published.Published("x", "f", 1, "p.py 2.2 --data-root {flowers} --epochs 9")
     for made_with, wanted in (
         ("python p.py 2.2 --data-root D --epochs 9 --jobs 2", True),
         ("python p.py 2.2 --data-root D --epochs 8", False),
