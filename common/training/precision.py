@@ -53,20 +53,17 @@ class Example:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             network, images = self._network_and_images()
             few = images[:2, :, :FEW_SIDE_PX, :FEW_SIDE_PX]
-            firsts = {name: self._step_seconds(network, few, name) for name in precisions}
-            slower = {name: seconds / firsts[precisions[0]] for name, seconds in firsts.items()}
+            tried = {name: self._step_seconds(network, few, name) for name in precisions}
+            slower = {name: tried[name] / tried[precisions[0]] for name in precisions}
             timed = {name: [] for name in precisions if slower[name] < 2}
-            end = time.perf_counter() + MEASURED_SECONDS
-            for step in range(MEASURED_STEPS):
-                if step and time.perf_counter() > end:
-                    break
-                for name in timed:
-                    timed[name].append(self._step_seconds(network, images, name))
+            first, end = timed[precisions[0]], time.perf_counter() + MEASURED_SECONDS
+            while not first or (len(first) < MEASURED_STEPS and time.perf_counter() < end):
+                for name, seconds in timed.items():
+                    seconds.append(self._step_seconds(network, images, name))
         torch.set_num_threads(threads)
-        least = {name: min(seconds) for name, seconds in timed.items()}
         scale = (self.image_size_px / images.shape[-1]) ** 2 / len(images)
         return {
-            name: scale * least.get(name, least[precisions[0]] * slower[name])
+            name: scale * (min(timed[name]) if name in timed else min(first) * slower[name])
             for name in precisions
         }
 

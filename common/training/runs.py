@@ -20,7 +20,6 @@ from common.reporting.statistics import paired_difference, wilson_interval
 from common.training import loop, parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
-from common.training.parallel import side_by_side
 from common.training.precision import (
     PRECISIONS,
     Example,
@@ -152,7 +151,7 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
         _ = setup.packed  # made once, and not by each; so is the teacher
         if setup.teach:
             setup.teach(setup)
-        for name, result in side_by_side(trainings, after, args.jobs):
+        for name, result in parallel.side_by_side(trainings, after, args.jobs):
             setup.finished[folders[name]] = result
 
 
