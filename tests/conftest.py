@@ -13,6 +13,7 @@ from PIL import Image
 from common import errors
 from common.data import images
 from common.networks import weights
+from common.reporting import results
 from tests.faults import tiny
 
 
@@ -44,6 +45,20 @@ def fails(run):
         return err
 
     return run_failing
+
+
+@pytest.fixture
+def parts_of(run, tmp_path):
+    """Run Problem 2 or 3 in folders of the test's own: (its results by part, stdout, stderr)."""
+
+    def run_parts(module, *argv, study="", code=0):
+        out = tmp_path / "out"
+        ended, printed, err = run(module, *argv, "--out", out, "--cache", tmp_path / "cache")
+        assert ended == code, err
+        problem = module.__name__.split("_")[0]
+        return results.read(out / problem / study)["parts"], printed, err
+
+    return run_parts
 
 
 @pytest.fixture

@@ -25,18 +25,6 @@ QUICK = (
 TINY = (*QUICK[:-4], "--batch-size", 6, "--seeds", 2, "--precision", "fp32")
 
 
-@pytest.fixture
-def tiny_run(run, tmp_path):
-    def run_tiny(*argv, flags=TINY):
-        folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
-        code, out, err = run(p2, *argv, *flags, *folders)
-        assert code == 0, err
-        results = json.loads((tmp_path / "out" / "problem2" / "results.json").read_text())
-        return results["parts"], out
-
-    return run_tiny
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Parts 2.1 and 2.2 with two seeds of a small network: the folder, and what was printed."""
@@ -90,13 +78,13 @@ def test_parts_2_1_and_2_2_on_embedded_flowers(trained):
 
 @pytest.mark.usefixtures("small_networks")
 def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(
-    trained, tiny_run, monkeypatch, tmp_path
+    trained, parts_of, monkeypatch, tmp_path
 ):
     shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
     before = json.loads((tmp_path / "out" / "problem2" / "results.json").read_text())
     monkeypatch.setattr(runs, "choose_precision", lambda *_: Precision("bf16", "in this call", 9))
     monkeypatch.setattr(p2.baselines, "baselines", lambda _: {p2.baselines.COLOUR_NEIGHBOUR: {}})
-    parts, out = tiny_run("2.2", "--precision", "auto", flags=TINY[:-2])
+    parts, out, _ = parts_of(p2, "2.2", *TINY[:-2], "--precision", "auto")
     assert "fp32" in out
     assert parts["2.2"]["provenance"]["precision"]["chosen"] == "bf16"
     assert parts["2.2"]["recipe"] == before["parts"]["2.2"]["recipe"]
@@ -104,10 +92,10 @@ def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_run, fails, tmp_path):
+def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_of, fails, tmp_path):
     looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2, "--curve-images", 4)
     looked_at += ("--noise", "gaussian")
-    parts, out = tiny_run("2.3", "2.5", "2.6", *looked_at, flags=QUICK)
+    parts, out, _ = parts_of(p2, "2.3", "2.5", "2.6", *looked_at, *QUICK)
     continued = "efficientnet_v2_s_continued"
     names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
     for name in (*names, continued):
@@ -155,7 +143,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(tiny_ru
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
+def test_part_2_4_trains_one_seed_of_three(parts_of, monkeypatch, tmp_path):
     asked = {}
 
     def launch(processes, _function, setup, _spec):
@@ -165,7 +153,7 @@ def test_part_2_4_trains_one_seed_of_three(tiny_run, monkeypatch, tmp_path):
 
     monkeypatch.setattr(parallel, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    parts, out = tiny_run("2.4", "--seeds", 3, "--device", "cpu", flags=QUICK)
+    parts, out, _ = parts_of(p2, "2.4", "--seeds", 3, "--device", "cpu", *QUICK)
     folder = tmp_path / "out" / "problem2"
     assert [path.name for path in (folder / "runs").iterdir()] == ["wide_1.1-1epochs-seed0"]
     single, copied, spread = parts["2.4"]["runs"]

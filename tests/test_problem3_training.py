@@ -1,7 +1,7 @@
 import csv
-import json
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -27,22 +27,13 @@ TINY = (
 
 
 @pytest.fixture
-def tiny_run(run, class_folders, tmp_path, monkeypatch):
+def train(parts_of, class_folders, monkeypatch):
     """Part 3.4 at 32 px, with a small network in ResNet-34's place."""
     tiny.use_small_networks(monkeypatch.setattr)
-
-    def run_tiny(*argv, out="out", code=0, folder="problem3"):
-        folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
-        ended, printed, err = run(p3, "3.4", "--data", class_folders, *TINY, *folders, *argv)
-        assert ended == code, err
-        path = tmp_path / out / folder / "results.json"
-        part = json.loads(path.read_text())["parts"].get("3.4") if path.exists() else None
-        return part, printed, err
-
-    return run_tiny
+    return partial(parts_of, p3, "3.4", "--data", class_folders, *TINY)
 
 
-def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkeypatch):
+def test_three_networks_see_the_same_images_and_are_tested_once(train, monkeypatch):
     seen, tested = {}, []
     process_batch, test = loop.process_batch, runs.evaluate
 
@@ -58,7 +49,8 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     monkeypatch.setattr(p3, "changes_of_report", lambda _: {"none": ({}, {}), p3.BRANCH: ({}, {})})
     monkeypatch.setattr(loop, "process_batch", keep)
     monkeypatch.setattr(runs, "evaluate", count)
-    part, printed, _ = tiny_run()
+    parts, printed, _ = train()
+    part = parts["3.4"]
     names = ["resnet34", "resnet36", "resnet36_relu_stem", "resnet36_relu"]
     assert sorted(part["networks"]) == sorted(names)
     assert [(row["a"], row["b"]) for row in part["differences"]] == [
@@ -77,8 +69,9 @@ def test_three_networks_see_the_same_images_and_are_tested_once(tiny_run, monkey
     assert "ResNet-36 0.0625 TIMES AS WIDE" in printed
 
 
-def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_run, tmp_path):
-    part, _, err = tiny_run("--diagnose", folder="problem3/diagnose")
+def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(train, tmp_path):
+    parts, _, err = train("--diagnose", study="diagnose")
+    part = parts["3.4"]
     assert part["networks"] == {}
     assert err == ""
     assert not (tmp_path / "out" / "problem3" / "results.json").exists()
@@ -110,10 +103,10 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(tiny_
     assert max(int(row["step"]) for row in rows) == where["step"]
 
 
-def test_training_the_reports_form_is_warned_of_and_then_stops(tiny_run):
+def test_training_the_reports_form_is_warned_of_and_then_stops(train):
     flags = ("--residual", "sum", "--stem", "f,f", "--optimizer", "sgd", "--lr", 1)
-    part, printed, err = tiny_run(*flags, code=2)
-    assert part is None
+    parts, printed, err = train(*flags, code=2)
+    assert parts == {}
     assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
     *warnings, error = err.splitlines()
     for warning, name in zip(warnings, ["resnet36", "resnet36_relu_stem"], strict=True):

@@ -23,20 +23,6 @@ TINY = (
 )
 
 
-@pytest.fixture
-def study(run, tmp_path):
-    """Run a study on tiny drawn flowers: its part's result and what was printed."""
-
-    def run_study(name, *argv, out="out"):
-        folders = ("--out", tmp_path / out, "--cache", tmp_path / "cache")
-        code, printed, err = run(p3, *TINY, f"--{name}", *folders, *argv)
-        assert code == 0, err
-        path = tmp_path / out / "problem3" / name / "results.json"
-        return json.loads(path.read_text())["parts"]["3.4"], printed
-
-    return run_study
-
-
 def few(monkeypatch):
     tiny.use_small_networks(monkeypatch.setattr)
     monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
@@ -45,10 +31,9 @@ def few(monkeypatch):
     monkeypatch.setattr(reproduction, "STEP_IMAGES", {"resnet36": 4, "resnet34": 2})
 
 
-def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
+def test_the_reproduction_goes_from_first_passes_to_cures(parts_of, monkeypatch):
     few(monkeypatch)
-    part, _ = study("reproduce")
-    found = part["reproduction"]
+    found = parts_of(p3, *TINY, "--reproduce", study="reproduce")[0]["3.4"]["reproduction"]
     assert found["chance_loss"] == math.log(650)
     assert [(row["images"], row["residual"]) for row in found["first_losses"]] == [
         (2, "sum"), (4, "sum"), (2, "branch"), (4, "branch"),
@@ -65,8 +50,8 @@ def test_the_reproduction_goes_from_first_passes_to_cures(study, monkeypatch):
     monkeypatch.setattr(reproduction, "first_pass", None)
     monkeypatch.setattr(reproduction, "unchecked_steps", None)
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 0)  # nor is a batch halved
-    again, _ = study("reproduce")
-    assert again["reproduction"] == found
+    again, _, _ = parts_of(p3, *TINY, "--reproduce", study="reproduce")
+    assert again["3.4"]["reproduction"] == found
 
 
 def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch):
@@ -106,10 +91,11 @@ def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else()
     assert [row["closed_form_peak"] for row in found] == [255.0**8, 257.0**8, None]
 
 
-def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(study, monkeypatch):
+def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(parts_of, monkeypatch):
     rows = [("f,f", 1, "f"), ("f,f+dn", 0.1, "f"), (RELU_STEM, 1, "ReLU")]
     monkeypatch.setattr(places, "STEM_ROWS", rows)
-    part, printed = study("stems", "--seeds", 2)
+    parts, printed, _ = parts_of(p3, *TINY, "--stems", "--seeds", 2, study="stems")
+    part = parts["3.4"]
     told = [(row["stem"], row["gamma"], row["branch"]) for row in part["stems"]]
     assert told == [*rows, ("f,f", 1, "f")]
     assert part["stems"][-1]["change"] == "warm-up over half of the epochs"
@@ -185,7 +171,7 @@ def test_more_classes_than_outputs_are_refused():
         reproduction.reproduce(SimpleNamespace(args=None, classes=651))
 
 
-def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monkeypatch):
+def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(parts_of, monkeypatch):
     rows = [("f,f", 1, "f"), (RELU_STEM, 1, "ReLU")]
     monkeypatch.setattr(places, "STEM_ROWS", rows)
     step = loop.train_step
@@ -196,8 +182,8 @@ def test_a_value_that_is_not_finite_ends_that_run_and_not_the_study(study, monke
         return step(run, *args)
 
     monkeypatch.setattr(loop, "train_step", bad)
-    part, _ = study("stems")
-    first, last, _ = part["stems"]
+    parts, _, _ = parts_of(p3, *TINY, "--stems", study="stems")
+    first, last, _ = parts["3.4"]["stems"]
     assert (first["seeds"], first["test_top1"], first["difference"]) == (0, None, None)
     assert first["stopped"] == ["loss nan at epoch 1: the first"]
     assert last["seeds"] == 1
