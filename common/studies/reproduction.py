@@ -41,6 +41,10 @@ REPORT_BATCHES["images_per_class"] = 832_595 / OUTPUTS
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
 FIRST_STEPS = 3
+OPTIMIZERS = {  # SGD as in He et al. 2016, Adam as PyTorch has it
+    "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
+    "adam": torch.optim.Adam,
+}
 VARIED = {  # one at a time; `scaling` is of the network's input
     "width": (0.25, 0.5),
     "residual": ("branch",),
@@ -240,7 +244,7 @@ def take_steps(
         case = replace(base, images=fitting_images(base, study.device))
         network = build().to(study.device, memory_format=torch.channels_last)
         batches = (study.batch(case, step) for step in range(steps))
-        optimizer = make_optimizer(about["optimizer"], learning_rate, network)
+        optimizer = OPTIMIZERS[about["optimizer"]](network.parameters(), lr=learning_rate)
         return {"images": case.images, **unchecked_steps(network, batches, optimizer, autopsy)}
 
     asked = {"steps": steps, "autopsy": autopsy}
@@ -250,14 +254,6 @@ def take_steps(
     words = ", ".join(str(row[key]) for key in about)
     job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s a step")
     return told(row)
-
-
-def make_optimizer(name: str, learning_rate: float, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in He et al. 2016 (momentum 0.9, weight decay 1e-4), or Adam as PyTorch has it."""
-    if name == "sgd":
-        options = {"momentum": 0.9, "weight_decay": 1e-4}
-        return torch.optim.SGD(network.parameters(), lr=learning_rate, **options)
-    return torch.optim.Adam(network.parameters(), lr=learning_rate)
 
 
 def fitting_images(case: Case, device: torch.device) -> int:
