@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import duration, title
+from common.errors import UserError
 from common.job import is_first, printable, say
 from common.reporting import html, results
 from common.reporting.html_charts import trainings
@@ -27,6 +28,10 @@ def run_parts(
     A part is called with `shared`, `forecast_seconds` with a part's number and `shared`;
     `described` gives what a part's provenance says beside its command, seed and seconds.
     """
+    has_log = "tensorboard" in args and args.tensorboard
+    if has_log and importlib.util.find_spec("tensorboard") is None:
+        how = "type: python -m pip install tensorboard"
+        raise UserError(f"--tensorboard: the package tensorboard is not installed; {how}")
     for number in args.parts:
         seconds = forecast_seconds(number, shared)
         say(f"\n== {number} {title(parts[number])} ({duration(seconds)})")
@@ -35,20 +40,8 @@ def run_parts(
         about = results.provenance(args.seed, time.perf_counter() - start, **described())
         results.publish(folder, number, findings, about)
     html.write(args.out)
-    if "tensorboard" in args and args.tensorboard and is_first():
+    if has_log and is_first():
         write_tensorboard(folder)
-
-
-class TensorBoardFlag(argparse.Action):
-    """The flag --tensorboard; a mistake where the package is not there, before any work."""
-
-    def __call__(self, parser, namespace, *_):
-        if importlib.util.find_spec("tensorboard") is None:
-            parser.error(
-                "--tensorboard: the package tensorboard is not installed; type:"
-                " python -m pip install tensorboard"
-            )
-        setattr(namespace, self.dest, True)
 
 
 def write_tensorboard(folder: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from common import cli
 from common.data.augment import Augmentation
 from common.job import say
-from common.reporting.parts import TensorBoardFlag
 from common.training.precision import PRECISIONS
 
 
@@ -121,7 +120,7 @@ def add_flags(parser: cli.Parser) -> None:
     same = "on a GPU, kernels that repeat their bits; says their cost (default: no)"
     add("--deterministic", action="store_true", help=same)
     scalars = "write the scalars and figures for TensorBoard too, where it is installed"
-    add("--tensorboard", action=TensorBoardFlag, nargs=0, help=scalars)
+    add("--tensorboard", action="store_true", help=scalars)
     gpus = "N GPUs in one process by DataParallel; 0: what --device says"
     add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
