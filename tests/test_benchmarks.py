@@ -73,11 +73,6 @@ def test_a_record_compares_each_peer_within_its_rounds():
     assert (peak["ratio"], peak["low"], peak["high"]) == (0.25, 0.125, 0.5)
 
 
-def test_what_does_not_gain_is_said_and_not_measured():
-    (row,) = measured({"peer": 4}, bench.NO_BF16)["rows"]
-    assert row == {"against": "peer", "why_not": bench.NO_BF16, "wanted": 4}
-
-
 JOB = estimate.Job(
     images=1000,
     batch_a_gpu=10,

@@ -6,7 +6,6 @@ import torch
 import problem2_flowers as p2
 from common.data import streams
 from common.data.augment import Augmentation, Draws
-from common.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 
@@ -70,31 +69,13 @@ def test_noise_is_of_its_kind_and_in_range(kind, deviation):
     assert noise.std().item() == pytest.approx(deviation, abs=0.01)
 
 
-def test_it_replays_no_other_stream():
-    images, whole = torch.zeros(2, 3, 20, 20), replace(BLOCK, area_low=0.999, area_high=0.9999)
-    noise = covered(whole, images)
-    assert (noise > 0).float().mean() > 0.99
-    for purpose in (streams.AUGMENT, streams.BLOCK, streams.DROPOUT, streams.ORDER):
-        replayed = torch.rand(noise.shape, generator=streams.generator(0, purpose, 0, 0))
-        # Of 2^24 values each, some are equal by chance.
-        assert torch.isin(noise, replayed).float().mean() < 0.01
-
-
 def test_the_augmentation_draws_the_same_with_it_and_without():
+    def augmented(block):
+        own, augmentation = draws(6), Augmentation(cutmix_prob=1, block=block)
+        return augmentation.mix(augmentation.vary(images, 16, own), torch.eye(6), own)
+
     images = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8)
-    labels, plain = torch.arange(6) % 2, Augmentation(cutmix_prob=1)
-    whole, targets = plain(images, labels, 2, 16, draws(6))
-    noisy, noisy_targets = replace(plain, block=BLOCK)(images, labels, 2, 16, draws(6))
+    (whole, targets), (noisy, noisy_targets) = augmented(None), augmented(BLOCK)
     same = (whole == noisy).all(1).float().mean((1, 2))
     assert 0.65 < same.min() < same.max() < 0.95  # all but the rectangles
     assert torch.equal(targets, noisy_targets)
-
-
-def test_it_is_part_of_the_recipe():
-    recipe = Recipe(1, 2, 32, 0.1, augmentation=Augmentation(block=BLOCK))
-    assert recipe.as_dict()["block"] == {
-        "prob": 1.0,
-        "area_low": 0.1,
-        "area_high": 0.3,
-        "kind": "uniform",
-    }

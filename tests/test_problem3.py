@@ -46,30 +46,16 @@ def test_a_manifest_gives_the_same_data_set_and_finds_a_changed_file(
     assert f"{path}: changed" in fails(p3, *again)
 
 
-def test_what_is_left_out_is_counted_on_one_line(parts_of, class_folders):
-    (class_folders / "empty").mkdir()
-    for name in ("IMG_1.HEIC", "._1.png", "7.png"):
-        (class_folders / "odd" / name).write_text("no image")
-    parts, _, err = parts_of(p3, "3.1", "--data", class_folders, "--per-class", 7)
-    left_out = [
-        "odd/._1.png: hidden",
-        "odd/IMG_1.HEIC: no image by its ending; rename or convert it",
-        "empty: 0 images, not 7",
-    ]
-    assert parts["3.1"]["left_out"] == left_out
-    assert parts["3.1"]["quarantined"][0].startswith("odd/7.png: not an image that Pillow can read")
-    told = f"{'; '.join(left_out)}; and 1 more, see results.json"
-    assert err == f"left out 4 of {class_folders}: {told}\n"
-
-
-def test_allow_fewer_takes_smaller_classes_too(parts_of, class_folders):
+def test_allow_fewer_takes_smaller_classes_and_what_is_left_out_is_said(parts_of, class_folders):
     for image in range(4, 7):
-        (class_folders / "odd" / f"{image}.png").unlink()
+        (class_folders / "odd" / f"{image}.png").rename(class_folders / "odd" / f"{image}.HEIC")
     flags = ("--data", class_folders, "--per-class", 6, "--allow-fewer")
-    parts, out, _ = parts_of(p3, "3.1", *flags)
+    parts, out, err = parts_of(p3, "3.1", *flags)
     assert "4 - 6\n" in out
     wanted = {"classes": 3, "images_per_class": [4, 6], "total": 16}
     assert {key: parts["3.1"][key] for key in wanted} == wanted
+    assert parts["3.1"]["left_out"][0].startswith("odd/4.HEIC: no image by its ending")
+    assert err == f"left out 3 of {class_folders}: {'; '.join(parts['3.1']['left_out'])}\n"
 
 
 @pytest.mark.parametrize(

@@ -88,18 +88,11 @@ def test_damaged_files_end_in_one_line_or_in_pixels(tmp_path):
             del content[rng.randrange(len(content)) :]
         path = tmp_path / f"{number}.png"
         path.write_bytes(content)
-        told = ""
         try:
-            image = load_image(path)
+            assert load_image(path).shape[2:] == (3,)
         except UserError as error:
-            told = str(error)
+            assert re.fullmatch(f"{path}: .*", str(error))  # noqa: PT017 both ends are right
             refusals += 1
-        if told:
-            assert told.startswith(f"{path}: ")
-            assert "\n" not in told
-        else:
-            assert image.dtype == np.uint8
-            assert image.ndim == image.shape[2] == 3
     assert refusals > 80
 
 

@@ -1,7 +1,6 @@
 """Work in threads: results in order, a window of them, and an end as soon as there is a reason."""
 
 import threading
-import time
 
 import pytest
 
@@ -18,15 +17,6 @@ def test_results_are_in_the_order_of_the_items():
     items = [*range(12, -1, -1), *range(14, 300)]
     assert list(in_parallel(double, items, "doubling")) == [2 * number for number in items]
     assert list(in_parallel(double, [], "doubling")) == []
-
-
-def test_no_more_than_a_window_of_results_is_kept():
-    begun = []
-    results = in_parallel(begun.append, range(10 * WINDOW), "working")
-    next(results)
-    time.sleep(0.1)
-    assert len(begun) <= WINDOW
-    results.close()
 
 
 def test_an_error_of_the_work_is_raised_and_the_rest_given_up():

@@ -5,26 +5,12 @@ import pytest
 from PIL import Image
 
 from common.data import flowers, packed, sets
-from common.data.images import fit_to, load_image
+from common.data.images import load_image
 from common.data.sets import DrawnSet
 from common.errors import UserError
 from common.reporting.results import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
-
-
-def test_sample_pictures_of_a_seed_are_for_ever(source, monkeypatch):
-    """The classes first, then the pictures split by split, as published grids were drawn."""
-    monkeypatch.setattr(sets, "SAMPLE_CLASSES", 2)
-    rng = np.random.default_rng(7)
-    labels = sorted(rng.choice(3, 2, replace=False))
-    indexes = [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
-    indexes += [[int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]]
-    names, pictures = sets.sample_pictures({"train": source, "test": source}, seed=7)
-    assert names == [source.class_names[label] for label in labels]
-    for row, samples in zip(indexes, pictures.values(), strict=True):
-        wanted = [fit_to(source.picture(index), 300, 300) for index in row]
-        assert np.array_equal(samples, wanted)
 
 
 def test_class_folders_have_a_label_each_and_pictures_of_any_size(tmp_path):

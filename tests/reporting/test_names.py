@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from common.reporting import plotting, problem2, problem3, tables
 from common.reporting.results import ROOT
-from tests.reporting.test_plotting import FIGURES, MAP, PICTURE
+from tests.reporting.test_plotting import MAP, PICTURE
 
 # What users call files, class folders and data folders, and how it is shown.
 SHOWN = {
@@ -66,16 +66,6 @@ def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
     # Two titles, a header, a row, a caption and a dot.
     assert len(shown) >= 6
     assert name == SHOWN[name] or not any(name in text for text in texts)
-
-
-def test_logarithmic_axes_are_labelled(tmp_path, texts):
-    curves = {"l1": ([0.2, 0.3],) * 3}
-    panels = [plotting.Panel("noise", "sigma", (1, 100), curves)]
-    plotting.dose_response(tmp_path / "a.png", "doses", "", "loss", panels, ylim=(0.1, 0.6))
-    assert {"0.1", "2e−01", "3e−01", "1", "100"} <= set(texts)  # noqa: RUF001 a minus sign
-    texts.clear()
-    FIGURES["doctor"](tmp_path / "b.png")
-    assert {"10⁵", "10¹⁵", "10³⁵"} <= set(texts)
 
 
 def test_no_setting_of_a_notebook_or_a_user_matters(tmp_path):

@@ -58,17 +58,6 @@ FIGURES = {
         ranges={"fp16": 65504.0, "bf16": 3e38},
         tag="64 px",
     ),
-    "first_losses": partial(
-        problem3.draw_first_losses,
-        cases=[
-            {"images": 1, "first_loss": 100.0, "dead_from": None, "pictures": "whole"},
-            {"images": 128, "first_loss": 6.5, "dead_from": "bn", "pictures": "whole"},
-            {"images": 1, "first_loss": 90.0, "dead_from": None, "pictures": "crops"},
-        ],
-        chance_loss=6.477,
-        size_px=224,
-        tag="flowers",
-    ),
     "exponents": partial(
         problem3.draw_exponents,
         tag="64 px",
@@ -84,7 +73,6 @@ TEXTS = {
     "training_curves": ["top-1 in %: val solid, train dashed", "ResNet-34"],
     "overlays": ["true: rose", "tulip\n(all-zero map)", "share of the map's largest value"],
     "doctor": ["f after the sums, step 2", "fp16", "conv1"],
-    "first_losses": ["pictures: whole", "dead: ln 650", "128", "224 px"],
     "exponents": ["ReLU throughout", "gammas start at 1", "p = 2"],
 }
 

@@ -47,14 +47,6 @@ def test_what_is_not_finite_is_shown_as_its_null_in_results_json_is(value):
     assert tables.cell("{low:.1f}", {"low": value}) is None
 
 
-def test_cells_stay_as_they_are():
-    records = [{"name": "a", "n": "1e5"}, {"name": "b", "n": "079"}]
-    assert tables.table("", {"": "{name}", "n": "{n}"}, records).splitlines()[3:] == [
-        "a   1e5",
-        "b   079",
-    ]
-
-
 # ---------------------------------------------------------------------------------------- trainings
 
 

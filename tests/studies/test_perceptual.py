@@ -117,13 +117,6 @@ def test_calibrated_losses_are_those_of_single_pairs(network):
     assert found.relative[0, at] == pytest.approx(expected)
 
 
-def test_a_small_reference_is_scaled():
-    references = {"small": picture(1, 30, 20), "large": picture(2, 60, 40)}
-    squares = squares_of({}, references=references)
-    assert squares.reference("small").shape == (3, 32, 32)
-    assert torch.equal(squares.reference("large"), data.to_tensor(picture(2, 60, 40)[4:36, 14:46]))
-
-
 # --------------------------------------------------------------------------------------- controls
 
 

@@ -54,14 +54,6 @@ def test_the_reproduction_goes_from_first_passes_to_cures(parts_of, monkeypatch)
     assert again["3.4"]["reproduction"] == found
 
 
-def test_in_a_job_the_reproduction_is_refused(run, place, tmp_path, monkeypatch):
-    place(0, 2)
-    monkeypatch.setattr(p3.parallel, "start", lambda _: None)  # the other process is not there
-    code, _, err = run(p3, *TINY, "--reproduce", "--out", tmp_path)
-    assert code == 2
-    assert "--reproduce runs as one process" in err
-
-
 def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch, capsys):
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(reproduction, "STEP_BYTES", 100)

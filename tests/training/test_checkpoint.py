@@ -1,10 +1,8 @@
 """Stopping and going on: runs that were killed, are complete, damaged, or another's."""
 
-import errno
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,19 +107,3 @@ def test_best_weights_alone_are_no_complete_run(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_step", lambda *args: trained.append(1) or step(*args))
     train(tmp_path)
     assert len(trained) == 9  # three epochs of three
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
-    before = train_an_epoch(tmp_path).read_bytes()
-
-    def full(path, _):
-        path.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match=r"last.pt: cannot be written \(No space left"):
-        train(tmp_path, fresh=True)
-    assert (tmp_path / "last.pt").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("last.pt", "best.pt", "metrics.jsonl", "SHA256SUMS")
-    }
