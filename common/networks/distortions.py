@@ -18,7 +18,6 @@ from torch import Tensor
 
 from common.data.images import to_tensor, to_uint8
 from common.data.streams import generator
-from common.errors import UserError
 from common.networks.losses import interval, pixel_losses
 from common.reporting.statistics import resample_weights
 
@@ -33,8 +32,6 @@ def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor
     last column, "wrap" brings the first columns round.
     """
     width = image.shape[-1]
-    if shift_px >= width:
-        raise UserError(f"a shift of {shift_px:g} px: the image is only {width} px wide")
     whole_px = int(shift_px)
     moved = _move_by_fraction(image, shift_px - whole_px, periodic=edge == "wrap")
     columns = torch.arange(width) + whole_px
@@ -83,22 +80,14 @@ def jpeg(image: Tensor, roughness: float, _: Tensor) -> Tensor:
     return to_tensor(np.array(Image.open(file)))
 
 
-def brighten(image: Tensor, share: float, _: Tensor) -> Tensor:
-    return (image + share).clamp(0, 1)
-
-
-def flatten(image: Tensor, share: float, _: Tensor) -> Tensor:
-    return image + share * (image.mean() - image)
-
-
 # {name: (function(image, strength, unit noise), the largest strength)}; strength 0 changes nothing,
 # and the pixel loss grows with it.
 DISTORTIONS: dict[str, tuple[Callable[[Tensor, float, Tensor], Tensor], float]] = {
     "noise": (lambda image, sigma, noise: add_noise(image, sigma, noise)[0], 200),
     "blur": (blur, 10),
     "JPEG": (jpeg, 99),
-    "brightness": (brighten, 1),
-    "contrast": (flatten, 1),
+    "brightness": (lambda image, share, _: (image + share).clamp(0, 1), 1),
+    "contrast": (lambda image, share, _: image + share * (image.mean() - image), 1),
 }
 
 
