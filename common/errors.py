@@ -70,7 +70,7 @@ def guard(main: Callable[[], None]) -> int:
 def _remedy(error: Exception) -> str | None:
     """What helps against an error of the system, or None for one of this program."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-        return "take a smaller --batch-size, --image-size or data set"
+        return "take smaller images (--image-size, --curve-size), smaller batches or less data"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return "no compiler, or no place for what it makes? leave out --compile"
     if isinstance(error, OSError) and error.errno in DISK_FULL:

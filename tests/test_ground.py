@@ -47,8 +47,8 @@ NO_COMPILER = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "tor
     ("error", "code", "words"),
     [
         (UserError("--seed: no; try 1"), 2, "error: --seed: no; try 1"),
-        (MemoryError(), 2, "error: out of memory; take a smaller --batch-size"),
-        (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "CUDA out of memory. Tried; take a"),
+        (MemoryError(), 2, "error: out of memory; take smaller images"),
+        (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "CUDA out of memory. Tried; take"),
         (NO_COMPILER("backend='inductor' raised:\nmore"), 2, "leave out --compile"),
         (OSError(28, "No space left on device"), 2, "No space left on device; free space, or"),
         (
