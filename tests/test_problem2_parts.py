@@ -114,10 +114,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
     seen, networks = parts["2.6"], [*names[:2], names[3]]
     assert seen["maps"] == 5
     assert list(seen["pointing_game"]) == [*networks, "random_weights", "chance", "centre"]
-    for name in (*networks, "random_weights", "centre"):
-        assert seen["pointing_game"][name] * 5 / 100 == pytest.approx(
-            round(seen["pointing_game"][name] * 5 / 100)
-        )
+
     assert list(seen["all_zero_maps"]) == networks
     assert len(seen["images"]["right"]) <= 2
     assert seen["pointing_game_off_centre"]["centre"] in (0, None)

@@ -20,20 +20,12 @@ def central_square(pixels):
 
 @pytest.mark.parametrize(
     ("key", "short_side_px", "digest"),
-    [
-        ((0, "train", 0), 64, "31f2cbe2d89dbe534b22401a7d88b6ff8e8660467e2c41341e13709b32a98b79"),
-        (
-            (7, "test", 101),
-            None,
-            "ce990cc5a88a29b044448ee810eecce111c4a7601b705d118b48c5fe1adf50fd",
-        ),
-    ],
-    ids=["64 px", "full"],
+    [((0, "train", 0), 64, "31f2cbe2d89dbe53"), ((7, "test", 101), None, "ce990cc5a88a29b0")],
 )
 def test_pictures_are_the_same_on_every_machine(key, short_side_px, digest):
     flower = draw_flower(*key, short_side_px=short_side_px)
     pixels = flower.image.tobytes() + flower.mask.tobytes()
-    assert hashlib.sha256(pixels).hexdigest() == digest
+    assert hashlib.sha256(pixels).hexdigest()[:16] == digest
 
 
 def test_seed_split_and_index_all_change_the_picture():

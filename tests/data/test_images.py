@@ -53,11 +53,6 @@ def test_a_transparent_palette_colour_is_laid_over_white(tmp_path):
     assert (images.load_image(tmp_path / "p.gif") == 255).all()
 
 
-def test_16_bit_grey_is_scaled(tmp_path):
-    Image.fromarray(np.full((12, 12), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
-    assert (images.load_image(tmp_path / "deep.png") == 128).all()
-
-
 @pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 1), (np.uint16, 257)])
 def test_the_transparent_value_of_grey_is_white(tmp_path, dtype, scale):
     grey = Image.fromarray(np.array([[0, 60, 254]], dtype) * scale)

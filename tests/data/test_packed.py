@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from common.data import packed as packing
 from common.data.decoding import load_image, load_square
+from common.data.packed import WINDOW, in_parallel
 from common.data.sets import FileSet
 from common.errors import UserError
 from tests.conftest import picture
@@ -130,3 +132,41 @@ def test_small_pictures_are_packed_as_they_are(tmp_path):
     packed = pack(small, tmp_path)
     assert all(np.array_equal(packed.images[row], picture(row, 28, 28)) for row in range(3))
     assert pack(small, tmp_path, size=32).images.shape[1] == 32
+
+
+# ------------------------------------------------------------------------------------------ threads
+
+
+def double(number):
+    if number == 13:
+        raise ValueError("thirteen")
+    return 2 * number
+
+
+def test_results_are_in_the_order_of_the_items():
+    items = [*range(12, -1, -1), *range(14, 300)]
+    assert list(in_parallel(double, items, "doubling")) == [2 * number for number in items]
+    assert list(in_parallel(double, [], "doubling")) == []
+
+
+def test_an_error_of_the_work_is_raised_and_the_rest_given_up():
+    begun, threads = [], threading.active_count()
+
+    def work(number):
+        begun.append(number)
+        return double(number)
+
+    with pytest.raises(ValueError, match="thirteen"):
+        list(in_parallel(work, range(1000), "doubling"))
+    assert len(begun) <= 13 + WINDOW
+    assert threading.active_count() == threads
+
+
+def test_ctrl_c_ends_it_without_the_items_left():
+    begun, threads = [], threading.active_count()
+    results = in_parallel(begun.append, range(100_000), "working")
+    next(results)
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert len(begun) <= WINDOW
+    assert threading.active_count() == threads

@@ -1,10 +1,12 @@
-"""Damaged files: cut short, gone, or a bit flipped; refused by name, or made again."""
+"""Damaged files, refused by name or made again; a full disk, said in a line, and gone on from."""
 
 import random
+import resource
+from functools import partial
 
 import pytest
 
-from tests.faults.harness import CALLS, copy, digest, end, start
+from tests.faults.harness import CALLS, copy, digest, end, goes_on, refuses, start
 
 pytestmark = pytest.mark.faults
 RUN = "out/problem2/runs/*/"
@@ -56,3 +58,20 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, reference, na
     assert (path.name if path.name != "SHA256SUMS" else path.parent.name) in said
     if path.name != "SHA256SUMS":
         assert (path.read_bytes() if path.exists() else None) == before
+
+
+def no_file_above(size: int) -> None:
+    """Let the system refuse to write more into a file, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("size", [100, 4_000, 30_000, 100_000])
+@pytest.mark.parametrize("part", ["1.1", "2.2", "3.1 3.4"])
+def test_a_full_disk_is_said_in_a_line_and_nothing_is_lost(tmp_path, reference, part, size):
+    wanted, base = reference(CALLS[part])
+    written = [path for name in ("out", "cache") for path in (base / name).rglob("*.*")]
+    if max(path.stat().st_size for path in written if path.is_file()) <= size:
+        pytest.skip("it writes no file of this size")
+    process = start(CALLS[part], tmp_path, preexec_fn=partial(no_file_above, size))
+    refuses(process, "out/", "cache")
+    goes_on(CALLS[part], tmp_path, wanted)

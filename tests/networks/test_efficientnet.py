@@ -2,10 +2,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision.models import efficientnet_v2_s
+from torchvision.transforms.v2.functional import normalize
 
 from common.errors import UserError
 from common.files import sha256_of
 from common.networks import efficientnet
+from common.networks.normalized import Normalized
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,15 @@ def test_with_zero_residuals_a_block_with_a_skip_path_starts_as_the_identity():
     for block in blocks:
         maps = torch.randn(1, block.block[0][0].in_channels, 4, 4)
         assert torch.equal(block(maps), maps)
+
+
+def test_normalised_network_sees_imagenet_statistics():
+    images = torch.rand(2, 3, 5, 5)
+    seen = Normalized(torch.nn.Identity())(images)
+    wanted = normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(seen, wanted)
+
+
+def test_normalisation_is_no_part_of_the_state():
+    network = Normalized(torch.nn.Linear(1, 1))
+    assert set(network.state_dict()) == {"network.weight", "network.bias"}

@@ -149,16 +149,6 @@ def test_badges_name_what_a_reader_has_to_know(out):
     assert html.read_runs(out)[0]["3.4"][0].badges == []
 
 
-def test_the_run_that_shows_a_claim_comes_first(out):
-    (out / "embedded" / "problem2").mkdir(parents=True)
-    for folder in ("problem2", "embedded/problem2"):
-        publish(out, folder, "2.6", {"maps": 3})
-        publish(out, folder, "2.1", {})
-    told = {claim["part"]: runs for claim, runs in html.claims_with_runs(html.read_runs(out)[0])}
-    assert [run.name for run in told["2.6"]] == ["embedded/problem2", "problem2"]
-    assert [run.name for run in told["2.1"]] == ["problem2", "embedded/problem2"]
-
-
 def test_each_prediction_is_a_picture_with_its_kind(out):
     drawn = Image.new("RGB", (4, 3)).save
     names = [f"2.6_{kind}.png" for kind in ("right", "right_1", "right_2", "wrong", "faithfulness")]

@@ -23,16 +23,12 @@ TINY = (
 )
 
 
-def few(monkeypatch):
+def test_the_reproduction_goes_from_first_passes_to_cures(parts_of, monkeypatch):
     tiny.use_small_networks(monkeypatch.setattr)
     monkeypatch.setattr(reproduction, "BATCHES", (2, 4))
     monkeypatch.setattr(reproduction, "PICTURES", {"crops, jitter": (0.08, 0.4)})
     monkeypatch.setattr(reproduction, "VARIED", {"residual": ("branch",)})
     monkeypatch.setattr(reproduction, "STEP_IMAGES", {"resnet36": 4, "resnet34": 2})
-
-
-def test_the_reproduction_goes_from_first_passes_to_cures(parts_of, monkeypatch):
-    few(monkeypatch)
     found = parts_of(p3, *TINY, "--reproduce", study="reproduce")[0]["3.4"]["reproduction"]
     assert found["chance_loss"] == math.log(650)
     assert [(row["images"], row["residual"]) for row in found["first_losses"]] == [
