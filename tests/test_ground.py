@@ -51,11 +51,7 @@ NO_COMPILER = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "tor
         (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "CUDA out of memory. Tried; take"),
         (NO_COMPILER("backend='inductor' raised:\nmore"), 2, "leave out --compile"),
         (OSError(28, "No space left on device"), 2, "No space left on device; free space, or"),
-        (
-            PermissionError(13, "Permission denied", "a.txt"),
-            2,
-            "'a.txt'; see to it and its permissions",
-        ),
+        (PermissionError(13, "Permission denied", "a.txt"), 2, "'a.txt'; see to it"),
         (KeyboardInterrupt(), 130, "stopped; results of finished parts are kept"),
         (KeyboardInterrupt("the run is saved"), 130, "stopped; the run is saved"),
     ],

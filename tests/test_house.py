@@ -10,10 +10,11 @@ from common.reporting.results import ROOT
 
 SCRIPTS = sorted(ROOT.glob("problem*.py"))
 COMMON = sorted((ROOT / "common").rglob("*.py"))
-OTHERS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")])
-FILES = [*SCRIPTS, *COMMON, *OTHERS]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+FILES = [*SCRIPTS, *COMMON, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
-SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX, COMMON_LINES_MAX = 550, 400, 60, 11_200
+SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX = 550, 400, 60
+COMMON_LINES_MAX, TESTS_LINES_MAX = 11_200, 8_500
 # Rooms from the ground up: each may import those below it and itself, none beside it.
 FLOORS = (
     ("start",),
@@ -83,8 +84,9 @@ def test_files_are_small():
     assert too_long == {}
 
 
-def test_common_is_small_as_a_whole():
+def test_common_and_the_tests_are_small_as_a_whole():
     assert sum(len(path.read_text().splitlines()) for path in COMMON) <= COMMON_LINES_MAX
+    assert sum(len(path.read_text().splitlines()) for path in TESTS) <= TESTS_LINES_MAX
 
 
 def test_functions_are_small():

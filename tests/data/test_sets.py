@@ -52,11 +52,8 @@ def offline(monkeypatch):
 
 def test_official_splits(flowers_root):
     splits = sets.flowers102(flowers_root)
-    assert {split: len(files.files) for split, files in splits.items()} == {
-        "train": 1020,
-        "val": 1020,
-        "test": 6149,
-    }
+    sizes = {split: len(files.files) for split, files in splits.items()}
+    assert sizes == {"train": 1020, "val": 1020, "test": 6149}
     everything = [path.name for split in splits.values() for path in split.files]
     assert len(set(everything)) == 8189
     assert all(

@@ -10,12 +10,12 @@ from common.networks.losses import pixel_losses
 from tests.conftest import image, picture
 
 
-@pytest.mark.parametrize("shift", [1, 3, 47])
+@pytest.mark.parametrize("shift", [0, 1, 3, 47])
 def test_whole_shift_equals_numpy_slicing_bit_for_bit(shift):
     a = image(0)
     array = a.numpy()
     original, cropped = translate(a, shift, "crop")
-    np.testing.assert_array_equal(original.numpy(), array[..., :-shift])
+    np.testing.assert_array_equal(original.numpy(), array[..., : 48 - shift])
     np.testing.assert_array_equal(cropped.numpy(), array[..., shift:])
     original, wrapped = translate(a, shift, "wrap")
     np.testing.assert_array_equal(original.numpy(), array)
@@ -23,13 +23,6 @@ def test_whole_shift_equals_numpy_slicing_bit_for_bit(shift):
     _, replicated = translate(a, shift, "replicate")
     padded = np.pad(array, ((0, 0), (0, 0), (0, shift)), mode="edge")
     np.testing.assert_array_equal(replicated.numpy(), padded[..., shift:])
-
-
-def test_no_shift_is_the_image_itself():
-    for edge in ("crop", "replicate", "wrap"):
-        original, moved = translate(image(0), 0, edge)
-        assert torch.equal(original, image(0))
-        assert torch.equal(moved, image(0))
 
 
 def test_fractional_shift_moves_a_wave_exactly():

@@ -10,23 +10,6 @@ def fill(words, **values):
     return pages.from_string(words).render(values)
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ("{{ row | interval }}", "2.2 (1.9 to 2.5)"),
-        ("{{ run | interval(2) }}", "15.40 (14.52 to 16.32)"),
-        ("{{ less | points }}", "-0.3 (-2.0 to +1.4)"),
-        ("{{ 20308150 | number }}", "20,308,150"),
-        ("{{ 0.0204 | number(3) }}", "0.020"),
-        ("{{ 89 | duration }}, {{ 150 | duration }}, {{ 6480 | duration }}", "89 s, 2 min, 1.8 h"),
-    ],
-)
-def test_filters_show_values(words, text):
-    row = {"sigma": 2.2, "low": 1.9, "high": 2.5}
-    run = {"test_top1": 15.4, "test_top1_low": 14.52, "test_top1_high": 16.32}
-    assert fill(words, row=row, run=run, less={"mean": -0.3, "low": -2, "high": 1.4}) == text
-
-
 def test_a_value_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(UndefinedError, match="relu5_4"):
         fill("{{ losses.relu5_4 | interval }}", losses={})

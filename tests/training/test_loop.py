@@ -108,7 +108,7 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
     assert [held.learning_rate_at(epoch) for epoch in (1, 2, 6, 10)] == [0.5, 1, 1, 1]
 
 
-def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_path):
+def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_path, monkeypatch):
     rates, step = [], loop.train_step
     recipe = replace(RECIPE, epochs=2, batch_size=6, warmup_epochs=1, learning_rate=1e-3)
 
@@ -117,9 +117,8 @@ def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_pat
         rates.append(run.optimizer.param_groups[0]["lr"])
         return loss
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "train_step", noted)
-        fit(network(), tmp_path, recipe)
+    monkeypatch.setattr(loop, "train_step", noted)
+    fit(network(), tmp_path, recipe)
     wanted = [0.25, 0.75, (1 + math.cos(math.pi / 4)) / 2, (1 + math.cos(3 * math.pi / 4)) / 2]
     assert rates == pytest.approx([1e-3 * share for share in wanted])
 
