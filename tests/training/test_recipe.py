@@ -48,10 +48,11 @@ def test_every_flag_of_the_recipe_reaches_it():
     )  # fmt: skip
     assert made.as_dict() == {
         "epochs": 7, "batch_size": 5, "image_size_px": 8, "learning_rate": 0.5, "optimizer": "sgd",
-        "schedule": "cosine", "weight_decay": 0.2, "warmup_epochs": 2, "label_smoothing": 0.3, "ema_decay": 0.4,
-        "clip_norm": 3, "precision": "fp32", "compile": True, "deterministic": True,
-        "seed": 0, "crop_area_min": 0.6, "jitter": 0.7, "cutmix_prob": 0.8, "randaugment": 5, "block": None,
-        "rate_at": "middle of the step", "batch_norm_of_average": "recomputed",
+        "schedule": "cosine", "weight_decay": 0.2, "warmup_epochs": 2, "label_smoothing": 0.3,
+        "ema_decay": 0.4, "clip_norm": 3, "precision": "fp32", "compile": True,
+        "deterministic": True, "seed": 0, "crop_area_min": 0.6, "jitter": 0.7, "cutmix_prob": 0.8,
+        "randaugment": 5, "block": None, "rate_at": "middle of the step",
+        "batch_norm_of_average": "recomputed",
     }  # fmt: skip
 
 
