@@ -7,7 +7,7 @@ BENCH_LOCK := .ci/bench.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 # A small budget learns more from equal logits, blocks that start as the identity, gentle crops and
 # unmixed images.
-QUICK := --data synthetic --classes 10 --images-per-class 45 --image-size 32 --epochs 3 \
+QUICK := --data synthetic --classes 10 --images-per-class 36 --image-size 32 --epochs 3 \
 	--batch-size 16 --lr 1e-3 --warmup-epochs 0.5 --clip-norm 1 --ema 0.8 --crop-area 0.9 \
 	--jitter 0.1 --cutmix 0 --stages 1 --layer features.3 \
 	--pointing-images 200 --jobs 2
@@ -21,7 +21,7 @@ QUICK3 := --data synthetic --per-class 30 --image-size 48 --width 0.25 --epochs 
 unexport MPLBACKEND PYTHONSAFEPATH
 
 demo: $(READY)
-	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 200 --max-references 2
+	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 160 --max-references 2
 	$(BIN)/python problem2_flowers.py 2.1 2.2 2.3 2.5 2.6 $(QUICK)
 	$(BIN)/python problem3_resnet36.py $(QUICK3)
 	$(BIN)/python -m common.reporting.page --compare outputs outputs/published/embedded
