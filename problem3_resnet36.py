@@ -14,10 +14,11 @@ f is in common/networks/activations.py, ResNet-36 in resnet36.py beside it.
 
 Hardware: any CPU or GPU; at 64 px and half the width a training takes 12 to 17 minutes on one CPU
 core with bf16 instructions, --reproduce about an hour and 11 GB.
-Finding (README, outputs/published/problem3): with f after the sums 11 of 15 new networks of the
-report's size are dead before their first step (loss near ln 650); one, followed, had NaN next. With
-f in stem and branches, the stem divided by its power, no difference to ReLU shows: 72 and 71 % of
-ten ImageNet classes at 64 px and half the width, +0.9 points (-0.9 to +2.5).
+Finding (README, outputs/published/problem3): with f after the sums 11 of 15 first passes at the
+report's size (five networks, three kinds of pictures) end dead, with a loss near ln 650; one
+network, followed with 64 pictures a batch, had NaN in the next step. With f in stem and branches,
+the stem divided by its power, no difference to ReLU shows: 72 and 71 % of ten ImageNet classes at
+64 px and half the width, +0.9 points (-0.9 to +2.5).
 """
 
 import sys
