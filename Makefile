@@ -21,7 +21,7 @@ QUICK3 := --data synthetic --per-class 30 --image-size 48 --width 0.25 --epochs 
 unexport MPLBACKEND PYTHONSAFEPATH
 
 demo: $(READY)
-	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 160 --max-references 2
+	$(BIN)/python problem1_perceptual.py --noise-seeds 1 --curve-size 200 --max-references 2
 	$(BIN)/python problem2_flowers.py 2.1 2.2 2.3 2.5 2.6 $(QUICK)
 	$(BIN)/python problem3_resnet36.py $(QUICK3)
 	$(BIN)/python -m common.reporting.page --compare outputs outputs/published/embedded
