@@ -188,6 +188,7 @@ def test_an_image_whose_logits_are_not_finite_counts_as_wrong(capsys):
     split.images[first] = 255
     found = evaluate(brittle, split, RECIPE, CPU)
     assert (found["not_finite"], found["loss"]) == (1, None)
+    assert brittle.training
     assert (usual["not_finite"], usual["correct"]) == (0, found["correct"] + 1)
     assert found["hits"] == usual["hits"][:first] + "0" + usual["hits"][first + 1 :]
     told = "tiny set: the logits of 1 of 11 images are not finite and count as wrong"

@@ -143,3 +143,10 @@ def test_a_step_of_one_image_in_each_process_is_refused(place):
     with pytest.raises(UserError, match="a step of 3 for 2 processes, batch norm needs 2 or more"):
         loop.check_steps(tiny.packed(), RECIPE)
     loop.check_steps(tiny.packed(), replace(RECIPE, batch_size=6))
+
+
+def test_data_parallel_is_asked_for_by_gpus(monkeypatch):
+    made = {}
+    monkeypatch.setattr(nn, "DataParallel", lambda _, device_ids: made.update(ids=device_ids))
+    parallel.wrap(nn.Linear(1, 1), torch.device("cuda"), 2)
+    assert made == {"ids": [0, 1]}
