@@ -453,6 +453,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     """Set up what the parts share; raises UserError before work that would fail in the middle."""
     if args.width <= 1:
         raise UserError(f"--width {args.width:g}: a wider network has more than 1")
+    if args.originals and not args.originals.is_dir():
+        raise UserError(f"--originals {args.originals}: no such folder; give one of class folders")
     low, high = args.noise_area
     if not 0 < low <= high < 1:
         raise UserError(f"--noise-area {low:g} {high:g}: give two areas, 0 < low <= high < 1")

@@ -359,7 +359,7 @@ def make_parser() -> cli.ProblemParser:
     add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
     add("--width", type=cli.up_to(8), default=1.0, help="of ResNet-36, in the report's widths")
-    residual = "f in each branch alone, or after the sum too"
+    residual = "f in each branch alone, or after the sum too; an --out each"
     add("--residual", choices=RESIDUALS, default="branch", help=residual)
     gammas = "of the networks trained: gamma of each block's last batch norm starts at 0"
     add("--zero-init-residual", action=argparse.BooleanOptionalAction, default=True, help=gammas)

@@ -69,8 +69,9 @@ def save(path: Path, content: bytes | memoryview | str) -> str:
 
 def load(path: Path) -> bytes:
     """The content of a file that `save` wrote; a UserError where it is not what was saved."""
-    check(path)
-    return path.read_bytes()
+    content = path.read_bytes()
+    _compare(path, hashlib.sha256(content).hexdigest())
+    return content
 
 
 def record(path: Path) -> str:
@@ -82,7 +83,13 @@ def record(path: Path) -> str:
 
 def check(path: Path) -> str:
     """Compare a file, however large, with SHA256SUMS. Returns its SHA-256."""
-    digest, known = sha256_of(path), _sums_of(path)
+    digest = sha256_of(path)
+    _compare(path, digest)
+    return digest
+
+
+def _compare(path: Path, digest: str) -> None:
+    known = _sums_of(path)
     if digest not in known:
         why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
         if not known:
@@ -90,7 +97,6 @@ def check(path: Path) -> str:
         name, folder = shlex.quote(path.name), shlex.quote(str(path.parent))
         accept = f"to take it as it is: cd {folder}; sha256sum -- {name} >> {SUMS}"
         raise UserError(f"{path}: {why} ({accept})")
-    return digest
 
 
 def _lines(folder: Path) -> list[str]:

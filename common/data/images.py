@@ -39,16 +39,17 @@ SAME_WITHIN = 4
 def images_in(folder: Path) -> tuple[list[str], dict[str, str]]:
     """The names of a folder's images, told by their endings, and why others are left out."""
     names, left_out, endings = [], {}, Image.registered_extensions()
-    for name in sorted(os.listdir(folder)):
-        is_image = os.path.splitext(name)[1].lower() in endings
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        name, is_image = entry.name, os.path.splitext(entry.name)[1].lower() in endings
         if name.startswith("."):
             if is_image:  # a Mac writes ._a.jpg beside a.jpg
                 left_out[name] = "hidden"
+        elif entry.is_dir():
+            left_out[name] = FOLDER
         elif is_image:
             names.append(name)
         else:
-            is_folder = (folder / name).is_dir()
-            left_out[name] = FOLDER if is_folder else "no image by its ending; rename or convert it"
+            left_out[name] = "no image by its ending; rename or convert it"
     return names, left_out
 
 

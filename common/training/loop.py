@@ -72,7 +72,9 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
             _finish_epoch(run, val)
             save.epoch()
     parallel.wait()
-    run.network.load_state_dict(load_checkpoint(save.folder / "best.pt")["network"])
+    best = load_checkpoint(save.folder / "best.pt")
+    save.check(save.folder / "best.pt", best["about"])
+    run.network.load_state_dict(best["network"])
     return run.history
 
 

@@ -164,17 +164,7 @@ class Saver:
     def resume(self, stopped: dict) -> None:
         """Go on with the run in the folder, as `load_stopped` has read it."""
         run, path = self.run, self.folder / ("last.pt" if "network" in stopped else "best.pt")
-        saved, wanted = stopped["about"], self.identity
-        differences = [
-            f"{key} {saved.get(key)} (now {wanted.get(key)})"
-            for key in sorted(saved.keys() | wanted.keys())
-            if saved.get(key) != wanted.get(key)
-        ]
-        if differences:
-            raise UserError(
-                f"{path} is of another run: {', '.join(differences)}; give its flags to go on with"
-                " it, another --out, or --fresh to replace it"
-            )
+        self.check(path, stopped["about"])
         if "network" in stopped:
             run.load_state_dict(stopped)
         else:
@@ -186,6 +176,20 @@ class Saver:
         threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
         if not done and run.device.type == "cpu" and threads not in (None, now):
             say(f"{path}: begun with {threads} threads, now {now}: sums of another order")
+
+    def check(self, path: Path, saved: dict) -> None:
+        """Refuse a checkpoint that was saved with another identity."""
+        wanted = self.identity
+        differences = [
+            f"{key} {saved.get(key)} (now {wanted.get(key)})"
+            for key in sorted(saved.keys() | wanted.keys())
+            if saved.get(key) != wanted.get(key)
+        ]
+        if differences:
+            raise UserError(
+                f"{path} is of another run: {', '.join(differences)}; give its flags to go on with"
+                " it, another --out, or --fresh to replace it"
+            )
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
