@@ -250,6 +250,8 @@ def test_folders_of_no_use_end_in_one_line(tmp_path):
     fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
     (tmp_path / "val").mkdir()
     fails(r"images/a: a folder inside a class folder", tmp_path)
+    (tmp_path / "val" / "a" / "roses.jpg").mkdir(parents=True)  # a folder, whatever its name
+    fails(r"roses\.jpg: a folder inside a class folder", tmp_path / "val")
 
 
 def test_files_among_the_class_folders(root):
