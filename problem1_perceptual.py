@@ -174,8 +174,10 @@ def other_controls(shared: Shared) -> dict:
         return found
     network = build_network(shared, weights)
     if len(sides := control_sides(shared, squares.side_px + 1)) > 1:
-        of_sides = (list(sides), min(sides.values()), args.sigma)
-        found["borders"] = perceptual_controls.borders(squares, network, *of_sides)
+        most_px = min(sides.values())
+        found["borders"] = perceptual_controls.borders(
+            squares, network, list(sides), most_px, args.sigma
+        )
     if len(sides := control_sides(shared, 2 * squares.side_px)) > 1:
         found["half_pixel"] = perceptual_controls.fractions(squares, network, list(sides))
     if set(perceptual_controls.REPORT) <= set(shared.layers):
@@ -204,11 +206,9 @@ def build_network(shared: Shared, weights: Weights) -> VGG16Features:
 def measure(shared: Shared, weights: Weights, names: list[str], doses: Doses) -> Calibrated:
     """Calibrated losses of photos' squares, of the pairs that the parts asked for compare."""
     args = shared.args
-    draws, doses = (
-        args.noise_seeds if doses is TRAINED else 1,
-        doses if "1.3" in args.parts else None,
-    )
-    treatment = Treatment(args.shift, args.edge, args.sigma, args.seed, draws, doses)
+    draws = args.noise_seeds if doses is TRAINED else 1
+    wanted = doses if "1.3" in args.parts else None
+    treatment = Treatment(args.shift, args.edge, args.sigma, args.seed, draws, wanted)
     index = {name: place for place, name in enumerate(shared.photos)}
     return perceptual.calibrate(
         shared.squares,
@@ -289,8 +289,11 @@ def noise_losses(shared: Shared) -> tuple[dict, partial]:
             details = [images.centre_crop(copy, DETAIL_PX, DETAIL_PX) for copy in copies]
             cells[photo] = [images.to_uint8(detail) for detail in details]
     result = {"clipped_share": {}, "wrapped": averaged(wrapped)}
-    unknown, pairs = dict.fromkeys(("relative", "low", "high")), {"original": ("losses", "noise")}
-    pairs["translated"] = ("losses_translated", "noise translated")
+    unknown = dict.fromkeys(("relative", "low", "high"))
+    pairs = {
+        "original": ("losses", "noise"),
+        "translated": ("losses_translated", "noise translated"),
+    }
     for (name, (key, pair)), means in zip(pairs.items(), np.mean(quality, axis=0), strict=True):
         decibels, similarity, result["clipped_share"][name] = means.tolist()
         others = {"psnr": {"raw": decibels, **unknown}, "ssim": {"raw": similarity, **unknown}}

@@ -159,15 +159,16 @@ def part_2_1(setup: Setup) -> Findings:
         sources["originals"] = sets.class_folders("originals", setup.args.originals)
     for split, source in sources.items():
         sizes[split] = Counter(source.size(index) for index in range(len(source.labels)))
-        counts[split] = np.bincount(source.labels)
+        of_class = np.bincount(source.labels)
         splits[split] = {
             "images": len(source.labels),
-            "classes": int((counts[split] > 0).sum()),
+            "classes": int((of_class > 0).sum()),
             "resolutions": len(sizes[split]),
             "top_resolutions": sets.top_resolutions(sizes[split]),
-            "images_per_class": [int(counts[split].min()), int(counts[split].max())],
+            "images_per_class": [int(of_class.min()), int(of_class.max())],
         }
-    counts.pop("originals", None)  # of classes of their own
+        if split in setup.sources:  # originals have classes of their own
+            counts[split] = of_class
     names, pictures = sets.sample_pictures(setup.sources, setup.args.seed)
     figures = problem2.data_figures(setup.data, sizes, counts, names, pictures)
     result = {"splits": splits, "sample_classes": names}

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from common.training.watch import NotFinite
 
 EVALUATED = 0.35  # of the time of a trained image that an evaluated one takes
 SECOND_THREAD = 0.4  # of a thread's work that each further one of a process adds
+step_seconds = cache(Example.seconds)  # of a precision that was asked for, which nothing has timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,8 @@ class Setup:
 
     data: what tables and figures say of the data. sources: splits train, val and test, not yet
     decoded. folder: the problem's results folder, where runs are kept. finished: the runs of this
-    call by their folders, or how they failed. teach: finds the `common.studies.teacher.Teacher` of
-    all of them, or None.
+    call by their folders, or how they failed. step: one that is like those of the trainings, None
+    where none is. teach: finds the `common.studies.teacher.Teacher` of all of them, or None.
     """
 
     args: argparse.Namespace
@@ -52,6 +53,7 @@ class Setup:
     precision: Precision
     recipe: Recipe
     folder: Path
+    step: Example | None = None
     finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
     teach: Callable[["Setup"], object] | None = None
 
@@ -110,7 +112,7 @@ def set_up(
         make_deterministic(step)
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
-    return Setup(args, job.printable(data), sources, device, precision, recipe, folder)
+    return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,8 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
 
 def images_per_second(setup: Setup, trainings: int = 1) -> float:
     """Images a second that so many trainings get through together, by the measured step."""
-    measured = setup.precision.images_per_second
+    name = setup.precision.name
+    measured = setup.precision.images_per_second or 1 / step_seconds(setup.step, name)[name]
     if setup.device.type != "cpu":
         return measured
     jobs = max(1, min(setup.args.jobs, trainings))
