@@ -43,9 +43,8 @@ def report_counts() -> dict[str, int]:
     """How the report came to its counts of parameters, of networks with 1,000 classes.
 
     Keys: stock, torchvision's network; out_channels_set, the same after the report's Figure 14,
-    which sets attributes of built layers and widens nothing; wider_head, as the public repository
-    d-li14/efficientnetv2.pytorch has it: a last convolution of 1,792 channels for 1,280, and a 1x1
-    convolution with its batch norm in both blocks of the first stage.
+    which sets attributes of built layers and widens nothing; wider_head, as in d-li14/
+    efficientnetv2.pytorch: 1,792 last channels, a 1x1 convolution in both blocks of stage 1.
     """
     with torch.device("meta"):
         stock = models.efficientnet_v2_s()

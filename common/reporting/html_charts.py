@@ -67,7 +67,8 @@ def dose_response(result: Mapping) -> list[dict]:
     """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
     doses, charts = result.get("curves") or {}, []
     for weights, told in WEIGHTS.items():
-        prefix = "random_" * (weights == "random_weights")
+        # Results of earlier versions have the same doses for both.
+        prefix = "random_" * (weights == "random_weights" and "random_sigma" in doses)
         for treatment, (key, label) in DOSES.items() if weights in doses else ():
             series = [
                 {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}

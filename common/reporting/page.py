@@ -72,7 +72,6 @@ def render(name: str) -> str:
     pages.filters |= FILTERS
     claims = {row["part"]: row for row in html.CLAIMS}
     pages.globals |= {"part": cache(part), "bench": bench, "find": find, "claims": claims}
-    pages.globals["zip"] = zip
     return pages.get_template(f"{name}.md").render() + "\n"
 
 
