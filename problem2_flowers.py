@@ -72,7 +72,7 @@ def networks(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     trained = [
         (("2.2", "2.3", "2.5", "2.6"), NARROW, start_narrow, {}, ""),
-        (("2.3", "2.6"), wide, start_wide, {}, ""),
+        (("2.3", "2.4", "2.6"), wide, start_wide, {}, ""),
         (("2.3",), CONTINUED, start_continued, slower, NARROW),
         (("2.3",), f"{wide}_from_narrow", start_wide_from_narrow, slower, NARROW),
         (("2.5", "2.6"), NOISE_BLOCK, start_narrow, {"augmentation": covered}, ""),
@@ -258,11 +258,14 @@ def logit_difference(setup: Setup) -> float:
 # ----------------------------------------------------------------------------------- 2.4 two GPUs
 def part_2_4(setup: Setup) -> Findings:
     """One process, DataParallel and DistributedDataParallel on the wide network."""
-    args, spec = setup.args, NetworkSpec(wide_name(setup), partial(start_wide, setup))
-    rows = modes.in_each_mode(setup, spec, max(2, args.gpus))
-    tag = f"{spec.name}, {setup.data}, {args.image_size} px, {args.epochs} epochs, seed {args.seed}"
-    text = problem2.modes_table(tag, args.batch_size, setup.device.type, rows)
-    return Findings({"runs": rows}, {"2.4_parallel.txt": text})
+    args, spec = setup.args, networks(setup, "2.4")[wide_name(setup)]
+    rows, compared = modes.in_each_mode(setup, spec, max(2, args.gpus))
+    tag = f"{spec.name}, {setup.tag}, {args.epochs} epochs, {args.seeds} seed(s) from {args.seed}"
+    tables = {
+        "2.4_parallel.txt": problem2.modes_table(tag, args.batch_size, setup.device.type, rows),
+        "2.4_differences.txt": differences_table(compared, tag),
+    }
+    return Findings({"runs": rows, "differences": compared}, tables)
 
 
 # --------------------------------------------------------------------------------- 2.5 noise block
@@ -478,13 +481,15 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 
 def forecast_seconds(part: str, setup: Setup) -> float:
     """About how long a part takes on this machine, as far as its networks tell."""
-    specs = networks(setup, part)
+    specs = [*networks(setup, part).values()]
     if setup.args.jobs > 1 and specs:  # the first part trains those of the others too
-        specs = networks(setup, *setup.args.parts)
+        specs = [*networks(setup, *setup.args.parts).values()]
+    if part == "2.4":  # two modes
+        specs *= 2
     images = sum(len(source.labels) for source in setup.sources.values())
     others = {"2.2": 0.06 * images, "2.6": 15}.get(part, 5)  # of baselines, of maps
     seeds = 1 if part == "2.6" else setup.args.seeds
-    return training_seconds(setup, specs.values(), seeds) + others
+    return training_seconds(setup, specs, seeds) + others
 
 
 def main() -> None:

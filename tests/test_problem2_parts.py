@@ -140,25 +140,27 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_part_2_4_trains_one_seed_of_three(parts_of, monkeypatch, tmp_path):
+def test_part_2_4_compares_the_modes_by_seed_and_image(parts_of, monkeypatch, tmp_path):
     asked = {}
 
-    def launch(processes, _function, setup, _spec):
+    def launch(processes, _function, setup, spec):
         asked.update(processes=processes, precision=setup.recipe.precision)
-        run = dict.fromkeys(("images_per_second", "training_seconds", "val_top1", "test_top1"), 1)
-        return {0: {**run, "precision": setup.recipe.precision}}
+        of_one = runs.train_seeds(setup, spec)
+        return [[{**run, "hits": "0" * 12, "test_top1": 0.0} for run in of_one]]
 
     monkeypatch.setattr(parallel, "launch", launch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    parts, out, _ = parts_of(p2, "2.4", "--seeds", 3, "--device", "cpu", *QUICK)
-    folder = tmp_path / "out" / "problem2"
-    assert [path.name for path in (folder / "runs").iterdir()] == ["wide_1.1-1epochs-seed0"]
+    parts, out, _ = parts_of(p2, "2.4", "--seeds", 2, "--device", "cpu", *QUICK)
     single, copied, spread = parts["2.4"]["runs"]
-    assert (single["processes"], spread["processes"]) == (1, 2)
+    assert [row.get("processes") for row in (single, copied, spread)] == [1, None, 2]
+    assert single["seeds"] == spread["seeds"] == 2
     assert copied["not_run"] == "not run: no second GPU"
-    assert asked["precision"] == single["precision"] == "fp32"
+    assert asked == {"processes": 2, "precision": "fp32"}
+    (difference,) = parts["2.4"]["differences"]
+    assert (difference["a"], difference["b"]) == ("DistributedDataParallel", "1 process")
+    assert difference["mean"] == pytest.approx(-single["test_top1"])
     assert "gloo" in out
-    assert "seed 0" in (folder / "2.4_parallel.txt").read_text()
+    assert "2 seed(s) from 0" in (tmp_path / "out/problem2/2.4_parallel.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ from common.training.watch import BATCH_NORMS, dead_batch_norms, watched
 # The largest finite value of each precision, the narrowest first.
 RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
 ALL_MODULES = re.compile(".*")
+# A stem's peak that, squared three times and once more for a variance, is fp32's largest value:
+# 256. The weights in between make it an estimate.
+BORDER_PEAK = RANGES["fp32"] ** (1 / 2**4)
 
 
 def statistics(values: Tensor) -> dict[str, float]:
@@ -138,14 +141,6 @@ def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str 
     infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
     is_dead = infinite_from is not None and outputs[norms[-1]]["constant"] == 1
     return {"infinite_from": infinite_from, "dead_from": infinite_from if is_dead else None}
-
-
-def peak_at_the_border(squarings: int) -> float:
-    """The peak that, squared so often and then once more for a variance, is fp32's largest.
-
-    256 for three. The weights in between make it an estimate.
-    """
-    return RANGES["fp32"] ** (1 / 2 ** (squarings + 1))
 
 
 # ------------------------------------------------------------------------------ the backward pass

@@ -7,7 +7,6 @@
 Networks are bare ones in eval mode.
 """
 
-import copy
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
+from common.networks.summary import shapes_alone
 
 BATCH = 32  # images at once, for memory
 
@@ -76,7 +76,7 @@ def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Modul
 
 def map_size(network: nn.Module, name: str, image_size_px: int) -> torch.Size:
     """(h, w) of what the module of that name puts out for a square image, without computing."""
-    shapes, sizes = copy.deepcopy(network).to("meta").eval(), []
+    shapes, sizes = shapes_alone(network), []
     shapes.get_submodule(name).register_forward_hook(
         lambda _module, _inputs, output: sizes.append(output.shape[2:])
     )

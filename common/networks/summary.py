@@ -53,7 +53,7 @@ def summary_table(
 
     Modules of the classes named in `hide`, which have no parameters, are left out.
     """
-    rows, shapes = [], _shapes_alone(model)
+    rows, shapes = [], shapes_alone(model)
 
     def note(module: nn.Module, _inputs, output: Tensor) -> None:
         kind = type(module).__name__
@@ -70,7 +70,7 @@ def summary_table(
     return Table(tuple(input_size), rows, count_parameters(model))
 
 
-def _shapes_alone(network: nn.Module) -> nn.Module:
+def shapes_alone(network: nn.Module) -> nn.Module:
     """A copy in eval mode on PyTorch's meta device, whose tensors have shapes and no values."""
     return copy.deepcopy(network).to("meta").eval()
 
@@ -109,6 +109,6 @@ def count_parameters(network: nn.Module) -> int:
 def count_macs(network: nn.Module, image_size_px: int, names: Iterable[str]) -> dict[str, int]:
     """Multiply-adds for one square image of the modules of these names, which multiply anything."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        _shapes_alone(network)(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
+        shapes_alone(network)(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
     counts, root = counter.get_flop_counts(), type(network).__name__
     return {name: sum(counts[f"{root}.{name}"].values()) // 2 for name in names}

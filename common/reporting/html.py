@@ -46,10 +46,6 @@ class Run:
         drawn = html_charts.curves(self.result) + html_charts.dose_response(self.result)
         return drawn + html_charts.doctor(self.result, self.folder)
 
-    @property
-    def tables(self) -> tuple[dict, list["Table"]]:
-        return tables(self.result)
-
     @cached_property
     def pictures(self) -> dict[str, str]:
         """Its figures by file name as data URIs, those aside that are drawn anew."""
@@ -152,7 +148,7 @@ def render(out: Path) -> str:
     how = {"autoescape": True, "undefined": ChainableUndefined, "trim_blocks": True}
     pages = Environment(loader=loader, lstrip_blocks=True, **how)  # noqa: S701 it is on
     pages.filters |= {"number": number, "shown": shown}
-    pages.globals["asset"] = asset
+    pages.globals |= {"asset": asset, "tables": tables}
     runs, unread = read_runs(out)
     return pages.get_template("report.html").render(parts=claims_with_runs(runs), unread=unread)
 

@@ -67,8 +67,7 @@ def dose_response(result: Mapping) -> list[dict]:
     """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
     doses, charts = result.get("curves") or {}, []
     for weights, told in WEIGHTS.items():
-        # Results of earlier versions have the same doses for both.
-        prefix = "random_" * (weights == "random_weights" and "random_sigma" in doses)
+        prefix = "random_" * (weights == "random_weights")
         for treatment, (key, label) in DOSES.items() if weights in doses else ():
             series = [
                 {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}

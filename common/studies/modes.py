@@ -2,52 +2,62 @@
 
 from argparse import Namespace
 from dataclasses import replace
-from functools import partial
+from statistics import fmean
 
 import torch
 
 from common import job
+from common.reporting.statistics import over_seeds
 from common.training import parallel
-from common.training.runs import NetworkSpec, Setup, train_and_test
+from common.training.runs import NetworkSpec, Setup, differences, train_seeds
 
 MODES = ("1 process", "DataParallel", "DistributedDataParallel")
-MODE_KEYS = ("precision", "images_per_second", "training_seconds", "val_top1", "test_top1")
 
 
-def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> list[dict]:
-    """Train a network's first run in one process and, where they are there, by two GPUs or more.
+def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict], list[dict]]:
+    """Train a network once a seed in one process and, where they are there, by two GPUs or more.
 
     On a CPU `many` processes stand for the GPUs.
 
     Returns:
-        A dict a mode: mode; processes and MODE_KEYS of its run, or not_run (why).
+        A dict a mode: mode; processes, precision, seeds (their number), images_per_second (their
+        mean) and the keys of `over_seeds`; or not_run (why). And the differences of test top-1
+        between the other modes and one process, as `runs.differences`.
     """
     one, copied, spread = MODES
     enough, trained = torch.cuda.device_count() >= many, {}
-    train = partial(train_and_test, setup, spec, setup.args.seed)
     if job.size() > 1:
-        trained[spread] = (job.size(), train(gpus=0))
+        trained[spread] = (job.size(), train_seeds(setup, spec))
     else:
-        single = train(gpus=0)
+        single = train_seeds(_with_flags(setup, gpus=0), spec)
         trained[one] = (1, single)
         if enough:
-            trained[copied] = (1, train(gpus=many))
+            trained[copied] = (1, train_seeds(_with_flags(setup, gpus=many), spec))
         if enough or setup.device.type == "cpu":
-            precision = single["precision"]
-            args = Namespace(**{**vars(setup.args), "gpus": 0, "precision": precision})
-            same = replace(setup, args=args, recipe=replace(setup.recipe, precision=precision))
+            precision = single[0]["precision"]
+            same = replace(setup, recipe=replace(setup.recipe, precision=precision))
+            same = _with_flags(same, gpus=0, precision=precision)
             trained[spread] = (many, parallel.launch(many, _train, same, spec)[0])
     why_not = "this is a job of torchrun" if job.size() > 1 else "no second GPU"
     rows = {mode: {"mode": mode, "not_run": f"not run: {why_not}"} for mode in MODES}
-    for mode, (processes, run) in trained.items():
-        rows[mode] = {"mode": mode, "processes": processes, **{key: run[key] for key in MODE_KEYS}}
-    return list(rows.values())
+    for mode, (processes, runs) in trained.items():
+        row = {"mode": mode, "processes": processes, "precision": runs[0]["precision"]}
+        row["images_per_second"] = fmean(run["images_per_second"] for run in runs)
+        means = over_seeds(runs, len(setup.packed["test"]))
+        rows[mode] = {**row, "seeds": len(runs), **means}
+    pairs = [(mode, one) for mode in (copied, spread) if {mode, one} <= trained.keys()]
+    runs_by_mode = {mode: runs for mode, (_, runs) in trained.items()}
+    return list(rows.values()), differences(runs_by_mode, pairs)
 
 
-def _train(setup: Setup, spec: NetworkSpec) -> dict:
-    """The run in one of the processes."""
+def _with_flags(setup: Setup, **flags) -> Setup:
+    return replace(setup, args=Namespace(**{**vars(setup.args), **flags}))
+
+
+def _train(setup: Setup, spec: NetworkSpec) -> list[dict]:
+    """The runs in one of the processes."""
     device = parallel.pick_device(setup.device.type)
     parallel.start(device)
-    run = train_and_test(replace(setup, device=device, finished={}), spec, setup.args.seed, gpus=0)
+    runs = train_seeds(replace(setup, device=device), spec)
     parallel.stop()
-    return run
+    return runs

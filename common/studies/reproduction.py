@@ -22,7 +22,7 @@ from common.data.augment import Draws, colour_jitter, random_resized_crop, to_fl
 from common.data.packed import Packed, pack
 from common.errors import UserError
 from common.networks.activations import ClampedSquareLeaky, SquareLeaky, WhereForm
-from common.networks.doctor import first_pass, peak_at_the_border, with_float64_batch_norms
+from common.networks.doctor import BORDER_PEAK, first_pass, with_float64_batch_norms
 from common.networks.normalized import Normalized
 from common.networks.resnet36 import Activation, ResNet36, resnet34_with
 from common.reporting import problem3
@@ -128,7 +128,7 @@ def first_pass_cases(args: argparse.Namespace) -> list[Case]:
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
-def measured_pass(study: Study, case: Case, border: float) -> dict:
+def measured_pass(study: Study, case: Case) -> dict:
     """A first pass: the case's fields, classes, and the keys of `first_pass` and `forecast_of`."""
 
     def measure() -> dict:
@@ -143,10 +143,10 @@ def measured_pass(study: Study, case: Case, border: float) -> dict:
         f"{words}: first loss {found['first_loss']:.6g}, infinite from"
         f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
     )
-    return {**about, **found, **forecast_of(found["peaks"], case.residual, border)}
+    return {**about, **found, **forecast_of(found["peaks"], case.residual)}
 
 
-def forecast_of(peaks: Mapping, residual: str, border: float) -> dict:
+def forecast_of(peaks: Mapping, residual: str) -> dict:
     """The forecast in closed form of a first pass with these peaks of modules.
 
     Keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut after
@@ -159,11 +159,11 @@ def forecast_of(peaks: Mapping, residual: str, border: float) -> dict:
         "stage_peak": peaks["layer1.2"],
         "shortcut_peak": peaks["layer2.0.shortcut.0"],
         "closed_form_peak": stem**8 if squared and stem < 1e38 else None,
-        "forecast_dead": squared and stem >= border,
+        "forecast_dead": squared and stem >= BORDER_PEAK,
     }
 
 
-def border_counts(cases: Iterable[Mapping], border: float) -> dict:
+def border_counts(cases: Iterable[Mapping]) -> dict:
     """How many first passes of networks with f after the sum are below and above the border.
 
     Keys: peak, of the border; below and above, each {"passes", "infinite" (with a variance that is
@@ -178,9 +178,9 @@ def border_counts(cases: Iterable[Mapping], border: float) -> dict:
         return {"passes": len(passes), "infinite": infinite, "dead": dead}
 
     return {
-        "peak": border,
-        "below": count([case for case in squared if case["stem_peak"] < border]),
-        "above": count([case for case in squared if case["stem_peak"] >= border]),
+        "peak": BORDER_PEAK,
+        "below": count([case for case in squared if case["stem_peak"] < BORDER_PEAK]),
+        "above": count([case for case in squared if case["stem_peak"] >= BORDER_PEAK]),
         "lowest_dead_loss": min(losses, default=None),
         "highest_dead_loss": max(losses, default=None),
     }
@@ -341,18 +341,18 @@ def reproduce(setup: Setup) -> Findings:
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}
     kept = ResultCache(setup.folder / f"kept/{train.images.shape[1]}px", about, args.fresh)
-    study, border_peak = Study(train, setup.device, kept), peak_at_the_border(3)
-    passes = [measured_pass(study, case, border_peak) for case in first_pass_cases(args)]
+    study = Study(train, setup.device, kept)
+    passes = [measured_pass(study, case) for case in first_pass_cases(args)]
     of_report = in_report_setting(passes, args.image_size, args.width)
     base = base_of_steps(args, passes)
     result = {
         "first_losses": passes,
-        "border": border_counts(passes, border_peak),
+        "border": border_counts(passes),
         "dead_by_pictures": dead_by_pictures(of_report),
         "steps": first_steps(study, base),
         "cures": cured_steps(study, base, args.cure_steps),
         "chance_loss": math.log(OUTPUTS),
-        "border_peak": border_peak,
+        "border_peak": BORDER_PEAK,
         "batches": REPORT_BATCHES,
     }
     tag = ", ".join([setup.data, "fp32", setup.device.type])

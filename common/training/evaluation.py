@@ -35,7 +35,8 @@ def evaluate(
     was_training = network.training
     network.eval()
     loss, top5, bad, correct = 0.0, 0, 0, torch.zeros(len(split), dtype=torch.int64)
-    for indexes in torch.arange(len(split))[parallel.process_share()].split(2 * recipe.batch_size):
+    own = torch.arange(len(split))[job.rank() :: job.size()]
+    for indexes in own.split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
             squares = centre_square(images, recipe.image_size_px)

@@ -191,7 +191,7 @@ def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Ten
     mixed with another process's, and augmentation is cheap beside the network.
     """
     images, targets = _whole_batch(run, train, indexes, run.step)
-    own = parallel.process_share()
+    own = slice(job.rank(), None, job.size())
     return images[own].contiguous(memory_format=torch.channels_last), targets[own]
 
 

@@ -93,11 +93,6 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
     return network
 
 
-def process_share() -> slice:
-    """Which of a list of images are this process's."""
-    return slice(rank(), None, size())
-
-
 def total(values: list[float], device: torch.device) -> list[float]:
     """Sums over all processes."""
     if not dist.is_initialized():

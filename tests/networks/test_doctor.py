@@ -100,7 +100,7 @@ def test_a_gradient_of_an_ordinary_size_stays_finite_at_an_infinite_variance():
 
 
 def test_the_border_is_the_peak_whose_16th_power_is_the_largest_number():
-    border = doctor.peak_at_the_border(3)
+    border = doctor.BORDER_PEAK
     assert border == pytest.approx(256, rel=1e-6)
     peak = torch.tensor(border)
     for _ in range(3):

@@ -72,7 +72,7 @@ def test_the_batches_of_the_report_are_of_650_whole_classes():
 def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else():
     peaks = {"maxpool": 257.0, "layer1.2": 1e20, "layer2.0.shortcut.0": 1e19}
     found = [
-        reproduction.forecast_of({**peaks, "maxpool": peak}, residual, 256)
+        reproduction.forecast_of({**peaks, "maxpool": peak}, residual)
         for peak, residual in ((255.0, "sum"), (257.0, "sum"), (257.0, "branch"))
     ]
     assert [row["forecast_dead"] for row in found] == [False, True, False]
@@ -192,7 +192,7 @@ def test_first_passes_are_counted_on_both_sides_of_the_border():
     ]
     keys = ("stem_peak", "infinite_from", "dead_from", "first_loss")
     rows = [{"residual": "sum", **dict(zip(keys, values, strict=True))} for values in passes]
-    found = reproduction.border_counts([*rows, {**rows[2], "residual": "branch"}], 256)
+    found = reproduction.border_counts([*rows, {**rows[2], "residual": "branch"}])
     assert found["below"] == {"passes": 1, "infinite": 0, "dead": 0}
     assert found["above"] == {"passes": 3, "infinite": 2, "dead": 1}
     assert found["lowest_dead_loss"] == found["highest_dead_loss"] == 6.4

@@ -109,15 +109,6 @@ def test_the_first_process_decides_the_precision_for_all(by_two):
     assert [by_two[rank]["precision"] for rank in range(2)] == ["bf16", "bf16"]
 
 
-def test_shares_are_a_partition(place):
-    for size in (1, 2, 3, 5):
-        seen = []
-        for rank in range(size):
-            place(rank, size)
-            seen += torch.arange(11)[parallel.process_share()].tolist()
-        assert sorted(seen) == list(range(11))
-
-
 def fit_in(folder, epochs):
     parallel.start(CPU)
     tiny.train(folder, replace(RECIPE, epochs=epochs, batch_size=6))
