@@ -67,7 +67,6 @@ def dose_response(result: Mapping) -> list[dict]:
     """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
     doses, charts = result.get("curves") or {}, []
     for weights, told in WEIGHTS.items():
-        prefix = "random_" * (weights == "random_weights")
         for treatment, (key, label) in DOSES.items() if weights in doses else ():
             series = [
                 {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}
@@ -75,9 +74,10 @@ def dose_response(result: Mapping) -> list[dict]:
                 | {"dash": loss in ("l1", "l2"), "hidden": loss.startswith("mae_")}
                 for loss, curve in doses[weights].items()
             ]
-            title = f"Calibrated loss over the {treatment}: {told}"
-            chart = {"title": title, "xlabel": label, "ylabel": "1: another picture"}
-            charts.append(chart | {"x": doses[prefix + key][1:], "series": series, "log": "xy"})
+            chart = {"title": f"Calibrated loss over the {treatment}: {told}"}
+            chart |= {"xlabel": label, "ylabel": "1: another picture"}
+            x = doses["random_" * (weights == "random_weights") + key][1:]
+            charts.append(chart | {"x": x, "series": series, "log": "xy"})
     return charts
 
 

@@ -266,11 +266,12 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
             for name, (train, val) in lines.items():
                 epochs = [row["epoch"] for row in histories[name][0]]
-                (line,) = axis.plot(epochs, val.mean(0), label=shown_name(name))
+                how = {"marker": "o" if len(epochs) == 1 else None}  # a single point is no line
+                (line,) = axis.plot(epochs, val.mean(0), label=shown_name(name), **how)
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
-                axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, linewidth=1.2)
+                axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, lw=1.2, **how)
             # One odd picture can have a val loss of any size: such a line leaves the axes.
             top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
             if key == "loss" and any((val > top).any() for _, val in lines.values()):

@@ -23,6 +23,7 @@ DOSES = {
     "shift": ("translation", "shift in px"),
     "noise": ("Gaussian noise", "sigma in 0-255 units"),
 }
+OF_PIXELS = ("l1", "l2", "dssim")
 KINDS = {"weights": "trained weights", "random_weights": "random weights"}
 AXIS = "calibrated loss (0 = the same, 1 = another picture)"
 
@@ -35,11 +36,6 @@ def is_absolute(loss: str) -> bool:
 def squared(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
     """The losses that are squared differences, which can be compared with each other alone."""
     return {loss: row for loss, row in losses.items() if not is_absolute(loss)}
-
-
-def both(tags: Mapping[str, str]) -> str:
-    """The tags of a result and of its control, in one."""
-    return "; control: ".join(tags.values())
 
 
 def losses_table(caption: str, columns: Mapping, losses: Mapping, head: str = "loss", **beside):
@@ -81,8 +77,9 @@ def feature_reports(
     result: Mapping, shift_px: float, edge: str, tags: Mapping[str, str]
 ) -> tuple[dict, dict]:
     """1.2's tables and figures, by file name."""
+    both = "; control: ".join(tags.values())
     caption = (
-        f"Shift by {shift_px:g} px, edge {edge}, {both(tags)}.\nrelative: 0 = the same, 1 = another"
+        f"Shift by {shift_px:g} px, edge {edge}, {both}.\nrelative: 0 = the same, 1 = another"
         " picture, with its interval over photos; mae_: absolute differences.\n"
     )
     losses, random = result["losses"], result["random_weights"] or {}
@@ -99,7 +96,7 @@ def feature_reports(
         {"weights": losses, "random_weights": random},
         key="relative",
         title=f"What a shift of {shift_px:g} px to the left costs each loss",
-        settings=f"Squared differences, lines: 95 % intervals. {both(tags)}",
+        settings=f"Squared differences, lines: 95 % intervals. {both}",
         xlabel=AXIS,
         digits=3,
     )
@@ -114,11 +111,13 @@ def _of_taps(known: Mapping, losses: Iterable[str]) -> dict:
 def _dots(losses: Mapping[str, Mapping], key: str, **about) -> partial:
     """A dot and an interval for each squared loss, of trained weights and of the control."""
     labels = {**KINDS, "random_weights": "random weights, range over draws"}
-    series = {
-        labels[kind]: [_numbers(row[k] for k in (key, "low", "high")) for row in rows.values()]
-        for kind, rows in ((kind, squared(rows)) for kind, rows in losses.items())
-        if rows
-    }
+    series, ends = {}, (key, "low", "high")
+    for kind, rows in ((kind, squared(rows)) for kind, rows in losses.items() if rows):
+        without = OF_PIXELS if kind == "random_weights" else ()  # they have no weights
+        series[labels[kind]] = [
+            _numbers(None if loss in without else row[end] for end in ends)
+            for loss, row in rows.items()
+        ]
     return partial(plotting.dots, names=list(squared(losses["weights"])), series=series, **about)
 
 
@@ -184,8 +183,9 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     """1.3's tables and figures, by file name."""
     result = finite(result)  # as results.json has it
     curves, side_px = result["curves"], result["curves"]["crop_px"]
+    both = "; control: ".join(tags.values())
     tables, figures, of_weights = (
-        {"1.3_noise.txt": _noise_table(result, both(tags))},
+        {"1.3_noise.txt": _noise_table(result, both)},
         {},
         tags["weights"],
     )
@@ -207,8 +207,8 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, of_weights)
     tables["1.3_order_turns.txt"] = _turns_table(result, of_weights)
     tables["1.3_slopes.txt"] = _slopes_table(result["slopes"], of_weights)
-    tables["1.3_distortions.txt"] = _distortions_table(result["distortions"], both(tags))
-    settings = f"Central {side_px}x{side_px} px squares. {both(tags)}"
+    tables["1.3_distortions.txt"] = _distortions_table(result["distortions"], both)
+    settings = f"Central {side_px}x{side_px} px squares. {both}"
     figures["1.3_shift_worth.png"] = _worth_figure(
         result, f"Squared differences, lines: 95 % intervals. {settings}"
     )

@@ -4,6 +4,7 @@ A `tag` says of what data a result is, at which size and width.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -282,12 +283,12 @@ def draw_first_losses(
     path: Path, cases: Sequence[Mapping], chance_loss: float, size_px: int, tag: str
 ) -> None:
     """First losses of the report's network by batch size and kind of pictures; dead ones filled."""
-    title = "First losses of new networks by batch size; the filled ones are dead"
+    title = "First losses of new networks by batch size; filled: dead ones, with their number"
     settings = (
         f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
         f" answer for every picture. {tag}"
     )
-    ticker = load_matplotlib().ticker
+    ticker, place = load_matplotlib().ticker, {"textcoords": "offset points", "fontsize": 9}
     batches = sorted({case["images"] for case in cases})
     kinds = list(dict.fromkeys(case["pictures"] for case in cases))
     with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
@@ -299,8 +300,11 @@ def draw_first_losses(
             losses = [case["first_loss"] for case in of_kind]
             faces = [f"C{number}" if case["dead_from"] else "none" for case in of_kind]
             axis.scatter(places, losses, facecolors=faces, label=f"pictures: {kind}", **how)
+            dead = Counter(case["images"] for case in of_kind if case["dead_from"])
+            for images, count in dead.items():
+                mark = (images * beside, chance_loss)
+                axis.annotate(count, mark, (0, 7), **place, color=f"C{number}", ha="center")
         axis.axhline(chance_loss, color="black", linewidth=1, linestyle=":")
-        place = {"textcoords": "offset points", "fontsize": 9}
         text = f"dead: ln 650 = {chance_loss:.3f}"
         axis.annotate(text, (batches[0] * 0.8, chance_loss), (0, 6), **place)
         axis.set(xlabel="pictures in the batch", ylabel="first loss", xscale="log", yscale="log")

@@ -43,8 +43,7 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict]
     for mode, (processes, runs) in trained.items():
         row = {"mode": mode, "processes": processes, "precision": runs[0]["precision"]}
         row["images_per_second"] = fmean(run["images_per_second"] for run in runs)
-        means = over_seeds(runs, len(setup.packed["test"]))
-        rows[mode] = {**row, "seeds": len(runs), **means}
+        rows[mode] = {**row, "seeds": len(runs), **over_seeds(runs, len(setup.packed["test"]))}
     pairs = [(mode, one) for mode in (copied, spread) if {mode, one} <= trained.keys()]
     runs_by_mode = {mode: runs for mode, (_, runs) in trained.items()}
     return list(rows.values()), differences(runs_by_mode, pairs)

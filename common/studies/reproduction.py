@@ -36,8 +36,8 @@ PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
 OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
 # It prints 5,204 batches of 128 and 18,213 of 32 in training, the last of each perhaps not full: 80
 # and 70 % of so many images, and this is how many they are a class.
-REPORT_BATCHES = {"images_least": 832_550, "images_most": 832_595, "classes": OUTPUTS}
-REPORT_BATCHES["images_per_class"] = 832_595 / OUTPUTS
+REPORT_BATCHES = {"images_least": 832_550, "images_most": 832_595, "classes": OUTPUTS,
+                  "images_per_class": 832_595 / OUTPUTS}  # fmt: skip
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
 FIRST_STEPS = 3

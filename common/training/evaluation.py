@@ -35,8 +35,7 @@ def evaluate(
     was_training = network.training
     network.eval()
     loss, top5, bad, correct = 0.0, 0, 0, torch.zeros(len(split), dtype=torch.int64)
-    own = torch.arange(len(split))[job.rank() :: job.size()]
-    for indexes in own.split(2 * recipe.batch_size):
+    for indexes in torch.arange(len(split))[job.rank() :: job.size()].split(2 * recipe.batch_size):
         images, labels = split.batch(indexes, device)
         with autocast(recipe.precision, device):
             squares = centre_square(images, recipe.image_size_px)
