@@ -54,7 +54,6 @@ def _with_flags(setup: Setup, **flags) -> Setup:
 
 
 def _train(setup: Setup, spec: NetworkSpec) -> list[dict]:
-    """The runs in one of the processes."""
     device = parallel.pick_device(setup.device.type)
     parallel.start(device)
     runs = train_seeds(replace(setup, device=device), spec)

@@ -213,3 +213,14 @@ def test_the_doctors_chart_has_a_frame_a_step(tmp_path):
     top = html_charts.NOT_FINITE
     assert [frame["values"] for frame in chart["frames"]] == [[[2.0, top]], [[5.0, top]]]
     assert chart["frames"][1]["name"] == "step 1"
+
+
+def test_results_of_versions_without_doses_of_their_own_for_random_weights_are_drawn():
+    row = {key: [0, 0.1, 0.2] for key in ("relative", "low", "high")}
+    losses = {"relu5_3": {"shift": row, "noise": row}}
+    doses = {"shift_px": [0, 1, 2], "sigma": [0, 5, 9]}
+    curves = {**doses, "weights": losses, "random_weights": losses}
+    assert [chart["x"] for chart in html_charts.dose_response({"curves": curves})][2:] == [
+        [1, 2],
+        [5, 9],
+    ]
