@@ -192,7 +192,7 @@ def part_2_2(setup: Setup) -> Findings:
         **over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
         "baselines": beside,
-        "teacher": teaching.told(setup, trained),
+        "teacher": teaching.describe(setup, trained),
         "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }

@@ -75,6 +75,12 @@ LEFT_OUT = {  # of the recipe
     "averaging": "--ema 0",
     "zero gammas": "--no-zero-init-residual",
 }
+# As many train images as Flowers-102 has, of classes that a network learns in minutes.
+DRAWN = (
+    "problem2_flowers.py {parts} --data synthetic --classes 30 --images-per-class 34"
+    " --image-size 32 --epochs 12 --batch-size 16 --warmup-epochs 2 --ema 0.98 --crop-area 0.7"
+    " --cutmix 0 --stages 1 --layer features.3"
+)
 SET = f"{PHOTOS} --max-images 64 --images"
 TEN = "problem3_resnet36.py 3.4 --data {imagenet}"  # classes
 SMALL = f"{TEN} --image-size 64"
@@ -95,6 +101,10 @@ ROWS = [
     ("2.5", "problem2", 30, BLOCKS),
     ("small block", "small_block/problem2", 50, f"{BLOCKS} --noise-area 0.02 0.1"),
     ("2.6", "problem2", 5, COMPARED.format(parts="2.6")),
+    ("drawn 2.2 2.5", "drawn-30/problem2", 15, DRAWN.format(parts="2.2 2.5") + " --seeds 5"),
+    ("drawn 2.3", "drawn-30/problem2", 15, DRAWN.format(parts="2.3") + " --seeds 3"),
+    ("drawn 2.6", "drawn-30/problem2", 1, DRAWN.format(parts="2.6") + " --images 2"),
+    ("drawn 2.4", "drawn-30/problem2", 8, DRAWN.format(parts="2.4") + " --seeds 3"),
     ("3.4", "problem3", 210, f"{SMALL} --width 0.5 --seeds 3"),
     ("reproduce", "problem3/reproduce", 57, f"{TEN} --reproduce --seeds 5 --cure-steps 5"),
     ("stems", "problem3/stems", 120, f"{SMALL} --stems --width 0.25 --epochs 6 --seeds 3"),

@@ -30,7 +30,7 @@ ALL_MODULES = re.compile(".*")
 BORDER_PEAK = RANGES["fp32"] ** (1 / 2**4)
 
 
-def statistics(values: Tensor) -> dict[str, float]:
+def tensor_statistics(values: Tensor) -> dict[str, float]:
     """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
     peak is the largest absolute value, non_finite a share of values, norm Euclidean, constant as in
@@ -117,7 +117,7 @@ def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]
     network, outputs = copy.deepcopy(network).train(), {}
 
     def look(module: str, _direction: str, values: Tensor) -> None:
-        summary, name = statistics(values), bare_name(module)
+        summary, name = tensor_statistics(values), bare_name(module)
         peak = math.inf if summary["non_finite"] else summary["peak"]
         if name in outputs:  # torchvision's blocks use one ReLU twice
             peak = max(peak, outputs[name]["peak"])

@@ -52,8 +52,8 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
     new = [] if tensors.keys() >= set(HEAD) else list(HEAD)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in new}
     network.load_state_dict(tensors, strict=False)
-    told = [f"{len(tensors)} tensors loaded", f"new: {', '.join(new) or 'none'}", taken]
-    return new, f"{path}: {'; '.join(filter(None, told))}"
+    words = [f"{len(tensors)} tensors loaded", f"new: {', '.join(new) or 'none'}", taken]
+    return new, f"{path}: {'; '.join(filter(None, words))}"
 
 
 def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:

@@ -77,7 +77,7 @@ class Run:
         """What a reader has to know before the numbers: other data, weights or sizes."""
         about, recipe = self.provenance, self.result.get("recipe") or {}
         width, report_width = self.result.get("width"), 1.1 if self.part[0] == "2" else 1
-        told = {
+        badges = {
             "embedded data": "embedded" in str(about.get("data")).lower(),
             "random weights": str(about.get("weights_source")).startswith("random"),
             f"width {width}": width not in (None, report_width),
@@ -85,7 +85,7 @@ class Run:
             "some images left out": bool(about.get("left_out")),
             "uncommitted changes": str(about.get("git_commit")).endswith("+changes"),
         }
-        return [badge for badge, holds in told.items() if holds]
+        return [badge for badge, holds in badges.items() if holds]
 
 
 def picture(path: Path) -> str:
@@ -125,12 +125,12 @@ def read_runs(out: Path) -> tuple[dict[str, list[Run]], list[str]]:
 
 def claims_with_runs(runs: dict[str, list[Run]]) -> list[tuple[dict, list[Run]]]:
     """Each claim and the runs of its part, the one that it is read off first."""
-    told = []
+    rows = []
     for claim in CLAIMS:
         shows = claim["key"].partition(f"/{claim['part']}/")[0]
         mine = runs.get(claim["part"], ())
-        told.append((claim, sorted(mine, key=lambda run: (run.unfinished, run.name != shows))))
-    return told
+        rows.append((claim, sorted(mine, key=lambda run: (run.unfinished, run.name != shows))))
+    return rows
 
 
 def render(out: Path) -> str:

@@ -66,7 +66,7 @@ def _curve(key: str, label: str, found: list) -> dict:
 def dose_response(result: Mapping) -> list[dict]:
     """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
     doses, charts = result.get("curves") or {}, []
-    for weights, told in WEIGHTS.items():
+    for weights, kind in WEIGHTS.items():
         for treatment, (key, label) in DOSES.items() if weights in doses else ():
             series = [
                 {"label": shown_loss(loss), "values": curve[treatment]["relative"][1:]}
@@ -74,7 +74,7 @@ def dose_response(result: Mapping) -> list[dict]:
                 | {"dash": loss in ("l1", "l2"), "hidden": loss.startswith("mae_")}
                 for loss, curve in doses[weights].items()
             ]
-            title = f"Calibrated loss over the {treatment}: {told}"
+            title = f"Calibrated loss over the {treatment}: {kind}"
             # Results of earlier versions have the same doses for both.
             x = doses.get("random_" * (weights == "random_weights") + key, doses[key])[1:]
             chart = {"title": title, "xlabel": label, "ylabel": "1: another picture"}

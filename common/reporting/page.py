@@ -180,19 +180,19 @@ def words(done: Comparison, a: Path, b: Path) -> list[str]:
     """What a comparison found, a line a difference and the sentence that sums it up."""
     kinds = {"DIFFERS": done.differ, "beyond its spread": done.beyond}
     kinds["within its spread"] = done.within
-    told = [
+    lines = [
         f"{name}: {where}: {html.shown(x)} in {a}, {html.shown(y)} in {b}"
         for name, rows in kinds.items()
         for where, x, y in rows
     ]
     if done.alone:
-        told.append(f"In one of them alone: {', '.join(done.alone)}.")
+        lines.append(f"In one of them alone: {', '.join(done.alone)}.")
     count = done.agree + len(done.differ)
     summary = f"{a} agrees with {b} in {done.agree} of {count} numbers that no training decides"
     if done.within or done.beyond:
         summary += f"; {len(done.within)} results of trainings differ within their spread"
         summary += f", {len(done.beyond)} beyond it"
-    return [*told, summary + "."]
+    return [*lines, summary + "."]
 
 
 def main() -> None:

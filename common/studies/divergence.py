@@ -18,7 +18,7 @@ from torch.nn import functional
 from common import files, job
 from common.data.augment import centre_square
 from common.data.packed import Packed
-from common.networks.doctor import RANGES, bad_batch_norms, bare_name, statistics
+from common.networks.doctor import RANGES, bad_batch_norms, bare_name, tensor_statistics
 from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.loop import endless_steps
@@ -86,7 +86,7 @@ class Followed:
     is not finite, None where there was none. dead: {"step", "module"} of the first batch norm whose
     variance was not finite, or None. rows: of steps 1, 2, 4, 8, ... and of the last one, one a
     tensor: {"step", from 1; "module"; "direction", "output" or "gradient"; and the keys of
-    `statistics`}. beyond: `first_beyond` of all steps. seconds: of all steps together.
+    `tensor_statistics`}. beyond: `first_beyond` of all steps. seconds: of all steps together.
     """
 
     losses: list[float]
@@ -152,7 +152,7 @@ class Record:
         """Note a tensor; this is what `watched` calls."""
         place = {"step": self.step, "module": bare_name(module), "direction": direction}
         # The step that diverges is run twice, the second time to find out where.
-        self.step_rows[module, direction] = {**place, **statistics(values)}
+        self.step_rows[module, direction] = {**place, **tensor_statistics(values)}
 
     def end_step(self, network: nn.Module, last: bool) -> None:
         """Note the gradients of the parameters, and keep the step's rows where they are wanted."""

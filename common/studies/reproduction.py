@@ -253,7 +253,7 @@ def take_steps(
     bad = f"{len(row['non_finite_gradients'])} of {row['tensors']} gradients not finite"
     words = ", ".join(str(row[key]) for key in about)
     job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s a step")
-    return told(row)
+    return with_words(row)
 
 
 def fitting_images(case: Case, device: torch.device) -> int:
@@ -278,7 +278,7 @@ def free_bytes(device: torch.device) -> float:
     return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", information.read_text())[1])
 
 
-def told(row: Mapping) -> dict:
+def with_words(row: Mapping) -> dict:
     """A row with told_losses, and in the autopsy words for what results.json has null."""
     row = {**row, "told_losses": problem3.losses_words(row["losses"])}
     if row.get("autopsy"):

@@ -90,7 +90,7 @@ def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
     return instrument.side_by_side(pooled, about["layers"], kept).sqrt().half()
 
 
-def told(setup: Setup, trained: list[dict]) -> dict | None:
+def describe(setup: Setup, trained: list[dict]) -> dict | None:
     """What results say of the teacher, None where there is none.
 
     Returns:

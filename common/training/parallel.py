@@ -221,7 +221,7 @@ def launch(processes: int, function: Callable, *args) -> list:
 
 
 def _as_rank(place: int, count: int, port: int, function: Callable, *args) -> object:
-    told = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in told.items()}
+    variables = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in variables.items()}
     return function(*args)

@@ -47,7 +47,7 @@ def test_a_forecast_comes_to_its_largest_peak_and_the_first_beyond_fp16(scale, p
 
 def test_statistics_equal_torchs_also_where_squares_overflow():
     values = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 1e30
-    summary = doctor.statistics(values)
+    summary = doctor.tensor_statistics(values)
     exact = values.double()
     assert summary["peak"] == exact.abs().max().item()
     assert summary["mean"] == pytest.approx(exact.mean().item(), rel=1e-9)
@@ -57,11 +57,11 @@ def test_statistics_equal_torchs_also_where_squares_overflow():
 
 
 def test_statistics_of_values_that_are_not_finite():
-    summary = doctor.statistics(torch.tensor([1.0, -3.0, math.nan, 2.0]))
+    summary = doctor.tensor_statistics(torch.tensor([1.0, -3.0, math.nan, 2.0]))
     assert (summary["peak"], summary["non_finite"]) == (3, 0.25)
-    zeros = [doctor.statistics(sign * torch.zeros(3))["peak"] for sign in (1, -1)]
+    zeros = [doctor.tensor_statistics(sign * torch.zeros(3))["peak"] for sign in (1, -1)]
     assert [str(peak) for peak in zeros] == ["0.0"] * 2
-    assert doctor.statistics(torch.tensor([1.0, -math.inf]))["peak"] == math.inf
+    assert doctor.tensor_statistics(torch.tensor([1.0, -math.inf]))["peak"] == math.inf
 
 
 # ---------------------------------------------------------------------- dead layers and networks
