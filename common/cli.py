@@ -1,4 +1,4 @@
-"""The command line that all problems share: the parser, argument types, and the words for parts."""
+"""The command line that all problems share: the parser, argument types, titles and durations."""
 
 import argparse
 import difflib
@@ -13,14 +13,14 @@ from common.job import is_first, printable
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with errors on one line, the nearest flag suggested, and defaults in the help."""
+    """A parser that reports errors in one line, suggests the nearest flag and shows defaults."""
 
     def __init__(self, doc: str | None):
         as_written = argparse.RawDescriptionHelpFormatter
         super().__init__(description=doc, formatter_class=as_written, allow_abbrev=False)
 
     def add(self, *names: str, **options) -> None:
-        """Add an argument as argparse does, its default told at the end of the help line."""
+        """Add an argument as argparse does; its help line ends with the default."""
         default = options.get("default")
         if default is not None:
             as_typed = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*names, **options)
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse the command line; of a wrong flag the nearest one is suggested."""
+        """Parse the command line; the error for an unknown flag suggests the nearest known one."""
         args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -77,7 +77,7 @@ def title(part: Callable) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words: a few seconds, about 40 s, about 3 minutes."""
+    """A duration in words: a few seconds, about 40 s or about 3 minutes."""
     if seconds < 8:
         return "a few seconds"
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
@@ -85,25 +85,25 @@ def duration(seconds: float) -> str:
 
 def path(text: str) -> Path:
     """The argparse type of paths: a leading ~ is the user's home, as in a shell."""
-    if not text:  # such as "$DIR", not set
+    if not text:  # such as an unset "$DIR"
         raise argparse.ArgumentTypeError("'' is not the path of a file or folder")
     return Path(text).expanduser()
 
 
 def word_or_path(text: str) -> str:
-    """The argparse type of a word with a meaning, or a path as a string; ./word is a path."""
+    """The argparse type of a keyword or a path, returned as a string; ./word means a path."""
     path(text)
     return os.path.expanduser(text)
 
 
 def _numbers(kind: type, allowed: Callable, wanted: str) -> Callable:
-    """The argparse type of numbers of a kind (int or float) that are allowed."""
+    """The argparse type of numbers of `kind` (int or float) for which `allowed` holds."""
 
     def convert(text: str):
         try:
             value = kind(text)
         except ValueError:
-            value = math.nan  # which no range holds
+            value = math.nan  # lies in no range
         if not allowed(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value

@@ -1,4 +1,4 @@
-"""What goes wrong, said in a line: the user's mistakes, stop signals, the guard around `main`."""
+"""Errors in one line: the user's mistakes, stop signals, and the guard around `main`."""
 
 import contextlib
 import errno
@@ -19,14 +19,14 @@ OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")  # torch's Ru
 
 
 class UserError(Exception):
-    """Something the user can mend, in one line: what, where, and what to type next."""
+    """An error that the user can fix, in one line: what, where, and what to type next."""
 
     def __init__(self, message: str):
         super().__init__(job.printable(message))
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or its like, by its `number`; the message says what is kept."""
+    """Ctrl-C, SIGTERM or a similar signal, with its `number`; the message says what is kept."""
 
     def __init__(self, number: int, kept: str = ""):
         super().__init__(kept)
@@ -34,14 +34,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def guard(main: Callable[[], None]) -> int:
-    """Run `main`, so that a mistake of the user's ends in a line on stderr. Returns the exit code.
+    """Run `main`, report expected errors in one line on stderr, and return the exit code.
 
-    0: all went well. 2: a mistake, a full disk, a place that can't be read or written. 128 + n:
-    signal n, such as 130 for Ctrl-C; a second one ends the process at once. 141: whoever read the
-    output has closed it. What all processes of a job meet alike the first tells.
+    0: success. 2: a user's mistake, a full disk or memory, no compiler, or no access to a file.
+    128 + n: signal n, such as 130 for Ctrl-C; a second signal ends the process at once. 141: the
+    reader of the output has closed it. A job's first process reports what all processes share.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
+        if isinstance(stream, io.TextIOWrapper):  # the terminal may lack a name's characters
             stream.reconfigure(errors="backslashreplace")
     try:
         with stop_signals(_stop):
@@ -54,7 +54,7 @@ def guard(main: Callable[[], None]) -> int:
         if job.is_first():
             _print_line(f"error: {error}")
         return 2
-    except BrokenPipeError:  # whoever read our output, such as `head`, saw enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (OSError, RuntimeError, MemoryError) as error:
@@ -68,7 +68,7 @@ def guard(main: Callable[[], None]) -> int:
 
 
 def _remedy(error: Exception) -> str | None:
-    """What helps against an error of the system, or None for one of this program."""
+    """Advice for an error of the system; None for an error of this program."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "take smaller images (--image-size, --curve-size), smaller batches or less data"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -86,12 +86,12 @@ def _print_line(message: str) -> None:
 
 @contextlib.contextmanager
 def stop_signals(handler: Callable) -> Iterator[None]:
-    """Handle the signals that ask to stop by `handler(number, frame)` while the block runs."""
+    """Handle stop signals with `handler(number, frame)` while the block runs."""
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, old in before.items():  # all is done: `end` would say that nothing began
+        for number, old in before.items():  # not `end`: it would say that nothing had begun
             signal.signal(number, signal.SIG_DFL if old is end else old)
 
 

@@ -1,8 +1,8 @@
-"""Files that are whole or not there: written in one step, locked, and checked by SHA-256.
+"""Files that are either complete or absent: written in one step, locked, checked by SHA-256.
 
-What is read back later (checkpoint, manifest, results, packed images) has its SHA-256 in the file
-SHA256SUMS beside it, as `sha256sum` writes it: `save` or `record` enters it, `load` or `check`
-compares. What is only looked at (tables, figures) is written through `atomic`.
+A file that is read back later (checkpoint, manifest, results, packed images) has its SHA-256 in
+SHA256SUMS beside it, in the format of `sha256sum`: `save` and `record` enter it, `load` and `check`
+compare it. Files that are only looked at (tables, figures) are written through `atomic`.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from common.errors import DISK_FULL, UserError
 from common.job import say
 
 SUMS = "SHA256SUMS"
-WAIT_SECONDS = 1  # for a lock, before it is said
+WAIT_SECONDS = 1  # for a lock, before a line says so
 
 
 @contextlib.contextmanager
 def full_disk_named(place: Path) -> Iterator[None]:
-    """Turn a full disk, while something is written, into a UserError that names the place."""
+    """Turn a full-disk error in the block into a UserError that names `place`."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def full_disk_named(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """Yield a temporary path, which replaces `path` when the block ends without an error."""
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
         with full_disk_named(path):
@@ -54,35 +54,35 @@ def atomic(path: Path) -> Iterator[Path]:
 def save(path: Path, content: bytes | memoryview | str) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
-    A killed process or a full disk leaves the file as it was before. Of processes that save into
-    one folder at once, each has to hold the folder's lock.
+    If the process is killed or the disk is full, the previous file stays. Processes that save into
+    one folder at the same time must each hold the folder's lock (`locked`).
     """
     written = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     digest = hashlib.sha256(written).hexdigest()
     with atomic(path) as temporary:
         temporary.write_bytes(written)
-        # Until the file is replaced that of before stands, and may stay if we are killed here.
+        # Both sums are listed until the file is replaced: a kill here leaves the previous file.
         _enter(path, {digest, *_sums_of(path)})
     _enter(path, {digest})
     return digest
 
 
 def load(path: Path) -> bytes:
-    """The content of a file that `save` wrote; a UserError where it is not what was saved."""
+    """Read a file that `save` wrote; raises UserError if its content has changed since."""
     content = path.read_bytes()
     _compare(path, hashlib.sha256(content).hexdigest())
     return content
 
 
 def record(path: Path) -> str:
-    """Enter the SHA-256 of a file that was written by other means; returns it."""
+    """Enter a file that was written by other means into SHA256SUMS; returns its SHA-256."""
     digest = sha256_of(path)
     _enter(path, {digest})
     return digest
 
 
 def check(path: Path) -> str:
-    """Compare a file, however large, with SHA256SUMS. Returns its SHA-256."""
+    """Compare a file of any size with SHA256SUMS; returns its SHA-256."""
     digest = sha256_of(path)
     _compare(path, digest)
     return digest
@@ -110,7 +110,7 @@ def _sums_of(path: Path) -> set[str]:
 
 
 def _enter(path: Path, digests: set[str]) -> None:
-    """List a file by these SHA-256s alone, and leave out files that are no longer there."""
+    """List exactly these SHA-256s for a file, and drop files that no longer exist."""
     folder = path.parent
     others = [line for line in _lines(folder) if (folder / line[66:]).exists()]
     lines = {line for line in others if line[66:] != path.name}
@@ -121,17 +121,17 @@ def _enter(path: Path, digests: set[str]) -> None:
 
 
 def save_json(path: Path, value) -> None:
-    """Save a nest of dicts and lists as JSON; infinities and NaN become null."""
+    """Save nested dicts and lists as JSON; infinities and NaN become null."""
     save(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def load_json(path: Path):
-    """The nest of dicts and lists of a file that `save_json` wrote, checked as by `load`."""
+    """Read the nested dicts and lists that `save_json` wrote, checked as by `load`."""
     return json.loads(load(path))
 
 
 def finite(value):
-    """The same nest of dicts and lists as plain JSON values, infinities and NaN as None."""
+    """Nested dicts and lists as plain JSON values, with None for infinities and NaN."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # an array of NumPy, or a tensor
@@ -142,7 +142,7 @@ def finite(value):
 
 
 def digest_of(value) -> str:
-    """16 hexadecimal digits that name a nest of plain values, for a file's name."""
+    """16 hexadecimal digits that identify nested plain values, for a file's name."""
     written = json.dumps(finite(value), sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
@@ -154,7 +154,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(folder: Path, flag: str = "--out") -> Path:
-    """Make a folder where it is missing, and try to write in it; `flag` is what chose it."""
+    """Make a folder if it is missing and check that it is writable; `flag` is its option."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -166,7 +166,7 @@ def make_folder(folder: Path, flag: str = "--out") -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, doing: str, wait: bool = True) -> Iterator[None]:
-    """Hold a folder's lock: of processes of which each is `doing` something, one goes on."""
+    """Hold a folder's lock, so that only one process at a time is `doing` something there."""
     lock = FileLock(folder / ".lock")
     try:
         held = lock.acquire(timeout=WAIT_SECONDS)
@@ -181,9 +181,9 @@ def locked(folder: Path, doing: str, wait: bool = True) -> Iterator[None]:
 
 
 def cached_folder(cache: Path, name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` in a cache, which `fill(folder)` writes where it is not there yet.
+    """The folder `name` in a cache; `fill(folder)` writes its content if it is missing.
 
-    It appears in one step, so one that a killed run left unfinished is never opened.
+    It appears in one step, so a folder that a killed run left unfinished is never opened.
     """
     folder = make_folder(cache, flag="--cache") / name
     with locked(cache, "fills the cache"):

@@ -1,4 +1,4 @@
-"""Which process of a job this is, by torchrun's variables, and what one says for all of them."""
+"""This process's rank in its torchrun job, and output by the job's first process alone."""
 
 import os
 import re
@@ -20,24 +20,24 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks, reports and saves for all."""
+    """Whether this is the process that prints, reports and saves for the whole job."""
     return rank() == 0
 
 
 def printable(text: str) -> str:
-    """Text that can be shown anywhere: what would move or hide other text is escaped."""
+    """Escape the characters of a text that would move or hide other text when shown."""
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-prefix = ""  # of what this process says, where it is one of several that train side by side
+prefix = ""  # of each printed line, where several processes train side by side
 
 
 def say(*lines: str, file=None) -> None:
-    """Print lines at once, on the first process alone."""
+    """Print lines without delay, on the first process alone."""
     if is_first():
         print("\n".join(prefix + line for line in lines), file=file, flush=True)
 
 
 def progress(*args, **options) -> tqdm:
-    """A progress bar on a terminal, of the first process alone."""
+    """A progress bar, which only the first process shows, and only on a terminal."""
     return tqdm(*args, disable=None if is_first() and not prefix else True, **options)

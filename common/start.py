@@ -1,6 +1,6 @@
-"""Imported first by each script: from then on Ctrl-C and SIGTERM end it in one line.
+"""Each script imports this first: from then on Ctrl-C and SIGTERM end it with one line.
 
-What is imported next takes seconds to load; `errors.guard` takes over when it begins.
+The imports that follow take seconds; `errors.guard` takes over the signals when it begins.
 """
 
 import multiprocessing
@@ -9,28 +9,28 @@ import signal
 import sys
 from pathlib import Path
 
-# Closed by `2>&-`: else the first file that is opened would get what is meant for the terminal.
+# A stream closed by `2>&-` is None: the first file opened would get the text for the terminal.
 for _name in ("stdout", "stderr"):
     if getattr(sys, _name) is None:
         setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115
 
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGUSR1"):  # Slurm's warning that time is nearly up; Windows has it not
+if hasattr(signal, "SIGUSR1"):  # Slurm's warning that time is nearly up; Windows lacks it
     STOP_SIGNALS.append(signal.SIGUSR1)
-# A terminal that is closed; nohup has it ignored, and Windows has it not.
+# SIGHUP says that the terminal was closed; nohup ignores it, and Windows lacks it.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     STOP_SIGNALS.append(signal.SIGHUP)
-# Threads wait for each other after every operation. Spinning for long they are slow beside another
-# busy process (0.3 of the speed; so 0.6), sleeping at once they are slow alone.
+# Threads wait for each other after every operation. Beside another busy process a long spin leaves
+# 0.3 of the speed, this short one 0.6; sleeping at once is slow where no other process is busy.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1500")
-# Else a process that its job has left prints C++ stacks beside our line.
+# Otherwise a process that the rest of its job has left prints C++ stacks beside our line.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 
 def end(number: int, _frame) -> None:
     """Handle a stop signal before `guard` has begun."""
-    if multiprocessing.parent_process() is None:  # the parent speaks for those that it starts
+    if multiprocessing.parent_process() is None:  # a parent prints for the processes it starts
         sys.stderr.write(f"{Path(sys.argv[0]).name}: stopped; nothing had begun\n")
         sys.stderr.flush()
     os._exit(128 + number)
