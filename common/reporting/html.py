@@ -1,10 +1,10 @@
-"""The report as one page: report.html beside the results, without a network, for any browser.
+"""The report as one HTML page: report.html beside the results, for any browser, also offline.
 
     html.write(Path("outputs"))      made from outputs/**/results.json and claims.json
 
-claims.json has all that is said of a part but its runs. The words are in templates/report.html and
-findings.html, beside the page's styles and script; uPlot draws its curves. Other pictures are those
-that the runs have left in their folders.
+claims.json holds what the page says about each part, except for its runs. The text is in
+templates/report.html and findings.html, next to the page's styles and script. uPlot draws the
+interactive charts. All other pictures are files that the runs left in their folders.
 """
 
 import base64
@@ -28,9 +28,9 @@ REDRAWN = ("_curves.png", "_dose_response.png", "_dose_response_random.png", "_d
 
 @dataclass(frozen=True)
 class Run:
-    """A part's result in one folder, by its name in the report's folder.
+    """The result of one part in one folder; `name` is the folder's path within the report's folder.
 
-    unfinished: its files were announced, its result was not written.
+    unfinished: the names of its files are recorded, but its result was not written.
     """
 
     part: str
@@ -48,19 +48,19 @@ class Run:
 
     @cached_property
     def pictures(self) -> dict[str, str]:
-        """Its figures by file name as data URIs, those aside that are drawn anew."""
+        """The figures as data URIs by file name, except those that the page draws as charts."""
         shown_again = REDRAWN if self.charts else ()
         return {
             name: picture(self.folder / name)
             for name in self.files
             if name.endswith(".png") and not name.endswith(shown_again)
             if (self.folder / name).is_file()
-            if name.replace(".png", "_1.png") not in self.files  # its pictures stand alone too
+            if name.replace(".png", "_1.png") not in self.files  # not where each picture has a file
         }
 
     @property
     def doses(self) -> dict | None:
-        """What 1.3's sliders show: losses at each shift and sigma, and the picture's copies."""
+        """What 1.3's sliders show: losses by shift and sigma, and copies of a picture, or None."""
         curves = self.result.get("curves") if self.part == "1.3" else None
         if not curves:
             return None
@@ -89,7 +89,7 @@ class Run:
 
 
 def picture(path: Path) -> str:
-    """A picture as a data URI, WebP of PICTURE_PX_MAX at most."""
+    """A picture as a WebP data URI, at most PICTURE_PX_MAX wide and four times as high."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -104,7 +104,7 @@ def uri(kind: str, content: bytes) -> str:
 
 
 def read_runs(out: Path) -> tuple[dict[str, list[Run]], list[str]]:
-    """All runs in a folder by part, the problem's own folder first, and what could not be read."""
+    """The runs in a folder by part, the least nested ones first, and errors of unread results."""
     runs, unread = {}, []
     found = [path.parent for path in out.glob("**/results.json")]
     found = [path for path in found if "published" not in path.relative_to(out).parts]
@@ -124,7 +124,7 @@ def read_runs(out: Path) -> tuple[dict[str, list[Run]], list[str]]:
 
 
 def claims_with_runs(runs: dict[str, list[Run]]) -> list[tuple[dict, list[Run]]]:
-    """Each claim and the runs of its part, the one that it is read off first."""
+    """Each claim with the runs of its part; the run that its values come from stands first."""
     rows = []
     for claim in CLAIMS:
         shows = claim["key"].partition(f"/{claim['part']}/")[0]
@@ -154,7 +154,7 @@ def render(out: Path) -> str:
 
 
 def write(out: Path) -> None:
-    """Write report.html into a folder of results, on the first process of a job alone."""
+    """Write report.html into a folder of results; only the first process of a job does this."""
     if not job.is_first():
         return
     with files.locked(out, "writes the report"), files.atomic(out / "report.html") as temporary:
@@ -167,10 +167,10 @@ def write(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """Records of one kind under the path of their place, such as ("networks", "resnet36").
+    """Records of one kind and their path in the result, such as ("networks", "resnet36").
 
-    columns: names, the first that of the records. rows: a cell a column, None where a record has no
-    such value.
+    columns: the headers; the first column holds the records' names. rows: one cell per column, None
+    where a record lacks the value.
     """
 
     path: tuple[str, ...]
@@ -179,12 +179,12 @@ class Table:
 
     @property
     def is_main(self) -> bool:
-        """Whether it stands near the top of the result and is small enough to be read at once."""
+        """Whether the table is at the result's top level and small enough to be read at once."""
         return len(self.path) == 1 and len(self.rows) <= 20 and len(self.columns) <= 14
 
 
 def shown(value) -> str:
-    """A value as a reader sees it: numbers with four digits, whole ones with all of theirs."""
+    """A value as text for readers: floats with three or four digits, integers with all digits."""
     if isinstance(value, (list, tuple)):
         nested = any(isinstance(item, (list, tuple)) for item in value)
         return ("; " if nested else ", ").join(map(shown, value)) or "none"
@@ -200,7 +200,7 @@ def shown(value) -> str:
 
 
 def tables(result: Mapping) -> tuple[dict, list[Table]]:
-    """Every value of a nest in one place: plain ones by dotted names, all others in tables."""
+    """All values of a nested result: plain values by dotted name, and tables of the others."""
     plain, found = {}, []
     for key, value in result.items():
         _take(key, value, (), plain, found)
@@ -214,7 +214,7 @@ def _is_plain(value) -> bool:
 
 
 def _take(name: str, value, path: tuple[str, ...], plain: dict, found: list[Table]) -> None:
-    """Put a value into `plain` under a dotted name, or what it holds into `found`."""
+    """Put a plain value into `plain` by its dotted name, and records into `found` as a table."""
     key = name.rsplit(".", 1)[-1]
     if _is_plain(value):
         plain[name] = value

@@ -1,9 +1,9 @@
 """The interactive figures of the report page, as plain values that its script draws.
 
-A chart: {"title", "xlabel", "ylabel", "x", "series"}, a series: {"label", "values"} and, where it
-has them, "low" and "high" of its interval, "dash" and "hidden". Further keys of a chart: "names" of
-the places on x, "log" ("y" or "xy"), "top" of y, and "frames", [{"name", "values"}], the values of
-all series at each place of a slider.
+A chart has "title", "xlabel", "ylabel", "x" and "series". A series has "label" and "values", and
+may have "low" and "high" (its interval), "dash" and "hidden". A chart may also have "names" (tick
+labels of x), "log" (the logarithmic axes, "y" or "xy"), "top" (the upper end of y) and "frames":
+[{"name", "values"}], the values of all series at each position of a slider.
 """
 
 import csv
@@ -15,19 +15,19 @@ from statistics import fmean
 
 from common.reporting.plotting import shown_name
 
-NOT_FINITE = 1e39  # where the doctor's chart draws it, beyond fp32
+NOT_FINITE = 1e39  # the doctor's chart draws other values here, beyond fp32
 KEYS = {"loss": "cross-entropy", "top1": "top-1 in %"}
 DOSES = {"shift": ("shift_px", "shift in px"), "noise": ("sigma", "sigma of the noise, of 255")}
 WEIGHTS = {"weights": "VGG-16's weights", "random_weights": "random weights, a control"}
 
 
 def is_runs(value) -> bool:
-    """Whether a value is the list of a training's seeds, each with its history."""
+    """Whether a value is the list of a training's runs, one per seed, each with its history."""
     return isinstance(value, list) and any(isinstance(v, dict) and "history" in v for v in value)
 
 
 def trainings(value, name: str = "efficientnet_v2_s") -> Iterator[tuple[str, list[list[dict]]]]:
-    """The name and the epochs of each seed of every training in a result."""
+    """Every training in a result: its name, and the list of epochs of each of its seeds."""
     if isinstance(value, Mapping):
         if is_runs(runs := value.get("runs")):
             yield name, [run["history"] for run in runs]
@@ -36,7 +36,7 @@ def trainings(value, name: str = "efficientnet_v2_s") -> Iterator[tuple[str, lis
 
 
 def curves(result: Mapping) -> list[dict]:
-    """Loss and top-1 over the epochs, means over seeds; train dashed, val with its range."""
+    """Charts of loss and top-1 over the epochs: means over seeds, train dashed, val with range."""
     found = [(name, runs) for name, runs in trainings(result) if any(runs)]
     return [_curve(key, label, found) for key, label in KEYS.items()] if found else []
 
@@ -59,12 +59,12 @@ def _curve(key: str, label: str, found: list) -> dict:
     x = list(range(1, max(len(line["values"]) for line in series) + 1))
     title = f"{label} over the epochs, train dashed"
     chart = {"title": title, "xlabel": "epoch", "ylabel": label, "x": x, "series": series}
-    # One odd picture can have a val loss of any size.
+    # The scale follows train: one odd picture can make the val loss arbitrarily large.
     return chart | ({"top": 1.3 * max(train_most)} if key == "loss" and train_most else {})
 
 
 def dose_response(result: Mapping) -> list[dict]:
-    """Calibrated losses over the shift and over the noise, log-log, of each kind of weights."""
+    """Log-log charts of calibrated losses over shift and noise, for each kind of weights."""
     doses, charts = result.get("curves") or {}, []
     for weights, kind in WEIGHTS.items():
         for treatment, (key, label) in DOSES.items() if weights in doses else ():
@@ -75,7 +75,7 @@ def dose_response(result: Mapping) -> list[dict]:
                 for loss, curve in doses[weights].items()
             ]
             title = f"Calibrated loss over the {treatment}: {kind}"
-            # Results of earlier versions have the same doses for both.
+            # In results of earlier versions both kinds of weights share the same doses.
             x = doses.get("random_" * (weights == "random_weights") + key, doses[key])[1:]
             chart = {"title": title, "xlabel": label, "ylabel": "1: another picture"}
             charts.append(chart | {"x": x, "series": series, "log": "xy"})
@@ -83,14 +83,14 @@ def dose_response(result: Mapping) -> list[dict]:
 
 
 def shown_loss(loss: str) -> str:
-    """A loss as figures call it, and l1 and l2 apart."""
+    """The name of a loss in figures, except that l1 and l2 get different names."""
     return {"l1": "pixels, l1", "l2": "pixels, l2"}.get(loss, shown_name(loss))
 
 
 def doctor(result: Mapping, folder: Path) -> list[dict]:
-    """Largest outputs by module: the forecast, and the doctor's steps, of networks alike.
+    """A chart of the largest output by module: the forecast, then each step that was watched.
 
-    The steps are those of the files 3.4_doctor_NETWORK.csv in the run's folder.
+    It shows networks that share their modules; `folder` holds steps as 3.4_doctor_NETWORK.csv.
     """
     forecast = result.get("forecast") or {}
     if not forecast:
@@ -130,5 +130,5 @@ def doctor(result: Mapping, folder: Path) -> list[dict]:
 
 
 def _peak(value: float | None) -> float:
-    """A peak on a logarithmic axis: what is not finite at the top, 0 at the bottom."""
+    """A peak for a logarithmic axis: NOT_FINITE if it is not finite, otherwise at least 1e-3."""
     return NOT_FINITE if value is None or not math.isfinite(value) else max(value, 1e-3)

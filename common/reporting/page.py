@@ -1,16 +1,16 @@
-"""The README, the chapters and the report pages, rendered from templates and from results.
+"""Render the README, the chapters and the report pages from templates and results.
 
     python -m common.reporting.page
-    python -m common.reporting.page --compare RUN_A RUN_B      a rerun beside a run of before
+    python -m common.reporting.page --compare RUN_A RUN_B      compare a rerun with an earlier run
 
-A report page, outputs/report.html and outputs/published/report.html, is that of `html`. A
-comparison, of two folders such as outputs and outputs/published, ends in exit code 1 where a
-number differs that no training decides.
+`html` makes the report pages, outputs/report.html and outputs/published/report.html. --compare
+takes two folders of results, such as outputs and outputs/published. Its exit code is 1 if a number
+differs that does not depend on training.
 
-The words are those of templates/*.md (Jinja2) beside this file; numbers alone are filled in:
-part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems") that of a folder,
-None where it was not published.
-bench("flowers"): a benchmark, None where it was not published. claims: claims.json, by part.
+The text stands in templates/*.md (Jinja2) beside this file; only numbers are filled in:
+part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems"): its result in a
+subfolder; None if it was not published.
+bench("flowers"): a benchmark, None if it was not published. claims: claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
 Filters: number, interval, points (an interval with signs), duration.
 """
@@ -66,7 +66,7 @@ FILTERS |= {"number": lambda value, digits=0: f"{value:,.{digits}f}", "duration"
 
 
 def render(name: str) -> str:
-    """A page's text; a value that is not there is an error."""
+    """The text of a page; a missing value is an error."""
     loader = FileSystemLoader(html.HERE / "templates", encoding="utf-8")
     pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
     pages.filters |= FILTERS
@@ -75,14 +75,15 @@ def render(name: str) -> str:
     return pages.get_template(f"{name}.md").render() + "\n"
 
 
-# ------------------------------------------------------------------- a rerun beside a run of before
+# ------------------------------------------------------------- a rerun compared with an earlier run
 
-RELATIVE = 1e-3  # of numbers that another processor's order of summing changes
-MACHINE = re.compile(  # what it alone decides: seconds, bytes, paths
+RELATIVE = 1e-3  # tolerance: another processor may sum in another order
+MACHINE = re.compile(  # keys of what depends on the machine: seconds, bytes, paths
     r"(.*_)?(seconds|bytes|second|mib|per_second|seconds_.*)|weights|hits|time_vs_.*|memory_vs_.*"
     r"|step_cost_share|source|not_run|precision|forecast_.*|sha256|.*_sha256"
 )
-# Of parts that train: what no training decides, by the first key of its place or the last.
+# In parts that train, values do not depend on training if their path's first key matches FIRST, or
+# its last key matches LAST.
 FIRST = re.compile(
     r"parameters.*|width|epochs|init|recipe|stages|chance.*|noise_block|layer|maps|steps|stem"
     r"|residual"
@@ -96,10 +97,9 @@ INTERVALS.append(("test_top1", "test_top1_low", "test_top1_high"))
 class Comparison:
     """Values of two runs: how many agree, and those that differ as (where, a, b).
 
-    What a training decides may differ between processors: `beyond` its spread it differs where the
-    intervals of both runs do not meet, or, of several seeds, where their means lie further apart
-    than twice the sum of their deviations. All else is deterministic: numbers agree within
-    RELATIVE, other values exactly.
+    Trained values may differ between processors. `within`: the intervals overlap or, with several
+    seeds, the means differ by at most twice the sum of their deviations. `beyond`: neither holds.
+    All other values are deterministic: floats agree within RELATIVE, the rest exactly.
     """
 
     agree: int = 0
@@ -110,7 +110,7 @@ class Comparison:
 
 
 def compare(a: Path, b: Path) -> Comparison:
-    """Compare all parts that two folders of results both have."""
+    """Compare every part that has a result in both folders."""
     first, second = _results(a), _results(b)
     both = [key for key in first if key in second]
     if not both:
@@ -123,7 +123,7 @@ def compare(a: Path, b: Path) -> Comparison:
 
 
 def _results(folder: Path) -> dict[tuple[str, str], dict]:
-    """A folder's results by the names of their folder and part."""
+    """The finished results below a folder, by (name of their subfolder, part)."""
     runs, unread = html.read_runs(folder)
     if unread:
         raise UserError(unread[0])
@@ -139,7 +139,7 @@ def _compare(done: Comparison, trains: bool, path: tuple, a, b) -> None:
         for key, rows in () if is_fixed else _trained(done, a, b):
             rows.append((" / ".join(map(str, (*path, key))), a[key], b[key]))
         for key in a:
-            # A training's own rows are told by their mean.
+            # The runs of a training are skipped: their mean is compared.
             if key in b and not MACHINE.fullmatch(str(key)) and not html_charts.is_runs(a[key]):
                 _compare(done, trains, (*path, key), a[key], b[key])
     elif is_fixed and _agree(a, b):
@@ -155,7 +155,7 @@ def _is_nest(value) -> bool:
 
 
 def _trained(done: Comparison, a: Mapping, b: Mapping) -> Iterator[tuple[str, list]]:
-    """The trained values of a row that differ, by their key, and the list where each belongs."""
+    """The keys of a row's trained values that differ, each with the list that it belongs in."""
     for key, low, high in INTERVALS:
         values = [row.get(name) for row in (a, b) for name in (key, low, high)]
         if None in values or _agree(a[key], b[key]):
@@ -177,7 +177,7 @@ def _agree(a, b) -> bool:
 
 
 def words(done: Comparison, a: Path, b: Path) -> list[str]:
-    """What a comparison found, a line a difference and the sentence that sums it up."""
+    """A comparison as lines of text: one line per difference, then a summary."""
     kinds = {"DIFFERS": done.differ, "beyond its spread": done.beyond}
     kinds["within its spread"] = done.within
     lines = [

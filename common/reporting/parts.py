@@ -1,4 +1,4 @@
-"""How a script runs the parts that its command line asks for, and tells of each."""
+"""Run the parts that a script's command line asks for, and report each one."""
 
 import argparse
 import importlib.util
@@ -23,10 +23,10 @@ def run_parts(
     forecast_seconds: Callable[..., float],
     described: Callable[[], dict],
 ) -> None:
-    """Run parts in order, publish what each found as soon as it is there, and make the page.
+    """Run the parts in order, publish the findings of each when it ends, and write the page.
 
-    A part is called with `shared`, `forecast_seconds` with a part's number and `shared`;
-    `described` gives what a part's provenance says beside its command, seed and seconds.
+    Each part is called as `part(shared)`, its forecast as `forecast_seconds(number, shared)`.
+    `described()` returns what a part's provenance holds besides its command, seed and seconds.
     """
     has_log = "tensorboard" in args and args.tensorboard
     if has_log and importlib.util.find_spec("tensorboard") is None:
@@ -45,7 +45,7 @@ def run_parts(
 
 
 def write_tensorboard(folder: Path) -> None:
-    """Write each seed's scalars and each part's figures, in the place of those of before."""
+    """Write each seed's scalars and each part's figures, and remove the logs of earlier runs."""
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,7 +1,7 @@
-"""Figures: PNG at 200 dpi, units on the axes, their settings small below.
+"""Figures as PNG files at 200 dpi, with units on the axes and settings in small print below.
 
-matplotlib is imported where a figure is drawn: it takes a second, which `--help` need not wait.
-Names are of the user's: they are never read as mathematics, and drawn as they are.
+matplotlib is imported only when a figure is drawn: it takes a second, and `--help` need not wait.
+Names may come from the user: they are drawn as they are, never read as mathematics.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 from common.job import printable
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# How figures call what code and results name otherwise.
+# Names that figures use in place of those in code and results.
 NAMES = {
     "l1": "pixels",
     "l2": "pixels",
@@ -35,7 +35,7 @@ NAMES = {
     "resnet36_sum": "f after the sums",
     "resnet36_report_recipe": "f off the sums",
 }
-FONT = "DejaVu Sans"  # which matplotlib carries
+FONT = "DejaVu Sans"  # matplotlib includes it
 STYLE = {
     "font.family": FONT,
     "text.parse_math": False,
@@ -52,9 +52,9 @@ STYLE = {
 
 @cache
 def load_matplotlib():
-    """matplotlib, imported as if no MPLBACKEND were set: a notebook's may name one we don't have.
+    """Import matplotlib as if MPLBACKEND were not set: a notebook may name one we don't have.
 
-    What it logs below an error, such as that it has no place for a cache, is left out.
+    Its log messages below the level of errors, such as one on a missing cache folder, are hidden.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     backend = os.environ.pop("MPLBACKEND", None)
@@ -75,13 +75,13 @@ def new_figure(
     settings: str = "",
     **options,
 ) -> Iterator[tuple]:
-    """A figure of `size` inches and its (rows, columns) of axes, written when the block ends.
+    """Yield a figure of `size` inches and its array of axes; save the figure when the block ends.
 
-    The title says what is seen, `settings` of what it is, small below.
+    `shape`: (rows, columns) of axes. `settings`, in small print below, names data and settings.
     """
     matplotlib = load_matplotlib()
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc has
+        matplotlib.rcdefaults()  # ignore the user's matplotlibrc
         matplotlib.rcParams.update(STYLE)
         title = wrapped(title, characters=round(12 * size[0]))
         settings = wrapped(settings, characters=round(16 * size[0]))
@@ -97,7 +97,7 @@ def new_figure(
 
 
 def drawable(text: str) -> str:
-    """Text, lines and all, with what the font has no glyph for as <U+732B U+864E>."""
+    """The text, where characters without a glyph in the font become <U+732B U+864E>."""
     runs = itertools.groupby(text, lambda char: char == "\n" or ord(char) in _glyphs())
     return "".join(
         "".join(run) if has_glyphs else f"<{' '.join(f'U+{ord(char):04X}' for char in run)}>"
@@ -113,17 +113,17 @@ def _glyphs() -> frozenset[int]:
 
 
 def wrapped(text: str, characters: int) -> str:
-    """A text that may hold names of the user's, in lines of that many characters at most."""
+    """A text that may hold the user's names, in drawable lines of at most `characters`."""
     return "\n".join(textwrap.wrap(drawable(printable(text)), characters))
 
 
 def lines_more(texts: Iterable[str]) -> int:
-    """Lines of the longest text beyond the three that a figure has room for."""
+    """How many lines the longest text has beyond the three that a figure has room for."""
     return max([0, *(text.count("\n") - 2 for text in texts)])
 
 
 def shown_name(name: str) -> str:
-    """A network's or a loss's name as a reader knows it; others as they are, in one line."""
+    """The reader's name for a network or a loss; other names as they are, on one line."""
     if name.startswith("wide_"):
         width, _, narrow = name.removeprefix("wide_").partition("_")
         return f"{width} times as wide" + ", from the narrow one" * bool(narrow)
@@ -140,7 +140,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Panel:
-    """One dose-response panel: `curves[name]` is (mean, low, high), each of len(doses) > 0."""
+    """One dose-response panel: `curves[name]` is (mean, low, high), each of length len(doses) > 0."""
 
     title: str
     xlabel: str
@@ -156,13 +156,13 @@ def image_grid(
     Cells are uint8 (height, width, 3) or heat maps; a column's heat maps share one scale.
     """
     ratios = [cells[0].shape[0] / cells[0].shape[1] for cells in rows.values()]
-    heights = np.clip(ratios, 0.25, 4)  # a strip is drawn small in a place of its own
+    heights = np.clip(ratios, 0.25, 4)  # a strip is drawn small in its cell
     scales = [
         max([1e-9, *(cell.values.max() for cell in cells if isinstance(cell, HeatMap))])
         for cells in zip(*rows.values(), strict=True)
     ]
     shape = (len(rows), len(headers))
-    fitting = np.maximum(10, 24 * heights).astype(int)  # characters along a row
+    fitting = np.maximum(10, 24 * heights).astype(int)  # characters that fit a row's height
     names, headers = list(map(wrapped, rows, fitting)), [wrapped(text, 18) for text in headers]
     width, height = 2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7
     size = (width + 0.17 * lines_more(names), height + 0.17 * lines_more(headers))
@@ -192,16 +192,16 @@ def dots(
     series: Mapping[str, Sequence[tuple[float, float, float]]],
     digits: int,
 ) -> None:
-    """A row a name: each series' (value, low, high) as a dot and a line, the first series filled.
+    """Draw one row per name: the (value, low, high) of each series as a dot and a line.
 
-    The first series' values stand beside them in so many digits; NaN is left out.
+    The first series is filled; its values stand beside it with `digits` decimals. NaN is left out.
     """
     with new_figure(path, title, (1, 1), (8, 0.5 * len(names) + 1.3), settings) as (_, ((axis,),)):
         for number, (label, rows) in enumerate(series.items()):
             values, lows, highs = np.array(rows, float).T
             places = np.arange(len(names)) + 0.22 * number
             how = {"fmt": "o", "color": f"C{number}", "mfc": "white" if number else f"C{number}"}
-            # Of equal values the mean may be off in its last digit, outside of its own interval.
+            # Rounding can put the mean of equal values just outside of their interval.
             errors = np.maximum([values - lows, highs - values], 0)
             axis.errorbar(values, places, xerr=errors, capsize=3, ms=8, label=label, **how)
             for value, high, place in zip(values, highs, places, strict=True):
@@ -240,7 +240,7 @@ def dose_response(
                 minor_locator=ticker.NullLocator(),
                 major_formatter="{x:g}",
             )
-            # Not the default ones, which write mathematics.
+            # The default formatters would write mathematics.
             axis.yaxis.set(major_formatter="{x:g}", minor_formatter=ticker.LogFormatter())
             axis.axhline(1, color="grey", linewidth=1, linestyle=":")
         axes[0, 0].set(ylabel=ylabel, ylim=ylim)
@@ -250,8 +250,8 @@ def dose_response(
 def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]]]) -> None:
     """Loss and top-1 over the epochs: train dashed (augmented images), val solid.
 
-    `title` says of which trainings, small below. `histories[name]` has one list of epochs a seed:
-    the lines are their means, the bands span val's lowest to highest.
+    `title` names the trainings, in small print. `histories[name]` has one list of epochs per seed:
+    lines are means over seeds, bands span val's lowest to highest value.
     """
     seeds = max(map(len, histories.values()))
     settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
@@ -266,13 +266,13 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
             for name, (train, val) in lines.items():
                 epochs = [row["epoch"] for row in histories[name][0]]
-                how = {"marker": "o" if len(epochs) == 1 else None}  # a single point is no line
+                how = {"marker": "o" if len(epochs) == 1 else None}  # one point makes no line
                 (line,) = axis.plot(epochs, val.mean(0), label=shown_name(name), **how)
                 colour = line.get_color()
                 if seeds > 1:
                     axis.fill_between(epochs, val.min(0), val.max(0), color=colour, alpha=0.15)
                 axis.plot(epochs, train.mean(0), "--", color=colour, alpha=0.6, lw=1.2, **how)
-            # One odd picture can have a val loss of any size: such a line leaves the axes.
+            # One odd picture can make the val loss arbitrarily large: its line leaves the axes.
             top = 1.3 * max(np.nanmax(train) for train, _ in lines.values())
             if key == "loss" and any((val > top).any() for _, val in lines.values()):
                 axis.set_ylim(0, top)
@@ -282,7 +282,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
 
 
 def power_of_ten(value: float, _position: int) -> str:
-    """The text of a tick at a power of ten, such as 10³; matplotlib's own is mathematics."""
+    """The tick label for a power of ten, such as 10³; matplotlib's own would be mathematics."""
     return "10" + str(round(np.log10(value))).translate(SUPERSCRIPTS)
 
 
@@ -294,7 +294,7 @@ def ratio_grid(
     columns: list[str],
     panels: Mapping[str, np.ndarray],
 ) -> None:
-    """Ratios (rows, columns) as coloured cells with their numbers, a panel each; 1 is white."""
+    """Draw panels of ratios (rows, columns) as coloured cells with their numbers; 1 is white."""
     size = (1.1 + 0.75 * len(columns) * len(panels), 0.42 * len(rows) + 1.3)
     about = (path, title, (1, len(panels)), size, settings)
     with new_figure(*about, sharey=True) as (_, axes):

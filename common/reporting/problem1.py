@@ -1,7 +1,7 @@
-"""How Problem 1 is told: its tables and figures, made of what results.json holds.
+"""The tables and figures of Problem 1, made from the values in results.json.
 
-`tags` say which weights and photos a result is of ("weights", such as "ImageNet weights,
-6 photo(s)"), and its control where there is one ("random_weights").
+`tags["weights"]` names the weights and photos of a result, such as "ImageNet weights, 6 photo(s)".
+`tags["random_weights"]`, if present, names those of its control.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from common.job import printable
 from common.reporting import plotting
 from common.reporting.tables import table
 
-ROWS = 24  # of a table with a row a photo, at most
+ROWS = 24  # at most, in a table with one row per photo
 STRIP_PX = 176
 CALIBRATED = {"raw": "{raw:.4g}", "relative": "{relative:.4f}"}
 CALIBRATED["95 % interval"] = "{low:.4f} - {high:.4f}"
@@ -29,17 +29,17 @@ AXIS = "calibrated loss (0 = the same, 1 = another picture)"
 
 
 def is_absolute(loss: str) -> bool:
-    """Whether a loss averages absolute differences, by its name; others are squares."""
+    """Whether a loss, by its name, averages absolute differences; all others average squares."""
     return loss == "l1" or loss.startswith("mae_")
 
 
 def squared(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
-    """The losses that are squared differences, which can be compared with each other alone."""
+    """The losses that are squared differences; these can be compared only with each other."""
     return {loss: row for loss, row in losses.items() if not is_absolute(loss)}
 
 
 def losses_table(caption: str, columns: Mapping, losses: Mapping, head: str = "loss", **beside):
-    """A row a loss, and what else is known of each, {loss: known}, by the name in `columns`."""
+    """A table with one row per loss; `beside` adds {loss: value} under names used in `columns`."""
     rows = [
         {"loss": loss, **row, **{name: known.get(loss) for name, known in beside.items()}}
         for loss, row in losses.items()
@@ -48,13 +48,13 @@ def losses_table(caption: str, columns: Mapping, losses: Mapping, head: str = "l
 
 
 def random_columns(random: Mapping | None, key: str, form: str = "") -> dict[str, str]:
-    """The columns of a control with random weights, where there is one: its mean and range."""
+    """The columns of the random-weights control, its mean and range; {} without a control."""
     ends = f"{{random[low]:{form}}} - {{random[high]:{form}}}"
     return {"random": f"{{random[{key}]:{form}}}", "its range": ends} if random else {}
 
 
 def shift_table(result: Mapping) -> str:
-    """1.1's pixel losses, a row a photo."""
+    """1.1's table of pixel losses, one row per photo."""
     images, broken = result["images"], result["wrapped_breaks_inequality"]
     caption = (
         f"Shift by {result['shift_px']:g} px to the left, edge {result['edge']}; 0-255 units, PSNR"
@@ -104,12 +104,12 @@ def feature_reports(
 
 
 def _of_taps(known: Mapping, losses: Iterable[str]) -> dict:
-    """What is known of each loss's layer; nothing of losses of pixels."""
+    """The value in `known` of each loss's layer; an empty string for losses without a layer."""
     return {loss: known.get(loss.removeprefix("mae_"), "") for loss in losses}
 
 
 def _dots(losses: Mapping[str, Mapping], key: str, **about) -> partial:
-    """A dot and an interval for each squared loss, of trained weights and of the control."""
+    """The figure of each squared loss, a dot and an interval, with trained and random weights."""
     labels = {**KINDS, "random_weights": "random weights, range over draws"}
     series, ends = {}, (key, "low", "high")
     for kind, rows in ((kind, squared(rows)) for kind, rows in losses.items() if rows):
@@ -160,7 +160,7 @@ def _scale_table(found: Mapping, tag: str) -> str:
 
 
 def _noise_table(result: Mapping, tag: str) -> str:
-    """1.3's losses under noise, a row a loss, of the photo and of its shifted copy."""
+    """1.3's table of losses under noise, for the photo and its shifted copy; one row per loss."""
     clipped = result["clipped_share"]
     wrapped = "; ".join(
         f"{way}: l1 {row['l1_uint8']:.1f}, l2 {row['l2_uint8']:.1f}"
@@ -181,7 +181,7 @@ def _noise_table(result: Mapping, tag: str) -> str:
 
 def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     """1.3's tables and figures, by file name."""
-    result = finite(result)  # as results.json has it
+    result = finite(result)  # NaN becomes None, as in results.json
     curves, side_px = result["curves"], result["curves"]["crop_px"]
     both = "; control: ".join(tags.values())
     tables, figures, of_weights = (
@@ -217,7 +217,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
 
 
 def _doses_table(losses: Mapping, doses: Mapping[str, list[float]], title: str) -> str:
-    """Losses over the shift, and over the noise below."""
+    """The table of losses over the shift, and below it the table over the noise."""
     text = f"Calibrated losses, {title}\n"
     for kind, (_, unit) in DOSES.items():
         columns = {f"{dose:g}": f"{{relative[{i}]:.4f}}" for i, dose in enumerate(doses[kind])}
@@ -227,7 +227,7 @@ def _doses_table(losses: Mapping, doses: Mapping[str, list[float]], title: str) 
 
 
 def _panel(losses: Mapping, kind: str, doses: list[float]) -> plotting.Panel:
-    """Squared losses over doses but 0, whose loss of 0 a logarithmic axis can't show."""
+    """Squared losses over all doses but 0: a logarithmic axis can't show its loss of 0."""
     lines = {
         loss: tuple(_numbers(row[kind][key][1:]) for key in ("relative", "low", "high"))
         for loss, row in squared(losses).items()
@@ -236,7 +236,7 @@ def _panel(losses: Mapping, kind: str, doses: list[float]) -> plotting.Panel:
 
 
 def _limits(curves: list[Mapping]) -> tuple[float, float]:
-    """Ends of the vertical axis: all doses but 0 fit, and a control has the same scale."""
+    """Ends of the vertical axis, the same for the control: all doses but 0 fit."""
     shown = [curve for rows in curves for row in squared(rows).values() for curve in row.values()]
     lowest = min(min(curve["relative"][1:]) for curve in shown)
     highest = max(np.nanmax(_numbers(curve["relative"] + curve["high"])) for curve in shown)
@@ -280,7 +280,7 @@ def _distortions_table(distortions: Mapping, tag: str) -> str:
 
 
 def _distortions_figure(distortions: Mapping, settings: str) -> partial:
-    """1.3's squared losses by distortion, with ImageNet's and with random weights."""
+    """1.3's figure of squared losses by distortion, with trained and with random weights."""
     shown = squared(distortions["weights"])
     names, panels = list(next(iter(shown.values()))["ratios"]), {}
     for kind, losses in distortions.items():
@@ -299,7 +299,7 @@ def _distortions_figure(distortions: Mapping, settings: str) -> partial:
 
 
 def _worth_figure(result: Mapping, settings: str) -> partial:
-    """1.3's finding as dots: the noise that costs each loss as much as a one-pixel shift."""
+    """1.3's figure of the noise that costs each loss as much as a one-pixel shift, as dots."""
     equal = result["shift_equivalent_sigma_intervals"]
     sigmas = {loss: row["sigma"] for loss, row in squared(equal["weights"]).items()}
     title = "The noise that costs as much as a shift of one pixel"
@@ -331,19 +331,19 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
 
 
 def _reached(row: Mapping[str, float | None]) -> dict[str, str | None]:
-    """A row's sigma and interval as text, "none" where no dose reached it."""
+    """A row's sigma and interval as text, "none" where no dose reached it; `low` may be None."""
     keys = ("sigma", "low", "high")
     text = {key: "none" if row[key] is None else f"{row[key]:.1f}" for key in keys}
     return text if row["low"] is not None else {**text, "low": None}
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
-    """Values of results.json, which stores NaN as null."""
+    """Values of results.json as floats; null becomes NaN, which it stands for."""
     return np.array(list(values), float)
 
 
 def _other_pictures(result: Mapping) -> str:
-    """A caption's sentence on the pictures that losses were calibrated with."""
+    """The caption's sentence on the other pictures that calibrate the losses."""
     names, resized = result["references"], result["references_resized"]
     if len(names) > ROWS:
         return f"Another picture: others of the {len(names):,} photos."
@@ -352,7 +352,7 @@ def _other_pictures(result: Mapping) -> str:
 
 
 def dose_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
-    """The centres of pictures, uint8 (height, width, 3), side by side, as the page shows doses."""
+    """Save the centres of pictures, uint8 (height, width, 3), in a row for the page's sliders."""
     from PIL import Image
 
     row = []

@@ -1,4 +1,4 @@
-"""How Problem 2 is told: its tables, made of what results.json holds, and its figures."""
+"""The tables of Problem 2, made from the values in results.json, and its figures."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from common.reporting.plotting import lines_more, load_matplotlib, new_figure, w
 from common.reporting.statistics import wilson_interval
 from common.reporting.tables import table
 
-CONTROLS = ("chance", "centre")  # of the pointing game: known, not sampled
+CONTROLS = ("chance", "centre")  # of the pointing game; computed, not sampled
 MAP_NAMES = {"grad_cam": "Grad-CAM", "random": "random map", "centred": "centred map"}
 Figures = dict[str, Callable[[Path], None]]
 
 
 def init_words(args: Namespace) -> str:
-    """The words for a training's first weights and teacher, from its flags."""
+    """Words for a training's initial weights and its teacher, from its flags."""
     words = {
         "head at zero": args.zero_head,
         "last gammas at zero": args.zero_init_residual,
@@ -30,7 +30,7 @@ def init_words(args: Namespace) -> str:
 
 
 def split_tables(data: str, splits: Mapping[str, dict]) -> dict[str, str]:
-    """2.1's tables by file name: its result's splits, and their most frequent resolutions."""
+    """2.1's tables by file name: the splits, and their most frequent resolutions."""
     columns = {"split": "{split}", "images": "{images:,}", "classes": "{classes}"}
     columns |= {"resolutions": "{resolutions}"}
     columns["images per class"] = "{images_per_class[0]} - {images_per_class[1]}"
@@ -55,10 +55,10 @@ def data_figures(
     class_names: Sequence[str],
     pictures: Mapping[str, list[np.ndarray]],
 ) -> Figures:
-    """2.1's figures by file name, of what there is by split.
+    """2.1's figures by file name; `sizes`, `class_counts` and `pictures` are given by split.
 
-    `sizes`, how many images have which (width, height) in px, drawn where there are several;
-    `class_counts`, int (classes,); `pictures` of the named classes, uint8 (H, W, 3).
+    `sizes`: the number of images of each (width, height) in px, drawn if there are several sizes.
+    `class_counts`: int (classes,). `pictures`: one of each named class, uint8 (H, W, 3).
     """
     figures = {
         f"2.1_resolutions_{split}.png": partial(
@@ -74,7 +74,7 @@ def data_figures(
 
 
 def draw_resolutions(path: Path, title: str, sizes: Mapping[tuple[int, int], int]) -> None:
-    """How many images have which (width, height) in px: a circle each, its area the number."""
+    """Draw one circle per (width, height) in px; its area grows with the number of images."""
     counts = np.array(list(sizes.values()))
     title = f"{title}: {counts.sum():,} images, {len(sizes)} resolutions"
     common = sorted(sizes, key=sizes.get, reverse=True)[:3]
@@ -112,7 +112,7 @@ def stages_table(result: Mapping, classes: int, image_size_px: int) -> str:
 
 
 def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str:
-    """2.4's table of its result's rows: ways to train on several devices, or why not."""
+    """2.4's table: one row per way to train on several devices, or why it was not run."""
     talk = "gloo, on the cores of one CPU" if device == "cpu" else "nccl"
     caption = (
         f"{printable(tag)}, global batch {batch_size};\n{device}, where processes talk by {talk}."
@@ -125,9 +125,9 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
 
 
 def pointing_table(result: Mapping, tag: str) -> str:
-    """2.6's table of the pointing game: a row a network and a control.
+    """2.6's table of the pointing game: one row per network or control.
 
-    Beside all test images stand those whose flower is off-centre.
+    Its columns give all test images, and those whose flower is off-centre.
     """
     columns, rows = {"maps of": "{name}"}, []
     for head, key in (("on the flower", "all"), ("off-centre", "aside")):
@@ -150,7 +150,7 @@ def pointing_table(result: Mapping, tag: str) -> str:
 
 
 def faithfulness_table(result: Mapping, tag: str) -> str:
-    """2.6's table of areas under the curves of deletion and insertion, and their differences."""
+    """2.6's table of areas under the deletion and insertion curves, and of their differences."""
     deletion, insertion = result["deletion"], result["insertion"]
     rows = [
         {"name": shown, "deletion": deletion[name], "insertion": insertion[name]}
@@ -172,7 +172,7 @@ def faithfulness_table(result: Mapping, tag: str) -> str:
 
 
 def draw_faithfulness(path: Path, result: Mapping, tag: str) -> None:
-    """2.6's figure of deletion and insertion: a panel each, over the share of pixels."""
+    """2.6's figure of deletion and insertion curves over the share of pixels, one panel each."""
     title = "The predicted class's probability while pixels go or come"
     settings = f"{tag}; mean of {result['curve_images']} test images"
     with new_figure(path, title, (1, 2), (8, 3.4), settings, sharey=True) as (_, axes):
@@ -187,7 +187,7 @@ def draw_faithfulness(path: Path, result: Mapping, tag: str) -> None:
 
 @dataclass(frozen=True)
 class Overlay:
-    """An image, uint8 (H, W, 3), under a (H, W) map >= 0, or without one, and a caption."""
+    """An image, uint8 (H, W, 3), the (H, W) map >= 0 over it, or None, and a caption."""
 
     image: np.ndarray
     map: np.ndarray | None
@@ -201,10 +201,10 @@ def map_rows(
     seen: Mapping[str, tuple[np.ndarray, np.ndarray]],
     maps_of_truth: np.ndarray,
 ) -> list[list[Overlay]]:
-    """A row an image: itself, and every network's map of the class it predicts, with confidences.
+    """One row per image: the image, then each network's map of its predicted class, with captions.
 
-    `images` are uint8 (H, W, 3). `seen` has by network probabilities (N, classes) and maps
-    (N, H, W); `maps_of_truth` are the first network's of the true classes, shown where it is wrong.
+    `images`: uint8 (H, W, 3). `seen[network]`: probabilities (N, classes) and maps (N, H, W).
+    `maps_of_truth`: the first network's maps of the true classes, shown where it is wrong.
     """
     rows = []
     for number, (image, truth) in enumerate(zip(images, labels, strict=True)):
@@ -224,9 +224,9 @@ def map_rows(
 
 
 def map_figures(kind: str, title: str, settings: str, rows: list[list[Overlay]]) -> Figures:
-    """2.6's figures of images that are predicted "right" or "wrong": all of them, and each alone.
+    """2.6's figures of predictions of a kind, "right" or "wrong": one of all, and one of each.
 
-    The report page shows each alone, so that its filter hides single predictions.
+    The report page shows those of single predictions, so that its filter can hide some of them.
     """
     draw = partial(draw_overlays, title=title, settings=settings)
     alone = {f"2.6_{kind}_{n}.png": partial(draw, rows=[row]) for n, row in enumerate(rows, 1)}
@@ -234,10 +234,10 @@ def map_figures(kind: str, title: str, settings: str, rows: list[list[Overlay]])
 
 
 def draw_overlays(path: Path, title: str, settings: str, rows: list[list[Overlay]]) -> None:
-    """A grid of images, grey under maps in shares of their own largest value, on one scale.
+    """Draw a grid of images, grey under their maps; each map is divided by its largest value.
 
-    Colours fade with the share and contours stand at quarters, so that the picture stays to be seen
-    and no petal is taken for a map.
+    Colours fade as the share falls, and contours mark the quarters: the picture stays visible, and
+    no petal is mistaken for a map.
     """
     shape = (len(rows), max(map(len, rows)))
     captions = [[_caption(cell) for cell in cells] for cells in rows]
@@ -262,11 +262,11 @@ def draw_overlays(path: Path, title: str, settings: str, rows: list[list[Overlay
         scale = load_matplotlib().cm.ScalarMappable(cmap="viridis")  # from 0 to 1
         figure.colorbar(scale, ax=axes, label=label, fraction=0.015, pad=0.01)
         for axis in axes.flat:
-            axis.set_anchor("S")  # the room that an image leaves is its caption's
+            axis.set_anchor("S")  # leave the free space to the captions
 
 
 def _caption(cell: Overlay) -> str:
-    # textwrap breaks at spaces alone: a number keeps its percent sign.
+    # A no-break space keeps a number and its percent sign on one line.
     caption = wrapped(cell.caption.replace(" %", "\u00a0%"), 22)
     blank = cell.map is not None and not cell.map.max() > 0
     return caption + "\n(all-zero map)" * blank

@@ -1,6 +1,6 @@
-"""How Problem 3 is told: its tables and figures, made of what results.json holds.
+"""The tables and figures of Problem 3, made from the values in results.json.
 
-A `tag` says of what data a result is, at which size and width.
+A `tag` names a result's data, image size and network width.
 """
 
 import re
@@ -21,7 +21,7 @@ OPTIMIZERS = {"sgd": "SGD with Nesterov momentum 0.9", "adamw": "AdamW"}
 
 
 def recipe_words(recipe: Mapping) -> str:
-    """The words for a recipe, from its fields by name."""
+    """Words for a recipe, given as a mapping of its fields."""
     warmup_epochs, norm = recipe["warmup_epochs"], recipe["clip_norm"]
     warm_up = f"{warmup_epochs:g} epochs of warm-up" if warmup_epochs else "no warm-up"
     clipping = f"gradients clipped to norm {norm:g}" if norm else "no clipping"
@@ -30,26 +30,26 @@ def recipe_words(recipe: Mapping) -> str:
 
 
 def remarks(width: float, residual: str = "branch") -> list[str]:
-    """The remarks of captions on a ResNet-36 that is not the report's width, or has f elsewhere."""
+    """Caption remarks on a ResNet-36 that is not the report's width, or has f after the sums."""
     wide = [] if width == 1 else [f"ResNet-36 {width:g} TIMES AS WIDE"]
     return ["f AFTER THE SUM"] * (residual == "sum") + wide
 
 
 def catalogue_table(result: Mapping, data: str) -> str:
-    """3.1's table: how many classes and images were drawn, and were quarantined."""
+    """3.1's table: how many classes and images were drawn, and how many were quarantined."""
     names = {"images per class": "images_per_class", "images": "total"}
     numbers = {**result, "quarantined": len(result["quarantined"])}
     rows = []
     for name in ("classes", *names, "train", "val", "test", "quarantined"):
         number = numbers[names.get(name, name)]
-        ends = number if isinstance(number, list) else [number]  # fewest and most where they differ
+        ends = number if isinstance(number, list) else [number]  # a list is [fewest, most]
         rows.append({"name": name, "number": " - ".join(f"{end:,}" for end in ends)})
     caption = f"Drawn from {printable(data)}, counted from the manifest."
     return table(caption, {"": "{name}", "number": "{number}"}, rows)
 
 
 def moments_table(result: Mapping, samples: int) -> str:
-    """3.3's table of moments, in closed form and measured, by the normal input's deviation s."""
+    """3.3's table of moments, closed form and measured, by the normal input's deviation s."""
     columns = {"of": "{function}", "s": "{deviation:g}"}
     for key in ("mean", "variance", "kurtosis"):
         columns[key] = f"{{closed_form[{key}]:.4g}}"
@@ -86,7 +86,7 @@ def draw_functions(
 
 
 def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
-    """3.3's table of costs: a row a shape, and one of all activations of the network."""
+    """3.3's table of costs: one row per shape, and one for all activations of the network."""
     ratios = {"time_vs_where": ("seconds", "where"), "memory_vs_where": ("bytes", "where")}
     ratios["time_vs_relu"] = ("seconds", "ReLU")
     rows = []
@@ -112,7 +112,7 @@ def cost_table(result: Mapping, images: int, repeats: int, device: str) -> str:
 
 
 def forecast_table(result: Mapping, tag: str) -> str:
-    """3.4's table of the largest values before the first step, a row a network."""
+    """3.4's table of the largest values before the first step, one row per network."""
     rows = [{"network": name, **forecast} for name, forecast in result["forecast"].items()]
     columns = {"network": "{network}", "stem": "{blocks[maxpool][peak]:.3g}"}
     columns |= {"largest": "{peak:.3g}", "in": "{module}", "logits": "{blocks[fc][peak]:.3g}"}
@@ -126,7 +126,7 @@ def forecast_table(result: Mapping, tag: str) -> str:
 
 
 def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> str:
-    """3.4's table of the changes to the report's training by the recipe named, a row a change."""
+    """3.4's table of changes to the report's training, one row each; `recipe` is in words."""
     rows = [*result["single_changes"], *result["not_single_changes"]]
     columns = {
         "change": "{change}",
@@ -146,9 +146,9 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
 
 
 def doctor_table(result: Mapping, ranges: Mapping[str, float], recipe: str, tag: str) -> str:
-    """3.4's table of the first values beyond each range, of each training that was watched.
+    """3.4's table of the first value beyond each range, for each training that was watched.
 
-    `ranges` has the largest value of each precision; `recipe` is the report's, in words.
+    `ranges[precision]` is the precision's largest value; `recipe` is the report's, in words.
     """
     flags, rows = result["recipe"], []
     for name, beyond in result["beyond_range"].items():
@@ -177,9 +177,9 @@ def draw_doctor(
     ranges: Mapping[str, float],
     tag: str,
 ) -> None:
-    """3.4's figure of the peaks by depth, log scale: `curves[network][step]` has one a block.
+    """3.4's log-scale figure of the peaks by depth: `curves[network][step]` has one per block.
 
-    The first step is solid. What is not finite lies at the top.
+    The first step is solid. Values that are not finite lie at the top.
     """
     title = "The largest output by depth, in the first and the last step watched"
     settings = f"After and off the sums by SGD at 0.1, the third network as it was trained. {tag}"
@@ -267,13 +267,13 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
 
 
 def losses_words(losses: Sequence[float]) -> str:
-    """The losses of a few steps in words, NaN as such; of many the first three and the last."""
+    """The losses of a few steps as text; of five or more, only the first three and the last."""
     words = [f"{loss:.5g}".replace("nan", "NaN") for loss in losses]
     return ", ".join(words if len(words) < 5 else [*words[:3], "...", words[-1]])
 
 
 def autopsy_text(row: Mapping) -> str:
-    """Values of the first batch norm, going back, that makes finite gradients NaN in step 1."""
+    """Text on the first batch norm of step 1's backward pass that turns finite gradients NaN."""
     values = [f"  {key}: {shown(value)}" for key, value in row["autopsy"].items()]
     found = f"\n{row['network']}, f as `{row['form']}`, step 1: the batch norm that makes NaN"
     return "\n".join([found, *values, ""])
@@ -282,7 +282,7 @@ def autopsy_text(row: Mapping) -> str:
 def draw_first_losses(
     path: Path, cases: Sequence[Mapping], chance_loss: float, size_px: int, tag: str
 ) -> None:
-    """First losses of the report's network by batch size and kind of pictures; dead ones filled."""
+    """Draw first losses of new networks by batch size and kind of pictures; dead ones filled."""
     title = "First losses of new networks by batch size; filled: dead ones, with their number"
     settings = (
         f"f after the sums (our assumption), before any step, {size_px} px. Dead: the same"
@@ -338,7 +338,7 @@ TRAINED = {
 
 
 def study_findings(study: str, result: Mapping, tag: str) -> Findings:
-    """The findings of a study's trainings: a table, and of the exponents a figure."""
+    """A study's findings: the table of its trainings, and a figure if it is of exponents."""
     recipe = recipe_words(result["recipe"])
     if study == "factorial":
         recipe = f"Recipe flags: {recipe};\nreport: {recipe_words(result['report_recipe'])}"
@@ -365,9 +365,9 @@ def study_findings(study: str, result: Mapping, tag: str) -> Findings:
 
 
 def draw_exponents(path: Path, tag: str, rows: Sequence[Mapping]) -> None:
-    """Test top-1 over p of f_p, and over the kurtosis of its output, a colour a gamma.
+    """Draw test top-1 over p of f_p and over the kurtosis of its output, one colour per gamma.
 
-    The row without a power is ReLU's, a level.
+    A row without a power is ReLU's, drawn as a horizontal line.
     """
     title = "What the exponent of f_p(x) = x^p, 0.2x costs"
     labels = {"power": "exponent p", "kurtosis": "kurtosis of f_p of a normal input, closed form"}

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a part found, and how it is told. Files are named by their names in the folder.
+    """What a part found, and the files that show it, by their names in the folder.
 
-    result: plain values for results.json. tables: texts that are printed and kept. texts: texts or
-    bytes that are kept alone; a manifest among them (a CSV) is read back, so SHA256SUMS has it.
-    figures: functions that draw a figure into the path they are given.
+    result: plain values for results.json. tables: texts to print and save. texts: texts or bytes to
+    save only; a manifest.csv among them is read again later, so SHA256SUMS records it.
+    figures: functions that draw a figure into a given path.
     """
 
     result: dict
@@ -38,9 +38,9 @@ class Findings:
 
 
 def open_folder(folder: Path, parts: Sequence[str] = ()) -> Path:
-    """A problem's results folder, made where it is missing, for these parts.
+    """A problem's results folder for these parts, made if it is missing.
 
-    Files of a part that no results.json records are refused before any work.
+    Without a results.json, files that are named like a part's are a UserError before any work.
     """
     files.make_folder(folder)
     read(folder)
@@ -58,7 +58,7 @@ def _refuse(folder: Path, names: Iterable[str]) -> None:
 
 
 def read(folder: Path) -> dict:
-    """{"files": {part: names}, "parts": {part: result}} of a folder; empty where there is none."""
+    """{"files": {part: names}, "parts": {part: result}} of a folder; empty without results.json."""
     path = folder / "results.json"
     if not path.exists():
         return {"files": {}, "parts": {}}
@@ -66,17 +66,17 @@ def read(folder: Path) -> dict:
         stored = files.load_json(path)
     except UserError as error:
         raise UserError(f"{error}; {MOVE_AWAY}") from None
-    # A part that runs again removes its files: none may be outside of the folder.
+    # A part that runs again removes the files listed here: none may lie outside the folder.
     if any(Path(name).name != name for names in stored["files"].values() for name in names):
         raise UserError(f"{path} is not a results file of this project; {MOVE_AWAY}")
     return stored
 
 
 def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> None:
-    """Print and write what a part found, on the first process of a job alone.
+    """Print and write what a part found; only the first process of a job does this.
 
-    The part's entry in results.json is replaced, and so are the files of the part's run before that
-    it records; any other file in the way is a UserError. Of two calls at once the second waits.
+    This replaces the part's entry in results.json and the files that the entry lists. Any other
+    file in the way is a UserError. A second call at the same time waits for the first.
     """
     if not job.is_first():
         return
@@ -87,7 +87,7 @@ def publish(folder: Path, part: str, findings: Findings, provenance: dict) -> No
         stored = read(folder)
         before = set(stored["files"].get(part, []))
         _refuse(folder, [name for name in set(names) - before if os.path.lexists(folder / name)])
-        # Recorded first, so that a run that is killed while it writes is not in its own way.
+        # Record the names first: after a kill while writing, the next run may replace the files.
         stored["files"][part] = sorted(before.union(names))
         _store(folder, stored)
         _write(folder, findings)
@@ -122,10 +122,10 @@ def _store(folder: Path, stored: dict) -> None:
 
 
 def provenance(seed: int, call_seconds: float, **about) -> dict:
-    """What is needed to make a part's result again, and on what it was made.
+    """What is needed to reproduce a part's result, and where it was made.
 
-    Keys: command, processes, seed, git_commit, threads, call_seconds (trainings that the call took
-    over from earlier ones left out), environment, and whatever `about` says.
+    Keys: command, processes, seed, git_commit, threads, call_seconds (without trainings that the
+    call took over from earlier ones), environment, and those of `about`.
     """
     return {
         "command": _command(),
@@ -152,7 +152,7 @@ def _command() -> str:
 def git_commit() -> str | None:
     """Commit of this checkout, with `+changes` where tracked files differ; None outside git.
 
-    Results do not count: a run that replaces published ones changes them itself.
+    Changes in outputs/ do not count: a run that replaces published results makes them itself.
     """
     git = ["git", "-C", str(ROOT)]
     status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)outputs"]
@@ -183,7 +183,7 @@ def environment() -> dict:
 def processor() -> str:
     """The processor's model, and the widest vector instructions that PyTorch uses on it."""
     model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")  # of Linux; its lines are "name : value"
+    information = Path("/proc/cpuinfo")  # Linux only; lines are "name : value"
     if information.exists():
         about = dict(re.findall(r"^(.*?)\s*: (.*)$", information.read_text(), re.MULTILINE))
         if name := about.get("model name"):

@@ -1,6 +1,6 @@
-"""Intervals at 95 %: of means over units, of proportions, of paired differences, of trainings.
+"""95 % intervals of means over units, proportions, paired differences and trainings.
 
-scipy is imported where an interval is computed: it takes a second, which `--help` need not wait.
+scipy is imported only when an interval is computed: it takes a second; `--help` need not wait.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ SEED, RESAMPLES = 0, 2000  # of every bootstrap
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The percentile interval of the mean of values (units,), seeded; NaN where there is one."""
+    """The seeded percentile bootstrap interval of the mean of values (units,); NaN for one unit."""
     from scipy.stats import bootstrap
 
     if len(values) == 1:
@@ -39,11 +39,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """How much oftener a is right than b, in points of per cent: {"mean", "low", "high"}.
+    """How much more often a is right than b, in percentage points: {"mean", "low", "high"}.
 
-    `a` and `b` are zeros and ones (seeds, images) on the same images, with the same seeds. The
-    interval is a percentile bootstrap that resamples seeds and images at once, seeded (Owen 2007,
-    "The pigeonhole bootstrap"); with one seed it is that of the images alone.
+    `a` and `b` are zeros and ones (seeds, images) on the same images and with the same seeds. The
+    interval is a seeded percentile bootstrap over seeds and images at once (Owen 2007, "The
+    pigeonhole bootstrap"). With one seed, only the images are resampled.
     """
     difference, generator = 100.0 * (a - b), np.random.default_rng(SEED)
     weights = [resample_weights(size, generator) for size in difference.shape]
@@ -53,13 +53,13 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def over_seeds(runs: list[dict], images: int) -> dict:
-    """Means over the seeds, and the spread of test top-1; `images` is the number in test.
+    """Means over the seeds, and the spread of test top-1; `images` is the number of test images.
 
-    The Wilson interval is of one test set: the same images again are no new evidence.
+    The Wilson interval counts each image once: further seeds on it are no new evidence.
 
     Returns:
         val_top1, test_top1, test_per_class, test_top1_low, test_top1_high, test_top1_std (sample
-        standard deviation, None of one run), all in per cent, and training_seconds of a run.
+        standard deviation, None for one run), all in per cent, and training_seconds per run.
     """
     keys = ("val_top1", "test_top1", "test_per_class")
     mean = {key: float(np.mean([run[key] for run in runs])) for key in keys}

@@ -1,4 +1,4 @@
-"""Text tables from results, a column a format string over a record; those of all trainings."""
+"""Text tables of results, with a format string for each column, and the table of trainings."""
 
 import math
 import string
@@ -27,10 +27,10 @@ TRAINING = {
 
 
 def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) -> str:
-    """An aligned text table under its caption, a row a record.
+    """An aligned text table under its caption, one row per record.
 
     `columns` maps a header to a format string over the record's keys, such as
-    "{test_top1_low:.2f} - {test_top1_high:.2f}"; see `cell`. What it can't fill is "-".
+    "{test_top1_low:.2f} - {test_top1_high:.2f}"; see `cell`. A cell without a value is "-".
     """
     rows = [[cell(template, record) for template in columns.values()] for record in records]
     align = ["left"] + ["right"] * (len(columns) - 1)
@@ -39,10 +39,10 @@ def table(caption: str, columns: Mapping[str, str], records: Iterable[Mapping]) 
 
 
 def cell(template: str, record: Mapping) -> str | None:
-    """A format string filled from a record; None where a value that it names is missing.
+    """A format string filled from a record; None if a value that it names is missing.
 
-    A value is missing where its key is, where it is None, and where it is not finite, which
-    results.json stores as null. What a terminal or a line would take for more than text is escaped.
+    A value is missing if its key is missing, or if it is None or not finite (in results.json both
+    are null). Characters that would control a terminal or break the line are escaped.
     """
     for _, field, _, _ in FORMATTER.parse(template):
         if field is None:  # text after the last value
@@ -63,10 +63,10 @@ def training_report(
     caption: str = "",
     extra_rows: Iterable[Mapping] = (),
 ) -> tuple[dict[str, str], dict[str, Callable[[Path], None]]]:
-    """A table of all runs and their curves, as `Findings` takes them: (tables, figures).
+    """The table of all runs and the figure of their curves: (tables, figures) for `Findings`.
 
-    `setup` is the problem's `common.training.runs.Setup`, `networks` maps names to runs, `caption`
-    is what else is said of the trainings; `extra_rows` are records of methods without a training.
+    `setup` is the problem's `common.training.runs.Setup`. `networks` maps names to runs. `caption`
+    is added to both captions. `extra_rows` are records of methods that need no training.
     """
     precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
     tag = ", ".join(filter(None, [setup.tag_in(" and ".join(precisions)), caption]))
