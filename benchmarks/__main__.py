@@ -1,7 +1,7 @@
-"""How fast is this project beside what its users would pick instead, and beside the machine's peak?
+"""How fast is this project compared with its alternatives, and with the machine's peak?
 
-Ours and each peer do the same work in turn, in one process where they can; ratios are medians over
-five rounds or more. Results, tables and figures go to OUT/benchmarks after every benchmark.
+Our way and each peer do the same work in turn, in one process if they can. Ratios are medians over
+five rounds or more. OUT/benchmarks gets the numbers after each benchmark, tables at the end.
 
     make bench                                 all of them, under 40 minutes on a quiet machine
     make bench FLAGS=--quick                   tiny sizes, under 5 minutes: does each one run?
@@ -53,7 +53,7 @@ def main() -> None:
             else:
                 record = bench.measure(bench.BENCHES[name], machine)
                 result["benchmarks"][name] = record | {"git_commit": result["git_commit"]}
-        except Exception:  # the others are worth their time
+        except Exception:  # the other benchmarks still run
             failed.append(name)
             traceback.print_exc()
         say(f"{name}: {time.perf_counter() - start:.0f} s")
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def opened(folder: Path, machine: bench.Machine) -> dict:
-    """What bench.json is to hold: the results of before, where they are this machine's."""
+    """The contents of bench.json; it keeps earlier results if they are from this machine."""
     result = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "git_commit": results.git_commit(),
@@ -85,7 +85,7 @@ def opened(folder: Path, machine: bench.Machine) -> dict:
 
 
 def publish(folder: Path, result: dict) -> None:
-    """The table, the estimate and the figures, made from the numbers alone."""
+    """Write the table, the estimate and the figures, which are made from the numbers alone."""
     if "packing" in result["benchmarks"]:
         packing = result["benchmarks"]["packing"]
         seconds = statistics.median(packing["numbers"][bench.OURS])

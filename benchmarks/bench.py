@@ -1,8 +1,8 @@
-"""What a benchmark is, the one function that times, and the roofline.
+"""What a benchmark is, the one function that times them, and the roofline.
 
-The roofline is what the machine can do at most, and what a training step asks of it.
+The roofline is the most that the machine can do, and the work of a training step.
 
-A benchmark is a generator that makes what is timed, yields it once, and clears up:
+A benchmark is a generator that makes the functions to time, yields them once, and cleans up:
 
     @bench("name", "what it measures", {"a peer": 2.0})
     def make(machine: Machine) -> Iterator[Ways]:
@@ -27,13 +27,13 @@ OURS, PEAK = "ours", "the machine's peak"
 NO_BF16 = "bf16 does not gain here"
 Way = Callable[[], object]
 Wanted = float | Mapping[str, float] | None
-CONVOLUTIONS = ((64, 112), (256, 56), (512, 28))  # channels and side of maps, as VGG-16's
-RUNS = 5  # of each, of which the fastest counts
+CONVOLUTIONS = ((64, 112), (256, 56), (512, 28))  # channels and side of maps in VGG-16
+RUNS = 5  # of each operation; the fastest counts
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What is measured on: its device, and the precision in which a training step is fastest."""
+    """The machine to measure: its device, and the precision in which training is fastest."""
 
     device: torch.device
     precision: Precision
@@ -41,20 +41,20 @@ class Machine:
 
     @property
     def kind(self) -> str:
-        """ "bf16" where a training step gains by it, else the processor's vector instructions."""
+        """ "bf16" if it speeds up a training step, else the processor's vector instructions."""
         has_bf16 = self.precision.name == "bf16"
         return "bf16" if has_bf16 else torch.backends.cpu.get_cpu_capability()
 
     def size(self, full: int, quick: int) -> int:
-        """The size of what is measured, or that of --quick."""
+        """The size to measure: `quick` with --quick, otherwise `full`."""
         return quick if self.quick else full
 
     @cached_property
     def peaks(self) -> dict[str, float]:
-        """The most that this machine did in a second.
+        """The highest rates measured on this machine, per second.
 
         "PRECISION matrix product" and "PRECISION convolution" (3x3, channels_last, the best of
-        three sizes) in floating-point operations, "memory copy" in bytes, read and written.
+        three sizes) in floating-point operations, "memory copy" in bytes, read plus written.
         """
         peaks, side, numbers = {}, self.size(2048, 256), 2 ** self.size(26, 20)
         for precision in dict.fromkeys(["fp32", self.precision.name]):
@@ -72,12 +72,12 @@ class Machine:
 
 @dataclass
 class Ways:
-    """Functions that do the same work, without arguments: ours, and that of each peer.
+    """Functions without arguments that do the same work: ours, and one for each peer.
 
-    A function's number is the float that it returns, or else its seconds. A peer may be a number
-    instead, a limit in seconds. `not_measured`: why a peer has no function. `work` is what a call
-    of ours does at least, in floating-point operations or bytes, and `peak` the key of
-    `Machine.peaks` that it is held against. `about`: further numbers that are kept.
+    A function's number is the float that it returns, or else its time in seconds. A peer may be a
+    number instead: a limit in seconds. `not_measured[peer]` says why a peer has no function. `work`
+    is the least work of one call of ours, in floating-point operations or bytes; `peak` is the key
+    in `Machine.peaks` of the rate to compare it with. `about` holds further numbers to save.
     """
 
     ours: Way
@@ -92,10 +92,10 @@ class Ways:
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark: `wanted` is how many times its peer's number is to be ours, at least.
+    """A benchmark; `wanted[peer]` is the least ratio wanted of the peer's number to ours.
 
-    By peer a number, or numbers by `Machine.kind`, or None where nothing is wanted; for PEAK it is
-    the least share of the measured peak.
+    It is a number, or numbers by `Machine.kind`, or None if no ratio is wanted. For PEAK it is the
+    least share of the measured peak.
     """
 
     name: str
@@ -109,7 +109,7 @@ BENCHES: dict[str, Bench] = {}
 
 
 def bench(name: str, title: str, wanted: Mapping[str, Wanted], repeats: int = 5):
-    """Register the generator below as a benchmark; it yields `Ways`, or why nothing is measured."""
+    """Register the decorated generator, which yields `Ways` or the reason for measuring nothing."""
 
     def register(make: Callable[[Machine], Iterator[Ways | str]]):
         BENCHES[name] = Bench(name, title, wanted, contextlib.contextmanager(make), repeats)
@@ -119,10 +119,10 @@ def bench(name: str, title: str, wanted: Mapping[str, Wanted], repeats: int = 5)
 
 
 def in_turn(ways: Mapping[str, Way], repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
-    """Each way's number in every round, the ways in turn: there, back, there, ...
+    """Each way's number in every round; the order of the ways is reversed every second round.
 
-    So drift of the machine hits all alike, and a steady one cancels. The first rounds, which warm
-    up, are not kept.
+    So a drift of the machine affects all ways alike, and a steady drift cancels. The first
+    `warm_ups` rounds are not kept.
     """
     numbers: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_ups + repeats):
@@ -138,14 +138,14 @@ def in_turn(ways: Mapping[str, Way], repeats: int, warm_ups: int = 1) -> dict[st
 
 
 def busy_cores() -> float:
-    """How many cores others keep busy, in a second for which this process sleeps."""
-    import psutil  # of benchmarks/requirements.txt
+    """How many cores other processes keep busy, measured for a second while this one sleeps."""
+    import psutil  # listed in benchmarks/requirements.txt
 
     return psutil.cpu_percent(interval=1) / 100 * os.cpu_count()
 
 
 def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
-    """A function that is called so many times, where one call is too quick to be timed."""
+    """A function that makes so many calls of `function`, for calls too short to be timed alone."""
 
     def call() -> None:
         for _ in range(times):
@@ -155,11 +155,11 @@ def repeated(function: Callable[[], object], times: int) -> Callable[[], None]:
 
 
 def measure(benchmark: Bench, machine: Machine) -> dict:
-    """Make, time and compare: the record of a benchmark.
+    """Run a benchmark and compare its ways; returns its record.
 
-    Keys: title, unit, busy (`busy_cores` before it), took_seconds, numbers (of each way, a number a
-    round), about, and rows, a dict a comparison: against, wanted (None: nothing), and ratio with
-    its low and high over rounds, or why_not.
+    Keys: title, unit, busy (`busy_cores` at the start), took_seconds, numbers (of each way, one per
+    round), about, and rows, one dict per comparison: against, wanted (None: nothing), and either
+    ratio with its low and high over the rounds, or why_not.
     """
     start, busy = time.perf_counter(), busy_cores()
     record = {"title": benchmark.title, "unit": "s", "busy": busy, "numbers": {}, "about": {}}
@@ -188,7 +188,7 @@ def _compare(peer: str, numbers: dict[str, list[float]], ways: Ways, machine: Ma
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    """The median over rounds of the ratio within a round, and the lowest and highest."""
+    """The median, lowest and highest of the ratios, each taken within one round."""
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
@@ -197,7 +197,7 @@ def _ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
 
 
 def _convolution(channels: int, side_px: int, options: dict) -> float:
-    """Floating-point operations a second of a 3x3 convolution of four maps."""
+    """Floating-point operations per second of a 3x3 convolution on a batch of four."""
     maps = torch.rand(4, channels, side_px, side_px, **options)
     maps = maps.contiguous(memory_format=torch.channels_last)
     convolve = nn.Conv2d(channels, channels, 3, padding=1, bias=False, **options)
@@ -218,30 +218,30 @@ def _least_seconds(function: Callable[[], torch.Tensor]) -> float:
 
 
 def conv_backward_flops(gradient, maps, weight, *options, **_outputs) -> int:
-    """Each gradient of a convolution, the maps' and the weight's, takes what the forward pass does.
+    """Operations of a convolution's backward pass: as many as forward for each wanted gradient.
 
-    PyTorch's own count (2.14) takes every channel with every channel for the weight's gradient,
-    whatever the groups: a step of EfficientNetV2-S would have 4.6 times its operations.
+    The gradients are the maps' and the weight's. PyTorch's own count (2.14) ignores groups in the
+    weight's gradient: a step of EfficientNetV2-S would have 4.6 times its operations.
     """
     transposed, wanted = options[4], options[-1]
     return sum(wanted[:2]) * conv_flop_count(maps, weight, gradient, transposed=transposed)
 
 
 def flop_counter() -> FlopCounterMode:
-    """A `with` block that counts floating-point operations, `get_total_flops()`."""
+    """A `with` block that counts floating-point operations; read them by `get_total_flops()`."""
     correction = {torch.ops.aten.convolution_backward: conv_backward_flops}
     return FlopCounterMode(display=False, custom_mapping=correction)
 
 
 def forward_flops(network: nn.Module, *shape: int) -> int:
-    """Floating-point operations of a forward pass of images of this shape; nothing is computed."""
+    """Floating-point operations of a forward pass on images of this shape; computes nothing."""
     with flop_counter() as counter, torch.no_grad():
         network.to("meta")(torch.empty(shape, device="meta"))
     return counter.get_total_flops()
 
 
 def training_flops(build: Callable[[], nn.Module], images: int, side_px: int) -> int:
-    """Those of a forward and backward pass of the network that `build` makes."""
+    """Floating-point operations of a forward and backward pass of the network from `build`."""
     with torch.device("meta"):
         network, batch = build(), torch.empty(images, 3, side_px, side_px)
     with flop_counter() as counter:

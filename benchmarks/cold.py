@@ -1,13 +1,13 @@
-"""Train EfficientNetV2-S from a cold process, two epochs with evaluation: ours or a usual way.
+"""Train EfficientNetV2-S in a new process for two epochs with evaluation: our way or a usual one.
 
-All train on the same JPEG files, on random resized crops, mirrored and colour-jittered, with AdamW,
-and save what they need to go on after each epoch. `python -m benchmarks` times whole processes:
+All ways train with AdamW on the same JPEG files, on random resized crops, mirrored and colour-
+jittered, and save a checkpoint after each epoch. `python -m benchmarks` times whole processes:
 
     python -m benchmarks.cold ours DIR
     python -m benchmarks.cold usual DIR --workers 2
     python -m benchmarks.cold accelerate DIR --precision bf16
 
-DIR holds class folders in train and val.
+DIR/train and DIR/val hold class folders.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CLASSES, EPOCHS, LEARNING_RATE, SMOOTHING, JITTER, AREA_MIN = 102, 2, 1e-4, 0.1,
 
 
 def train_ours(args: argparse.Namespace, out: Path) -> None:
-    """Packed cache, whole-batch augmentation, channels_last, the precision measured to be best."""
+    """Our way: packed cache, whole-batch augmentation, channels_last, the fastest precision."""
     from common.data.augment import Augmentation
     from common.data.packed import pack
     from common.data.sets import FileSet
@@ -68,7 +68,7 @@ def train_ours(args: argparse.Namespace, out: Path) -> None:
 
 
 def usual_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
-    """Of train and val: a worker process decodes and varies an image at a time."""
+    """The loaders of train and val: each worker decodes and augments one image at a time."""
     from torchvision.transforms import v2
 
     to_float = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -87,7 +87,7 @@ def usual_loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
 
 
 def train_usual(args: argparse.Namespace, out: Path) -> None:
-    """DataLoader and torchvision's v2 transforms; by Accelerate with channels_last."""
+    """A usual way: DataLoader and v2 transforms; "accelerate" adds Accelerate, channels_last."""
     network, (train, val) = efficientnet_v2_s(num_classes=CLASSES), usual_loaders(args)
     device, is_bf16 = torch.device(args.device), args.precision == "bf16"
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)

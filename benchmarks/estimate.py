@@ -1,7 +1,7 @@
-"""An estimate, not a measurement: what the report's real job asks of machines larger than this one.
+"""An estimate, not a measurement, of the report's real training on larger machines than this one.
 
-About 583,000 images (0.7 of 832,5xx) at 224 px through ResNet-36, on A100s. Counted here are the
-operations and the parameters, measured is the decoding of a core; the rest is data sheets.
+ResNet-36 trains on about 583,000 images (0.7 of 832,5xx) of 224 px, on A100s. Operations and
+parameters are counted, a core's decoding rate is measured; the rest is from data sheets.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from common.networks.summary import count_parameters, without_weights
 from common.reporting.tables import table
 
 GPUS = (1, 2, 8, 64)
-COUNTED_IMAGES = 4  # of the step whose operations are counted
+COUNTED_IMAGES = 4  # in the step whose operations are counted
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, and on what; rates are a second's, sizes bytes.
+    """The training and its machines; rates are per second, sizes in bytes.
 
     `share_of_peak` is what such convolutions reach on a GPU in bf16. Links are NVLink in a node and
-    200 Gbit/s between nodes; each node reads its images from a disk of its own, through the packed
-    cache, whose squares have sides of 256 px.
+    200 Gbit/s between nodes. Each node reads the packed cache from its own disk; the cached images
+    are squares with sides of 256 px.
     """
 
     images: int = 583_000
@@ -40,12 +40,12 @@ class Job:
     image_bytes: int = 256 * 256 * 3
 
     def row(self, gpus: int) -> dict:
-        """Seconds of a step's parts, which overlap: the longest is the bottleneck.
+        """Seconds of each part of a step; the parts overlap, so the longest is the bottleneck.
 
         Keys: gpus; compute; all_reduce (DistributedDataParallel's sum of fp32 gradients around a
         ring: Patarasuk & Yuan 2009); reading (of packed images); bottleneck; data_parallel (the
-        first GPU sends each other one the weights and takes the gradients; None over several
-        nodes); epoch_minutes; packing_minutes, once.
+        first GPU sends the weights to all others and receives their gradients; None for several
+        nodes); epoch_minutes; packing_minutes (needed once).
         """
         in_node, gradients = gpus <= self.gpus_a_node, 4 * self.parameters
         link = self.nvlink if in_node else self.network
@@ -69,7 +69,7 @@ class Job:
 
 
 def estimate(decoded_a_core: float) -> dict:
-    """{"job": the numbers it is made from, "rows": a `Job.row` for each number of GPUs}."""
+    """{"job": the numbers of the estimate, "rows": a `Job.row` for each number of GPUs}."""
     job = Job(
         flops_an_image=training_flops(lambda: ResNet36(650), COUNTED_IMAGES, 224) / COUNTED_IMAGES,
         parameters=count_parameters(without_weights(lambda: ResNet36(650))),
@@ -79,7 +79,7 @@ def estimate(decoded_a_core: float) -> dict:
 
 
 def text(found: Mapping) -> str:
-    """The estimate as a table, and how such a job is started."""
+    """The estimate as a table, and the command that starts such a job."""
     job = Job(**found["job"])
     caption = (
         f"AN ESTIMATE, not measured: {job.images:,} images of 224 px an epoch, ResNet-36, bf16,"

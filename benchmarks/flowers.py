@@ -1,7 +1,7 @@
 """How well do simple classifiers tell the drawn flowers apart, and how fast are they drawn?
 
 Ten classes at 64 px: the nearest neighbour by colour histogram, softmax regression on the pixels
-and a small convolutional network, with a setting each that nothing was chosen for.
+and a small convolutional network, each with a single setting that was not tuned.
 
     python -m benchmarks.flowers
 """
@@ -33,7 +33,7 @@ CLASSES, SIDE_PX, BATCH_SIZE = 10, 64, 100
 
 
 def draw_split(seed: int, split: str, n: int) -> tuple[Tensor, Tensor]:
-    """Central squares, float (n, 3, 64, 64) in [0, 1], and their labels, int64 (n,)."""
+    """Central squares of drawn flowers, float (n, 3, 64, 64) in [0, 1], and labels, int64 (n,)."""
     images, labels = torch.empty(n, 3, SIDE_PX, SIDE_PX), torch.arange(n) % CLASSES
     for index in progress(range(n), desc=split):
         picture = flowers.draw_flower(seed, split, index, CLASSES, SIDE_PX).image
@@ -42,7 +42,7 @@ def draw_split(seed: int, split: str, n: int) -> tuple[Tensor, Tensor]:
 
 
 def images_per_second(seed: int, batches: int = 5) -> float:
-    """Pictures of 64 px that a core draws in a second, the median over batches of 100."""
+    """How many pictures of 64 px a core draws per second, the median over batches of 100."""
     rates = []
     for _ in range(batches):
         start = time.perf_counter()
@@ -53,7 +53,7 @@ def images_per_second(seed: int, batches: int = 5) -> float:
 
 
 def nearest_label(images: Tensor, known_images: Tensor, known_labels: Tensor) -> Tensor:
-    """The label of the known image with the nearest colour histogram."""
+    """For each image, the label of the known image with the nearest colour histogram."""
     histograms = [
         baselines.colour_histograms(np.stack([to_uint8(image) for image in batch]), SIDE_PX)
         for batch in (images, known_images)

@@ -1,4 +1,4 @@
-"""How seconds and peak memory grow with the data: each point in a process of its own.
+"""How time and peak memory grow with the data; each point is measured in a process of its own.
 
 python -m benchmarks growth
 python -m benchmarks.growth epoch 4 DIR      one point: an epoch of four times the images
@@ -40,14 +40,14 @@ CPU = torch.device("cpu")
 
 
 def exponent(scales: list[float], values: list[float]) -> float:
-    """The power p of a law values = c scales^p, fitted by least squares of logarithms."""
+    """The exponent p of values = c * scales^p, fitted by least squares on logarithms."""
     return float(np.polyfit(np.log(scales), np.log(values), 1)[0])
 
 
 def measure_growth(quick: bool) -> dict[str, dict]:
     """By curve: scales (times 96 images, or 256 x 240 px), seconds, peak_mib, and their exponents.
 
-    With `quick` the last two scales, and two thirds of the data, are left out.
+    `quick` leaves out the last two scales, and two thirds of the data at each other scale.
     """
     curves, base, scales = {}, 4 if quick else 12, SCALES[:2] if quick else SCALES
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def _in_process(name: str, per_class: int, folder: str) -> dict:
 
 
 def work(name: str, per_class: int, folder: Path) -> Callable[[], object]:
-    """The function that is timed, on so many images a class, or 20 times as many rows of pixels."""
+    """The function to time, on so many images per class, or 20 times as many rows of pixels."""
     if name == "pixels":
         network = VGG16Features(random_vgg16(0, want_lpips=False), ["relu1_2", "relu5_3"])
         images = {key: torch.rand(3, 20 * per_class, WIDTH_PX) for key in "ab"}
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def peak_mib() -> float:
-    """Most memory that this process held, in MiB: Linux's other count begins with the parent's."""
+    """Peak memory of this process in MiB; Linux's other count starts at the parent's peak."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_mib(CPU)

@@ -1,4 +1,4 @@
-"""Photos to measure with: parts of scikit-image's, in memory and as JPEG files in class folders."""
+"""Photos for benchmarks: parts of scikit-image's, in memory or as JPEG files in class folders."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def _part(rng: np.random.Generator, photo: np.ndarray, width: int, height: int) 
 
 
 def write_folders(root: Path, classes: int, per_class: int, width: int, height: int) -> FileSet:
-    """JPEG files in class folders, n00000000/n00000000_0.JPEG and so on; their set."""
+    """Write JPEG files into class folders, as n00000000/n00000000_0.JPEG; returns their set."""
     rng, photos, paths = np.random.default_rng(0), list(embedded_photos().values()), []
     for label in tqdm(range(classes), desc="writing photos", disable=None):
         folder = root / f"n{label:08d}"

@@ -1,4 +1,4 @@
-"""Problem 1's losses beside the usual ways, which compute the same numbers."""
+"""Benchmarks of Problem 1's losses against the usual ways, which compute the same numbers."""
 
 import warnings
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ SIGMA = 25  # of the noise, in 0-255 units
 # Five of the six pairs that the report's four images form.
 PAIRS = [("a", "b"), ("a", "noisy a"), ("b", "noisy b"), ("a", "noisy b"), ("noisy a", "noisy b")]
 TRUNCATED, LPIPS = "a truncated VGG-16 a layer, a pass a pair", "the lpips package"
-WITHIN = 0.02  # of LPIPS, that bf16 may be off
+WITHIN = 0.02  # the relative error that bf16 may cause in LPIPS
 
 
 def four_images(photo: np.ndarray) -> dict[str, Tensor]:
-    """The report's four images of a photo: shifted by one pixel, noisy, and both."""
+    """The report's four images of a photo: as it is, shifted by one pixel, noisy, and both."""
     image = to_tensor(photo)
     noise = torch.randn(image[..., 1:].shape, generator=generator(0)) * (SIGMA / 255)
     a, b = image[..., :-1].contiguous(), image[..., 1:].contiguous()
@@ -37,7 +37,7 @@ def four_images(photo: np.ndarray) -> dict[str, Tensor]:
 def all_pairs(network: VGG16Features, sets: list[dict[str, Tensor]]) -> list[dict]:
     """All losses of the five pairs of every set of four images."""
     features = partial(features_of, network)
-    # Those that the peers compute too.
+    # Only losses that the peers compute too.
     losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
     found = (compare(losses, features, images, PAIRS) for images in sets)
     return [row for rows in found for row in rows.values()]
@@ -45,7 +45,7 @@ def all_pairs(network: VGG16Features, sets: list[dict[str, Tensor]]) -> list[dic
 
 @torch.inference_mode()
 def truncated_pairs(layers: nn.Sequential, images: dict[str, Tensor]) -> list[dict]:
-    """A truncated network a layer, run again for each image of each pair."""
+    """Losses by one truncated network per layer, run again for each image of each pair."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     losses = []
     for pair in PAIRS:
@@ -58,7 +58,7 @@ def truncated_pairs(layers: nn.Sequential, images: dict[str, Tensor]) -> list[di
 
 
 def four_layers(width: int, height: int) -> Ways:
-    """Ours and truncated networks on a photo, checked to agree."""
+    """Our way and truncated networks on a photo; both are checked to agree."""
     weights = load_vgg16("auto", 0, want_lpips=False)
     network, layers = VGG16Features(weights, LAYER_NAMES), make_layers(cfgs["D"])
     layers.load_state_dict(weights.features)
@@ -70,7 +70,7 @@ def four_layers(width: int, height: int) -> Ways:
         {TRUNCATED: partial(truncated_pairs, layers, images)},
         work=operations,
         peak="fp32 convolution",
-        warm_ups=0,  # the check was one
+        warm_ups=0,  # the check was a warm-up
     )
 
 
@@ -95,7 +95,7 @@ def losses_1920(machine: Machine) -> Iterator[Ways]:
 
 
 def lpips_ways(machine: Machine, dtype: torch.dtype, within: float) -> Ways:
-    """LPIPS of ten photos' five pairs, ours in `dtype`, checked to agree."""
+    """LPIPS of five pairs of each of ten photos, ours in `dtype`; both are checked to agree."""
     weights, side_px = load_vgg16("auto", 0), machine.size(160, 32)
     network, package = VGG16Features(weights, [], dtype), lpips_package(weights)
     sets = [four_images(photo) for photo in photos.parts(machine.size(10, 2), side_px, side_px)]

@@ -1,4 +1,4 @@
-"""Problem 2: training, its pieces and Grad-CAM beside the usual ways."""
+"""Benchmarks of Problem 2's training, its pieces and Grad-CAM against the usual ways."""
 
 import os
 import subprocess
@@ -45,9 +45,9 @@ USUAL_BF16, ACCELERATE = f"{USUAL.replace('fp32', 'bf16')}", "Accelerate, channe
 
 
 def cold_training(machine: Machine, side_px: int, images: int, batch_size: int) -> Iterator[Ways]:
-    """Whole processes, ours and the usual ways, on JPEG files of 667 x 500 px.
+    """Whole training processes, ours and the usual ways, on JPEG files of 667 x 500 px.
 
-    Of usual loaders with 0, 1 and 2 workers the fastest counts.
+    Usual loaders are tried with 0, 1 and 2 workers; the fastest counts.
     """
     count = machine.size(images, 16)
     sizes = ["--image-size", str(side_px), "--batch-size", str(batch_size)]
@@ -104,9 +104,9 @@ def stepper(
     precision: str = "fp32",
     plain: bool = False,
 ) -> Callable[[], None]:
-    """A function that takes a step: forward pass, backward pass and AdamW, on the same images.
+    """A function that takes one step (forward, backward, AdamW), always on the same images.
 
-    By default channels_last and with the fused optimiser; `plain` is with neither.
+    It uses channels_last and the fused optimiser, or neither if `plain`.
     """
     memory_format = torch.contiguous_format if plain else torch.channels_last
     network = network.to(device, memory_format=memory_format).train()
@@ -129,7 +129,7 @@ STOCK = "the same with torchvision's convolutions"
 
 
 def step_ways(machine: Machine, side_px: int, batch_size: int) -> Ways:
-    """A step with our convolutions and torchvision's, both channels_last and in our precision."""
+    """A step with our convolutions, one with torchvision's; both channels_last, our precision."""
     size = (batch_size, side_px, machine.device, machine.precision.name)
     ours = with_fast_convolutions(build(), machine.device)
     operations = training_flops(build, batch_size, side_px)
@@ -160,7 +160,7 @@ def step_beside(machine: Machine) -> Iterator[Ways]:
     def beside() -> float:
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
-            time.sleep(0.2)  # until it is busy
+            time.sleep(0.2)  # wait until it is busy
             start = time.perf_counter()
             step()
             return time.perf_counter() - start
@@ -172,7 +172,7 @@ def step_beside(machine: Machine) -> Iterator[Ways]:
 
 
 def seconds_in_process(size: tuple, threads: int) -> float:
-    """Seconds of a step in a process of a job, after two to warm up: its start is not in them."""
+    """Seconds per step in a process of a job, without its start and two warm-up steps."""
     device = parallel.pick_device("cpu", threads=threads)
     parallel.start(device)
     torch.manual_seed(0)
@@ -227,7 +227,7 @@ def noise_block(machine: Machine) -> Iterator[Ways]:
 
     pixels = (block(images, draws) != images).any(1).nonzero().tolist()
 
-    def by_pixel() -> Tensor:  # as the report's hours suggest
+    def by_pixel() -> Tensor:  # as the report's long run times suggest
         noisy = images.clone()
         for image, row, column in pixels:
             noisy[image, :, row, column] = torch.rand(3)
@@ -255,7 +255,7 @@ class Squares(Dataset):
 
 
 def pack_usually(source: FileSet, side_px: int, file: Path) -> None:
-    """Decode every image once in a DataLoader of two workers, into an .npy file."""
+    """Decode every image once in a DataLoader of two workers, and write an .npy file."""
     shape, start = (len(source.files), side_px, side_px, 3), 0
     array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
     squares_of = Squares(source.files, side_px)

@@ -1,4 +1,4 @@
-"""Problem 3: ResNet-36's step, its activation and its data set beside the usual ways."""
+"""Benchmarks of ResNet-36's step, its activation and its data set against the usual ways."""
 
 import os
 import tempfile
@@ -34,7 +34,7 @@ WANTED[PEAK] = {"bf16": 0.5, "AVX512": 0.6, "AVX2": 0.6}
 
 
 def step_ways(machine: Machine, side_px: int, batch_size: int) -> Ways:
-    """A step of our network at full width, and of the same one as it is usually written."""
+    """A step of our network at full width, and a step of the network as it is usually written."""
     size = (batch_size, side_px, machine.device)
     ours = with_fast_convolutions(ResNet36(), machine.device)
     plain = stepper(ResNet36(activation=WhereForm), *size, plain=True)
@@ -90,7 +90,7 @@ def activation(machine: Machine) -> Iterator[Ways]:
         torch.autograd.grad(form(x), x, gradient)
 
     timed = {name: partial(both, form) for name, form in FORMS.items()}
-    moved = 5 * x.numel() * x.element_size()  # x and the gradient in, twice x; two results out
+    moved = 5 * x.numel() * x.element_size()  # reads x twice, the gradient once; writes twice
     yield Ways(partial(both, square_leaky), timed, work=moved, peak="memory copy")
 
 
@@ -108,7 +108,7 @@ def activation_memory(machine: Machine) -> Iterator[Ways]:
 
 
 def example(machine: Machine) -> tuple[Tensor, Tensor]:
-    """An input of the activation and a gradient of its output, 16 images of ResNet-36's stem."""
+    """An input of the activation, as from 16 images in the stem, and a gradient of its output."""
     x = torch.randn(machine.size(16, 2), 64, 112, 112, device=machine.device)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     return x, torch.ones_like(x)

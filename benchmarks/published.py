@@ -1,7 +1,7 @@
-"""Everything under outputs/published that takes more than seconds, as one list of commands.
+"""The commands that make outputs/published, except for those that take only seconds.
 
-What is missing is made in the list's order, and what was stopped goes on. A result counts as made
-where results.json has it from the same flags.
+Missing results are made in the list's order; a stopped run goes on. A result counts as made if
+results.json has it from the same flags.
 
     python -m benchmarks.published                         what is there, what is missing, how long
     python -m benchmarks.published --run                   make what is missing
@@ -27,15 +27,15 @@ from common.reporting.results import ROOT
 from common.reporting.tables import table
 
 OUT = "outputs/published"
-IN_TIME_SECONDS = 60  # that a training takes to save after it was asked to stop
+IN_TIME_SECONDS = 60  # for a training to save after it was asked to stop
 
 
 @dataclass(frozen=True)
 class Published:
-    """A command, by its name: its results are in `folder`, in about so many minutes.
+    """A named command that writes its results into `folder` in about so many minutes.
 
-    Minutes are those of two cores with AVX-512; on cores with AVX2 alone trainings take three times
-    as long.
+    Minutes are for two cores with AVX-512. On cores with AVX2 but not AVX-512, trainings take three
+    times as long.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Published:
 
     @property
     def part(self) -> str:
-        """The part that the command names; of all parts of Problem 1 the last."""
+        """The part that the command names, or 1.3 if it runs all of Problem 1."""
         word = self.command.split()[1]
         return "1.3" if word.startswith("-") else word
 
@@ -62,11 +62,11 @@ class Published:
 PHOTOS = "problem1_perceptual.py --curve-size 200"
 FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
-# A taught network's images are mixed late.
+# A taught network's images are not mixed at first: CutMix grows from 0 over the stages.
 TAUGHT = FLOWERS + " --teacher vgg16 --first-strength 0 --cutmix 0.5 --seeds 3 --epochs "
 COMPARED = TAUGHT + "40 --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
-LEFT_OUT = {  # of the recipe
+LEFT_OUT = {  # pieces of the recipe, each with the flags that switch it off
     "nothing": "",
     "crops": "--crop-area 1",
     "mixing": "--cutmix 0",
@@ -75,7 +75,7 @@ LEFT_OUT = {  # of the recipe
     "averaging": "--ema 0",
     "zero gammas": "--no-zero-init-residual",
 }
-# As many train images as Flowers-102 has, of classes that a network learns in minutes.
+# As many train images as in Flowers-102, but of classes that a network learns in minutes.
 DRAWN = (
     "problem2_flowers.py {parts} --data synthetic --classes 30 --images-per-class 34"
     " --image-size 32 --epochs 12 --batch-size 16 --warmup-epochs 2 --ema 0.98 --crop-area 0.7"
@@ -135,10 +135,10 @@ def main() -> None:
 
 
 def make(run: Published, args: argparse.Namespace, seconds: float) -> None:
-    """Run a command to its end, or stop it in time: what it has trained is saved.
+    """Run a command to its end, or stop it when the time is over; what it has trained is saved.
 
     Raises:
-        UserError: no time is left, or it failed.
+        UserError: the time is over, or the command failed.
     """
     if seconds <= 0:
         raise UserError("the minutes are over; the same command goes on")
@@ -159,7 +159,7 @@ def make(run: Published, args: argparse.Namespace, seconds: float) -> None:
 
 
 def run_words(run: Published, args: argparse.Namespace) -> list[str]:
-    """The words of a run's command, on this user's data and device."""
+    """The words of a run's command, completed by the user's data, device and jobs."""
     words = [word.format(**vars(args)) for word in shlex.split(run.command)]
     words += ["--device", args.device] if args.device != "auto" else []
     trains = not run.command.startswith("problem1")

@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: its table, printed and kept, its numbers, and the figures."""
+"""What benchmarks leave behind: tables, printed and saved, their numbers, and figures."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from common import files
 from common.reporting.plotting import new_figure
 from common.reporting.tables import table
 
-BUSY_CORES = 0.2  # that others may keep busy for a measurement to be published
+BUSY_CORES = 0.2  # at most, kept busy by others, for a measurement to be published
 
 
 def keep(folder: Path, name: str, text: str, result: dict) -> None:
-    """Print a table and keep it in NAME.txt, and the numbers that it is made of in NAME.json."""
+    """Print a table, and save it in NAME.txt and its numbers in NAME.json."""
     print(text)
     with files.atomic(folder / f"{name}.txt") as temporary:
         temporary.write_text(text)
@@ -21,7 +21,7 @@ def keep(folder: Path, name: str, text: str, result: dict) -> None:
 
 
 def comparisons(result: Mapping) -> list[dict]:
-    """A row of the table for each comparison of each benchmark."""
+    """One row of the table for each comparison of each benchmark."""
     rows = []
     for name, record in result["benchmarks"].items():
         ours = record["numbers"].get(OURS)
@@ -37,7 +37,7 @@ def comparisons(result: Mapping) -> list[dict]:
 
 
 def table_text(result: Mapping) -> str:
-    """The comparisons, and how the data's growth is answered."""
+    """The table of comparisons, and the table of growth if it was measured."""
     busy = max((record["busy"] for record in result["benchmarks"].values()), default=0)
     environment, peaks = result["environment"], result["peaks"]
     rates = ", ".join(f"{name} {rate / 1e9:.1f} G/s" for name, rate in peaks.items())
@@ -81,7 +81,7 @@ def growth_text(growth: Mapping[str, Mapping]) -> str:
 
 
 def draw_ratios(result: Mapping, path: Path) -> None:
-    """Every ratio beside what was wanted, on a logarithmic axis."""
+    """Draw every ratio to a peer beside the ratio wanted, on a logarithmic axis."""
     rows = [row for row in comparisons(result) if "ratio" in row and row["against"] != PEAK]
     size, title = (8, 1 + 0.3 * len(rows)), "How many times as fast as its peers"
     settings = "Dots: medians, lines: all rounds, ticks: wanted. "
@@ -103,7 +103,7 @@ def draw_ratios(result: Mapping, path: Path) -> None:
 
 
 def draw_growth(growth: Mapping[str, Mapping], path: Path) -> None:
-    """Seconds and peak memory by scale, with their exponents; seconds on a logarithmic axis."""
+    """Draw seconds and peak memory by scale, with exponents; seconds on a logarithmic axis."""
     title, settings = "Seconds and peak memory as the data grows", "Each point is a process."
     with new_figure(path, title, (1, 2), (9, 4), settings) as (_, axes):
         for axis, key in zip(axes[0], ("seconds", "peak_mib"), strict=True):

@@ -140,7 +140,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Panel:
-    """One dose-response panel: `curves[name]` is (mean, low, high), each of length len(doses) > 0."""
+    """One dose-response panel: `curves[name]` is (mean, low, high), each of len(doses) > 0."""
 
     title: str
     xlabel: str
