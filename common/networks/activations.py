@@ -1,10 +1,10 @@
-"""f(x) = x^2 for x > 0, 0.2 x for x < 0, its relatives, and what they do to a normal input.
+"""The activation f(x) = x^2 for x > 0, 0.2 x for x < 0, its variants, and their moments.
 
     import torch; from common.networks.activations import moments, power_moments, square_leaky
     print(moments(square_leaky(torch.randn(1_000_000))))
     print(power_moments((1, 2), (0.2, 1)))
 
-The two agree: f's moments measured, and in closed form.
+The example prints two equal sets of moments of f for a normal input: measured, in closed form.
 """
 
 import math
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 
 class _SquareLeaky(torch.autograd.Function):
-    """The activation, and -x, which is all that its backward pass needs.
+    """Compute f(x), and u = -x, which is all that the backward pass needs.
 
-    ATen's `elu_backward` on a result u computes g * p * (u + n) where u <= 0 and g * s * u' where
-    not: with n = 0 both f and its derivative are one pass of it over u = -x, without a mask.
+    ATen's `elu_backward` on a result u computes g * p * (u + n) where u <= 0 and g * s elsewhere.
+    With n = 0, one call on u = -x gives f, and another its gradient, without a mask.
     -x is an output, so that the backward pass can be differentiated again.
     """
 
@@ -39,7 +39,7 @@ class _SquareLeaky(torch.autograd.Function):
 
 
 def square_leaky(x: Tensor) -> Tensor:
-    """f(x) = x^2 for x > 0, 0.2 x for x < 0, elementwise; f'(0) is 0, NaN and infinities pass."""
+    """f(x) = x^2 for x > 0, 0.2 x for x < 0, elementwise; f'(0) is 0; NaN and infinities stay."""
     return _SquareLeaky.apply(x)[0]
 
 
@@ -51,7 +51,7 @@ class SquareLeaky(nn.Module):
 
 
 def where_form(x: Tensor) -> Tensor:
-    """f as it is usually written, which `square_leaky` is measured against; f'(0) is 0.2."""
+    """f as it is usually written, the reference for `square_leaky`; here f'(0) is 0.2."""
     return torch.where(x > 0, x * x, 0.2 * x)
 
 
@@ -63,7 +63,7 @@ class WhereForm(nn.Module):
 
 
 class PowerLeaky(nn.Module):
-    """f_p(x) = x^p for x > 0, 0.2 x for x < 0, elementwise, p of 1 or more: f for p = 2."""
+    """f_p(x) = x^p for x > 0, 0.2 x for x < 0, elementwise, with p >= 1; f_2 is f."""
 
     def __init__(self, power: float):
         super().__init__()
@@ -80,7 +80,7 @@ class ClampedSquareLeaky(nn.Module):
         return square_leaky(x).clamp(max=6)
 
 
-# ------------------------------------------------------------------------------- what they do
+# ------------------------------------------------------------------------- derivative, moments
 
 
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def moments(values: Tensor) -> dict[str, float]:
-    """Mean, variance and kurtosis E[(y - mean)^4] / variance^2 of values, 3 for normal ones."""
+    """Mean, variance and kurtosis, E[(y - mean)^4] / variance^2 (3 if normal), of values y."""
     return _central_moments(*((values**k).mean().item() for k in (1, 2, 3, 4)))
 
 
@@ -99,7 +99,7 @@ def power_moments(
 ) -> dict[str, float]:
     """`moments` in closed form of y = a x^p for x > 0 and b x^q for x < 0, x ~ N(0, deviation^2).
 
-    `positive` is (a, p), `negative` (b, q). By the symmetry of x both sides of E[y^k] are of x > 0.
+    `positive` is (a, p), `negative` (b, q). By symmetry both parts of E[y^k] are taken over x > 0.
     """
     (a, p), (b, q) = positive, negative
     raw = [
@@ -115,8 +115,8 @@ def normal_moments(
 ) -> list[dict]:
     """Moments of functions of normal values, measured on samples and in closed form.
 
-    `functions` are {name: (function, positive, negative)}, as in `power_moments`. A row a deviation
-    and function: function (its name), deviation, measured and closed_form.
+    `functions` is {name: (function, positive, negative)}, with the pairs of `power_moments`. There
+    is a row for each deviation and function: function (its name), deviation, measured, closed_form.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(samples, dtype=torch.float64, generator=generator)

@@ -1,4 +1,4 @@
-"""What a network must beat: colours, edges or VGG-16's features, and two plain classifiers of them.
+"""Baselines that a network must beat: colour, edge or VGG-16 features and two simple classifiers.
 
     import torch; from common.networks import baselines
     counts = baselines.colour_histograms(torch.randint(256, (9, 32, 32, 3)).byte().numpy(), 24)
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from common.networks.vgg import VGG16Features
 
-HOG_CELLS = 8  # along a side, so that features are as many whatever the size
+HOG_CELLS = 8  # cells along a side; images of all sizes that 8 divides have equally many features
 
 
 def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
-    """Pixels of the central squares of `size_px` in 8 x 8 x 4 bins of hue, saturation, value.
+    """Count each central square's pixels in 8 x 8 x 4 bins of hue, saturation and value.
 
-    Counts are float32 (n, 256).
+    A central square has sides of `size_px`. Counts are float32 (n, 256).
     """
     counts = np.zeros((len(squares), 256), np.float32)
     for row, square in zip(counts, _central(squares, size_px), strict=True):
@@ -34,10 +34,10 @@ def colour_histograms(squares: np.ndarray, size_px: int) -> Tensor:
 
 
 def hog_features(squares: np.ndarray, size_px: int) -> Tensor:
-    """Histograms of oriented gradients, which know no colours (Dalal & Triggs 2005).
+    """Histograms of oriented gradients, which ignore colour (Dalal & Triggs 2005).
 
-    Of the same squares: nine directions in 8 x 8 cells, normalised in blocks of 2 x 2; float32
-    (n, D), D = 1,764 where 8 divides `size_px`.
+    The central squares get nine directions in each of 8 x 8 cells, normalised in blocks of 2 x 2
+    cells. Returns float32 (n, D); D is 1,764 if 8 divides `size_px`.
     """
     from skimage.feature import hog
 
@@ -54,7 +54,7 @@ def _central(squares: np.ndarray, size_px: int) -> np.ndarray:
 
 @torch.inference_mode()
 def vgg_features(network: VGG16Features, images: Tensor) -> dict[str, Tensor]:
-    """Mean and maximum over places of each channel at each tap: float32 (N, 2, C), by tap."""
+    """Each channel's mean and maximum over all places, by tap: {tap: float32 (N, 2, C)}."""
     return {
         tap: torch.stack([maps.mean((2, 3)), maps.amax((2, 3))], dim=1).float()
         for tap, maps in network(images).items()
@@ -62,21 +62,21 @@ def vgg_features(network: VGG16Features, images: Tensor) -> dict[str, Tensor]:
 
 
 def side_by_side(pooled: Mapping[str, Tensor], layers: Sequence[str], kept: slice) -> Tensor:
-    """The kept poolings of several layers of `vgg_features` in one row an image, (N, D)."""
+    """The kept poolings of several layers of `vgg_features`, one row per image, (N, D)."""
     return torch.cat([pooled[layer][:, kept].flatten(1) for layer in layers], dim=1)
 
 
 def nearest(queries: Tensor, references: Tensor) -> Tensor:
-    """The index of each query's nearest reference by L1 distance, the first of equals."""
-    chunks = queries.split(1024)  # which bounds the memory of the distances
+    """The index of each query's nearest reference by L1 distance; the first one in a tie."""
+    chunks = queries.split(1024)  # to bound the memory of the distances
     return torch.cat([torch.cdist(chunk, references, p=1).argmin(1) for chunk in chunks])
 
 
 def ridge(features: Tensor, labels: Tensor, queries: Tensor, strength: float) -> Tensor:
-    """The label of each query by ridge regression on the classes, one against the rest.
+    """Predict the label of each query by ridge regression on the classes, one against the rest.
 
-    Features (M, D), whose labels are int64 (M,), and queries (N, D) are standardised by the
-    features' mean and deviation; `strength` multiplies the weights' squares. Returns int64 (N,).
+    Features (M, D) with labels int64 (M,), and queries (N, D), are standardised by the features'
+    mean and standard deviation. `strength` multiplies the squared weights. Returns int64 (N,).
     """
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline

@@ -1,10 +1,10 @@
-"""A picture moved, with noise, and distorted in five ways that cost as much l2 as the shift.
+"""Shifted and noisy pictures, and five distortions with the same pixel loss (l2) as a shift.
 
     from common.data.images import embedded_photos
     from common.networks.distortions import rank_losses
     print(rank_losses({"mine": lambda a, b: (a - b).norm()}, list(embedded_photos().values())[:2]))
 
-Images are float (3, H, W) in [0, 1], sigma and l2 in 0-255 units.
+Images are float (3, H, W) in [0, 1]; sigma and l2 (mean squared error) are in 0-255 units.
 """
 
 import io
@@ -25,11 +25,11 @@ BISECTIONS = 10
 
 
 def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor]:
-    """The image and its copy moved `shift_px` to the left, over the columns to be compared.
+    """The image, and its copy moved `shift_px` to the left, cut to the columns to compare.
 
-    Whole pixels are moved exactly; a fraction by band-limited (Fourier) interpolation. `edge`:
-    "crop" keeps the columns that both have (width less ceil(shift_px)), "replicate" repeats the
-    last column, "wrap" brings the first columns round.
+    A shift by whole pixels is exact; a fraction uses band-limited (Fourier) interpolation. `edge`:
+    "crop" keeps the columns that both have (width - ceil(shift_px)), "replicate" repeats the last
+    column, "wrap" continues with the first columns.
     """
     width = image.shape[-1]
     whole_px = int(shift_px)
@@ -47,7 +47,7 @@ def translate(image: Tensor, shift_px: float, edge: str) -> tuple[Tensor, Tensor
 def _move_by_fraction(image: Tensor, fraction_px: float, periodic: bool) -> Tensor:
     if fraction_px == 0:
         return image
-    # A row and its mirror image join without a step, which would ring over the whole row.
+    # A row and its mirror image join without a step; a step would ring over the whole row.
     row = image if periodic else torch.cat([image, image.flip(-1)], dim=-1)
     frequencies = torch.fft.rfftfreq(row.shape[-1], dtype=torch.float64)
     phase = torch.polar(torch.ones_like(frequencies), 2 * math.pi * fraction_px * frequencies)
@@ -74,14 +74,14 @@ def blur(image: Tensor, sigma_px: float, _: Tensor) -> Tensor:
 
 
 def jpeg(image: Tensor, roughness: float, _: Tensor) -> Tensor:
-    """Through a JPEG file of quality 100 - roughness, whole numbers from 1 to 100."""
+    """The image after JPEG compression at quality 100 - roughness, rounded (1 to 100)."""
     file = io.BytesIO()
     Image.fromarray(to_uint8(image)).save(file, "JPEG", quality=round(100 - roughness))
     return to_tensor(np.array(Image.open(file)))
 
 
-# {name: (function(image, strength, unit noise), the largest strength)}; strength 0 changes nothing,
-# and the pixel loss grows with it.
+# {name: (function(image, strength, unit noise), the largest strength)}. Strength 0 changes nothing
+# (JPEG: little), and the pixel loss grows with the strength.
 DISTORTIONS: dict[str, tuple[Callable[[Tensor, float, Tensor], Tensor], float]] = {
     "noise": (lambda image, sigma, noise: add_noise(image, sigma, noise)[0], 200),
     "blur": (blur, 10),
@@ -92,10 +92,10 @@ DISTORTIONS: dict[str, tuple[Callable[[Tensor, float, Tensor], Tensor], float]] 
 
 
 def distorted(image: Tensor, l2: float, noise: Tensor) -> dict[str, Tensor]:
-    """The image under each of DISTORTIONS, as strong as costs about `l2` (MSE in 0-255 units).
+    """The image under each of DISTORTIONS, at a pixel loss of about `l2` (MSE in 0-255 units).
 
-    The strength is found by bisection. The difference from the image is then scaled to cost `l2`
-    exactly, but for what is clipped: a JPEG has but a hundred qualities.
+    Bisection finds the strength. As JPEG has only a hundred qualities, the difference from the
+    image is then scaled: its loss is exactly `l2`, except where values are clipped.
     """
     copies = {}
     for name, (distort, most) in DISTORTIONS.items():
@@ -116,11 +116,11 @@ def rank_losses(
     features: Callable[[Tensor], object] = lambda image: image,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Which loss forgives a shift of one pixel and still sees distortions of equal pixel loss.
+    """Rank losses: the best forgive a one-pixel shift but see distortions of equal pixel loss.
 
-    `losses` are {name: function(a, b) -> number} of what `features` makes of two images: by default
-    the images, float (3, H, W - 1) in [0, 1]; `partial(features_of, network)` for those of
-    `registry`. `images` are uint8 (H, W, 3) of any sizes. Returns what `ranking` does.
+    `losses` is {name: function(a, b) -> number}; a and b are the `features` of two images, by
+    default the images, float (3, H, W - 1) in [0, 1]. Losses of `registry` need the features
+    `partial(features_of, network)`. `images` are uint8 (H, W, 3), any sizes. Returns as `ranking`.
     """
     raw = []
     for number, image in enumerate(images):
@@ -133,13 +133,13 @@ def rank_losses(
 
 
 def ranking(losses: Sequence[str], raw: np.ndarray) -> dict[str, dict]:
-    """Losses by what distortions cost them beside a shift of one pixel of the same pixel loss.
+    """Rank losses by what distortions cost them, relative to a shift of equal pixel loss.
 
-    `raw` is (pictures, 6, losses): a shift's losses, then those of DISTORTIONS in their order.
-    Returns, the best first, {loss: {"mean", "low", "high", "ratios": {distortion: {"mean", "low",
-    "high"}}}}: a ratio is a distortion's loss over the shift's, its geometric mean over pictures;
-    "mean" beside "ratios" is the geometric mean of all five. 1 is as the pixels' l2 has it.
-    Intervals are 95 %, by a bootstrap over pictures.
+    `raw` is (pictures, 6, losses): the shift's losses, then those of DISTORTIONS in their order.
+    Returns, best first, {loss: {"mean", "low", "high", "ratios": {distortion: {"mean", "low",
+    "high"}}}}. A ratio is a distortion's loss over the shift's; its "mean" is the geometric mean
+    over pictures. The outer "mean" is the geometric mean of all five ratios. The pixels' l2 has
+    ratios of 1. "low" and "high" are 95 % intervals, by a bootstrap over pictures.
     """
     logs = np.log(np.maximum(raw, 1e-12))
     ratios = logs[:, 1:] - logs[:, :1]

@@ -1,11 +1,11 @@
-"""The doctor: which module's values leave the range of a precision, and where a network is dead.
+"""The doctor finds modules whose values leave a precision's range, and where a network is dead.
 
     import torch; from common.networks.doctor import forecast
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     print(forecast(network, torch.rand(4, 3, 16, 16)))
 
-A batch norm whose variance leaves the range of fp32 puts out its bias alone: a dead layer. A
-network is dead when no channel of its last batch norm depends on the image.
+A batch norm whose variance overflows fp32 outputs nothing but its bias: it is a dead layer. A
+network is dead if, in addition, no channel of its last batch norm depends on the image.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from common.training.watch import BATCH_NORMS, dead_batch_norms, watched
 # The largest finite value of each precision, the narrowest first.
 RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
 ALL_MODULES = re.compile(".*")
-# A stem's peak that, squared three times and once more for a variance, is fp32's largest value:
-# 256. The weights in between make it an estimate.
+# A stem's peak of 256, squared three times and once more for a variance, is fp32's largest value.
+# This border is an estimate, since weights in between also scale the values.
 BORDER_PEAK = RANGES["fp32"] ** (1 / 2**4)
 
 
 def tensor_statistics(values: Tensor) -> dict[str, float]:
     """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
-    peak is the largest absolute value, non_finite a share of values, norm Euclidean, constant as in
-    `constant_share`; in float64, in which squares of fp32 values do not overflow.
+    peak is the largest absolute value, non_finite the share of such values, norm the Euclidean
+    norm, constant the `constant_share`. In float64, where squares of fp32 values do not overflow.
     """
     values = for_float64(values)
     peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
@@ -55,9 +55,9 @@ def tensor_statistics(values: Tensor) -> dict[str, float]:
 
 
 def constant_share(values: Tensor) -> float:
-    """The share of channels (dimension 1) that are the same for all images and places.
+    """The share of channels (dimension 1) with one value for all images and places.
 
-    Of a tensor of one dimension 1 where all its values are equal, else 0.
+    For a tensor of one dimension it is 1 if all values are equal, else 0.
     """
     if values.ndim < 2:
         values = values.reshape(-1, 1)
@@ -74,13 +74,13 @@ def bare_name(module: str) -> str:
 
 
 def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULES) -> dict:
-    """Probe a network with one batch in training mode, in fp32, and leave it as it was.
+    """Probe a network with one batch, in training mode and fp32, and leave it unchanged.
 
-    Keys: peak, the largest |output|; module, that puts it out; beyond_fp16, the first module beyond
+    Keys: peak, the largest |output|; module, where it occurs; beyond_fp16, the first module beyond
     fp16's range, or None; infinite_from, the first batch norm with a channel of infinite variance,
-    or None; dead_from, the same where the network is dead; and blocks, {module: {"peak" (infinite
-    where not all is finite), "std", "constant" (`constant_share`), "dead" (a batch norm with an
-    infinite variance)}} of modules whose whole names match, in the order of execution.
+    or None; dead_from, equal to infinite_from if the network is dead, else None; and blocks,
+    {module: {"peak" (infinite if a value is not finite), "std", "constant" (`constant_share`),
+    "dead" (a batch norm with infinite variance)}} of fully matching names, in order of execution.
     """
     outputs, _ = _probe(network, images)
     peaks = {module: output["peak"] for module, output in outputs.items()}
@@ -95,10 +95,10 @@ def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULE
 
 
 def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pattern) -> dict:
-    """Pass a batch through a new network as `forecast` does.
+    """Pass one batch through a new network as `forecast` does, and also compute the loss.
 
-    first_loss is its mean cross-entropy; peaks, {module: peak}, infinite_from and dead_from are as
-    there; dead_share is the share of constant channels of all batch norms together.
+    first_loss is the batch's mean cross-entropy. peaks ({module: peak}), infinite_from, dead_from
+    are as in `forecast`. dead_share is the share of constant channels in all batch norms.
     """
     outputs, logits = _probe(network, images)
     channels = {name: norm.num_features for name, norm in _batch_norms(network).items()}
@@ -113,7 +113,7 @@ def first_pass(network: nn.Module, images: Tensor, labels: Tensor, blocks: re.Pa
 
 @torch.no_grad()
 def _probe(network: nn.Module, images: Tensor) -> tuple[dict[str, dict], Tensor]:
-    """Outputs by module as `forecast` has them, and logits."""
+    """Summaries of each module's output, as in `forecast`'s blocks, and the logits."""
     network, outputs = copy.deepcopy(network).train(), {}
 
     def look(module: str, _direction: str, values: Tensor) -> None:
@@ -148,9 +148,9 @@ def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str 
 
 @contextlib.contextmanager
 def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
-    """Find the first batch norm of the block's backward pass to make finite gradients into others.
+    """Find the first batch norm whose backward pass turns finite gradients into non-finite ones.
 
-    Yields a list that gets its "module" and `backward_terms`, or stays empty.
+    Run both passes in the block; the yielded list gets "module" and `backward_terms`, or nothing.
     """
     bad = []
 
@@ -181,15 +181,15 @@ def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
 def backward_terms(
     values: Tensor, gradient: Tensor, weight: Tensor | None = None, eps: float = 1e-5
 ) -> dict:
-    """Batch norm's backward pass in one channel: that of the largest |sum(g d)|, as below.
+    """Terms of a batch norm's backward pass, in the channel of the largest |sum(g d)|; see below.
 
-    With the deviations d = x - mean over the n images and places, the gradient of the input is
-    weight s (g - mean(g) - d k) where s = 1 / sqrt(variance + eps) and k = sum(g d) s^2 / n
-    (Ioffe & Szegedy 2015, section 3). Where the variance is infinite in fp32 s is 0, and where
-    sum(g d) leaves it too, k is that times 0: NaN. In float64 nothing overflows.
+    With the output's gradient g, and d = x - mean over the n images and places, the input's
+    gradient is weight s (g - mean(g) - d k), where s = 1 / sqrt(variance + eps) and
+    k = sum(g d) s^2 / n (Ioffe & Szegedy 2015, section 3). If the variance overflows fp32, s is 0;
+    if sum(g d) overflows too, k is infinity times 0: NaN. In float64 nothing overflows.
 
-    Keys: channel; peak_input; peak_gradient; and each with _fp32 and _fp64 behind: variance; sum,
-    of g d; inverse_deviation; factor (k); output_peak; and finite_in, of PyTorch's backward pass.
+    Keys: channel; peak_input; peak_gradient; and, with _fp32 and _fp64 appended: variance; sum (of
+    g d); inverse_deviation (s); factor (k); output_peak; finite_in (is PyTorch's result finite?).
     """
     values, gradient, terms = for_float64(values), for_float64(gradient), {}
     dtypes = {"fp32": torch.float32, "fp64": torch.float64}
@@ -210,7 +210,7 @@ def backward_terms(
         x = values.detach().to(dtype, copy=True).requires_grad_()
         gamma = torch.ones(x.shape[1]) if weight is None else weight
         gamma, bias = gamma.to(x), torch.zeros(x.shape[1]).to(x)
-        with torch.enable_grad():  # hooks of a backward pass are without
+        with torch.enable_grad():  # a backward pass runs its hooks without gradients
             y = functional.batch_norm(x, None, None, gamma, bias, training=True, eps=eps)
         (back,) = torch.autograd.grad(y, x, gradient.to(dtype))
         result[f"output_peak_{name}"] = y.abs().max().item()
@@ -222,12 +222,12 @@ class Float64BatchNorm2d(nn.BatchNorm2d):
     """A batch norm that computes in float64, whose range holds the squares of all fp32 values."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """As `nn.BatchNorm2d`, in the maps' own dtype."""
+        """`nn.BatchNorm2d` of the maps, returned in their own dtype."""
         return super().forward(maps.double()).to(maps.dtype)
 
 
 def with_float64_batch_norms(network: nn.Module) -> nn.Module:
-    """The same network, a new `Float64BatchNorm2d` in the place of each 2d batch norm."""
+    """Replace each 2d batch norm by a new `Float64BatchNorm2d`; return the network."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.BatchNorm2d:
             network.set_submodule(name, Float64BatchNorm2d(module.num_features).double())

@@ -4,7 +4,7 @@
     narrow, wide = (efficientnet_v2_s(num_classes=classes) for classes in (10, 102))
     print(efficientnet.stage_rows(narrow, wide, image_size_px=64)[-1])
 
-Networks are bare ones on the CPU.
+Networks are bare (without `Normalized`), except in `Taught`, and on the CPU.
 """
 
 from pathlib import Path
@@ -25,11 +25,11 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
-    """torchvision's EfficientNetV2-S (Tan & Le 2021), from a seed and perhaps from a file.
+    """Build torchvision's EfficientNetV2-S (Tan & Le 2021) from a seed or a file of weights.
 
-    `init` is "scratch", "imagenet" (IMAGENET1K_V1) or the path of a file of weights, of which a
-    line says what was loaded. Returned are the network, "scratch" or its file's SHA-256, and the
-    names of its new tensors.
+    `init` is "scratch", "imagenet" (IMAGENET1K_V1) or the path of a file of weights. For a file, a
+    line is printed that says what was loaded. Returns the network, "scratch" or the file's SHA-256,
+    and the names of the tensors that were initialised from the seed.
     """
     torch.manual_seed(seed)
     network = efficientnet_v2_s(num_classes=classes)
@@ -43,9 +43,9 @@ def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[s
 
 
 def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
-    """Load a file of weights, but not a head that it lacks or has of another number of classes.
+    """Load a file of weights; skip its head if that is missing or has another number of classes.
 
-    Returns the names of the head's tensors that were left as they are, and a line on it all.
+    Returns the names of the head's tensors that were not loaded, and a line that sums up.
     """
     wanted = network.state_dict()
     tensors, taken = find_tensors(path, wanted, "EfficientNetV2-S", may_miss=HEAD)
@@ -57,7 +57,7 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
 
 
 def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
-    """The bare network of a file of weights, head and all, and a line on what was loaded."""
+    """The bare network of a file of weights, including the head, and a line on what was loaded."""
     network = efficientnet_v2_s(num_classes=classes)
     new, story = load_but_head(network, path)
     if new:
@@ -66,18 +66,18 @@ def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
 
 
 def zero_head(network: EfficientNet) -> None:
-    """Let training start from equal logits, as big_vision's `head_zeroinit` does.
+    """Zero the head's weights, for equal logits at the start, like big_vision's `head_zeroinit`.
 
-    torchvision draws the head's weights from +-1 / sqrt(classes), whatever its 1,280 inputs: with
-    few classes epochs go to undoing that.
+    torchvision draws the head's weights within +-1 / sqrt(classes), regardless of its 1,280 inputs.
+    With few classes, training then spends epochs on undoing that.
     """
     nn.init.zeros_(network.classifier[1].weight)
 
 
 def zero_residuals(network: EfficientNet) -> None:
-    """Let every block with a skip path start as that path alone (Goyal et al. 2017, section 5.1).
+    """Start every block with a skip path as that path alone (Goyal et al. 2017, section 5.1).
 
-    The gamma of its last batch norm starts at 0, in 35 blocks.
+    In these 35 blocks the gamma of the last batch norm starts at 0.
     """
     for block in network.modules():
         if isinstance(block, FusedMBConv | MBConv) and block.use_res_connect:
@@ -85,7 +85,7 @@ def zero_residuals(network: EfficientNet) -> None:
 
 
 class Taught(nn.Module):
-    """A network that also guesses a teacher's features, linearly from its own pooled ones."""
+    """A network that also predicts a teacher's features, linearly from its own pooled features."""
 
     def __init__(self, network: Normalized, features: int):
         super().__init__()
@@ -95,16 +95,16 @@ class Taught(nn.Module):
         nn.init.zeros_(self.guess.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) and guessed features (N, F) of images as `Normalized` takes them."""
+        """Logits (N, classes) and predicted teacher features (N, F) for images in [0, 1]."""
         bare = self.network.network
         pooled = bare.avgpool(bare.features(self.network.normalise(images))).flatten(1)
         return bare.classifier(pooled), self.guess(pooled)
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:
-    """A dict a stage of two networks: name; narrow and wide, the channels that come out.
+    """A dict per stage of two networks: output channels, parameters, multiply-adds for one image.
 
-    And parameters_narrow, parameters_wide, macs_narrow and macs_wide, multiply-adds for one image.
+    Keys: name, narrow, wide (channels), parameters_narrow, parameters_wide, macs_narrow, macs_wide.
     """
     modules = [*(f"features.{k}" for k in range(len(narrow.features))), "classifier"]
     names = ["stem", *(f"stage {k}" for k in range(1, len(modules) - 2)), "head conv", "classifier"]
@@ -114,7 +114,7 @@ def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> 
         for row, module in zip(rows, modules, strict=True):
             stage = network.get_submodule(module)
             layers = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-            row[kind] = len(layers[-1].weight)  # as the weights have it, whatever attributes say
+            row[kind] = len(layers[-1].weight)  # from the weights, since attributes may be wrong
             row[f"parameters_{kind}"] = count_parameters(stage)
             row[f"macs_{kind}"] = macs[module]
     return rows

@@ -1,10 +1,10 @@
-"""Grad-CAM, and what measures its maps: the pointing game, and deletion and insertion of pixels.
+"""Grad-CAM, and measures of its maps: the pointing game, and deletion and insertion of pixels.
 
     import torch; from torchvision.models import resnet18; from common.networks import gradcam
     network, images = resnet18().eval(), torch.rand(2, 3, 64, 64)
     print(gradcam.grad_cam(network, network.layer4, images, classes=torch.tensor([3, 7])).shape)
 
-Networks are bare ones in eval mode.
+Networks are bare (without `Normalized`) and in eval mode.
 """
 
 from typing import NamedTuple
@@ -16,15 +16,15 @@ from torch.nn import functional
 from common.errors import UserError
 from common.networks.summary import shapes_alone
 
-BATCH = 32  # images at once, for memory
+BATCH = 32  # images at once, to bound the memory
 
 
 def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Maps of where a network sees a class (Selvaraju et al. 2017, equations 1 and 2).
 
-    `layer` is a module of the network with an output of (N, C, h, w). Images are float (N, 3, H,
-    W), `classes`, one an image, int64 (N,). Maps are float (N, H, W), >= 0, not normalised: zero
-    where nothing speaks for the class.
+    `layer` is a module of the network whose output is (N, C, h, w). Images are float (N, 3, H, W);
+    `classes` is int64 (N,), one per image. Maps are float (N, H, W), >= 0 and not normalised; they
+    are 0 where nothing supports the class.
     """
     return _logits_and_maps(network, layer, images, classes)[1]
 
@@ -32,12 +32,12 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
 def _logits_and_maps(
     network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and maps of these classes, by default the predicted ones."""
+    """Logits, and Grad-CAM maps of `classes`, or of the predicted classes if that is None."""
     outputs = []
 
     def keep(_module, _inputs, output: Tensor) -> Tensor:
         outputs.append(output)
-        return output.clone()  # what follows may work in place
+        return output.clone()  # the layers that follow may work in place
 
     handle = layer.register_forward_hook(keep)
     try:
@@ -56,9 +56,9 @@ def _logits_and_maps(
 
 
 def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Module:
-    """The module of that name in a bare network with `features`, such as "features.6".
+    """The feature layer of this name, such as "features.6", in a bare network with `features`.
 
-    Refused where there is none, or its output for images of this size is smaller than 2x2.
+    A UserError if there is none, or if its output for images of this size is smaller than 2x2.
     """
     modules = dict(network.named_modules())
     stages = [f"features.{k}" for k in range(len(network.features))]
@@ -75,7 +75,7 @@ def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Modul
 
 
 def map_size(network: nn.Module, name: str, image_size_px: int) -> torch.Size:
-    """(h, w) of what the module of that name puts out for a square image, without computing."""
+    """(h, w) of a named module's output for a square image, from shapes alone."""
     shapes, sizes = shapes_alone(network), []
     shapes.get_submodule(name).register_forward_hook(
         lambda _module, _inputs, output: sizes.append(output.shape[2:])
@@ -86,9 +86,9 @@ def map_size(network: nn.Module, name: str, image_size_px: int) -> torch.Size:
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """Where maps (N, H, W) are largest: int64 (N, 2), a row and a column each.
+    """The row and column of the largest value of each map (N, H, W), as int64 (N, 2).
 
-    Of a plateau, such as a scaled up map has at its border, the pixel nearest the middle.
+    On a plateau, such as an enlarged map has at its border, it is the pixel nearest the middle.
     """
     height, width = maps.shape[1:]
     from_middle = torch.cartesian_prod(
@@ -102,7 +102,7 @@ def peaks(maps: Tensor) -> Tensor:
 def pointing_game(maps: Tensor, masks: Tensor) -> float:
     """Per cent of maps whose peak lies on the object (Zhang et al. 2018, section 4.2).
 
-    Maps are (N, H, W), masks bool (N, H, W). An all-zero map points nowhere, which is a miss.
+    Maps are (N, H, W), masks bool (N, H, W). An all-zero map points nowhere and counts as a miss.
     """
     row, column = peaks(maps).unbind(1)
     hit = masks[torch.arange(len(masks)), row, column] & (maps.amax(dim=(1, 2)) > 0)
@@ -110,7 +110,7 @@ def pointing_game(maps: Tensor, masks: Tensor) -> float:
 
 
 class Predictions(NamedTuple):
-    """Probabilities (N, classes), and maps (N, H, W) of the classes with the largest."""
+    """Probabilities (N, classes), and maps (N, H, W) of the most probable classes."""
 
     probabilities: Tensor
     maps: Tensor
@@ -122,7 +122,7 @@ class Predictions(NamedTuple):
 
 
 def predict_with_cams(network: nn.Module, layer: nn.Module, images: Tensor) -> Predictions:
-    """What a network predicts of any number of images, with `grad_cam` of it, on the CPU."""
+    """Predict any number of images, with Grad-CAM maps of the predicted classes, on the CPU."""
     batches = []
     for batch in images.split(BATCH):
         logits, maps = _logits_and_maps(network, layer, batch, classes=None)
@@ -134,11 +134,11 @@ def predict_with_cams(network: nn.Module, layer: nn.Module, images: Tensor) -> P
 def deletion_and_insertion(
     network: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, steps: int
 ) -> dict[str, Tensor]:
-    """The probability of a class while pixels go or come in `steps`, the map's highest first.
+    """A class's probability as pixels are deleted or inserted in `steps`, the map's highest first.
 
-    A good map loses the class soon where pixels are deleted, which turn into the image's mean
-    colour, and finds it soon where those of a blurred image turn sharp (Petsiuk et al. 2018,
-    section 4.1). "deletion" and "insertion" are probabilities (N, steps + 1), on the CPU.
+    Deletion gives pixels the image's mean colour; insertion makes pixels of a blurred image sharp.
+    A good map makes the probability fall, or rise, early (Petsiuk et al. 2018, section 4.1).
+    Returns "deletion" and "insertion", probabilities (N, steps + 1) on the CPU.
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1).view_as(maps)[:, None]
@@ -155,7 +155,7 @@ def deletion_and_insertion(
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Images without what is smaller than an eighth of their side."""
+    """Images blurred: details smaller than an eighth of their side are lost."""
     side_px = max(1, images.shape[-1] // 8)
     coarse = functional.avg_pool2d(images, side_px, ceil_mode=True)
     return functional.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)

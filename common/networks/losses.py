@@ -5,8 +5,8 @@
     print(pixel_losses(image, image.flip(-1)))
 
 Images are float (3, H, W) in [0, 1]. A loss of `registry` takes the features of two images: the
-dict of maps that `features_of` makes, with the image itself under "pixels". Calibrated a loss is
-relative to that between unrelated pictures: 0 is "the same", 1 "another picture".
+dict of maps from `features_of`, with the image itself under "pixels". A calibrated loss is divided
+by the mean loss between unrelated pictures: 0 means "the same", 1 "another picture".
 """
 
 import math
@@ -24,14 +24,14 @@ from common.reporting.statistics import resample_weights
 
 Features = Mapping[str, Tensor]
 Loss = Callable[[Features, Features], float]
-CHUNK_NUMBERS = 2**18  # of a map that are compared at a time, so that temporaries stay in the cache
+CHUNK_NUMBERS = 2**18  # values of a map compared at a time; temporaries then stay in the cache
 
 
 def registry(network: VGG16Features) -> dict[str, Loss]:
     """Every loss of the tables and figures: {name: function(features_a, features_b) -> number}.
 
-    Squared differences are "l2", the network's layers, "lpips" where it has heads, and "dssim" (1 -
-    SSIM); absolute ones are "l1" and "mae_" + layer. All tables and figures derive from it.
+    Squared differences are "l2", the network's layers, "lpips" (if it has heads) and "dssim" (1 -
+    SSIM). Absolute differences are "l1" and "mae_" + layer.
     """
     heads = network.lpips_heads
     losses = {
@@ -60,7 +60,7 @@ def pixel_losses(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 def psnr(l2: float) -> float:
-    """Peak signal-to-noise ratio in dB from the MSE in 0-255 units; infinite where that is 0."""
+    """Peak signal-to-noise ratio in dB from the MSE in 0-255 units; infinite for an MSE of 0."""
     return 10 * math.log10(255**2 / l2) if l2 > 0 else math.inf
 
 
@@ -75,7 +75,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def wrapped_uint8_losses(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """The report's arithmetic error, {"l1_uint8", "l2_uint8"}: uint8 arrays left to wrap around."""
+    """The report's wrong losses {"l1_uint8", "l2_uint8"}, from uint8 arrays that wrap around."""
     difference = a - b
     return {"l1_uint8": float(difference.mean()), "l2_uint8": float((difference**2).mean())}
 
@@ -107,7 +107,7 @@ def lpips_layer(a: Tensor, b: Tensor, head: Tensor) -> float:
 
 
 def _row_chunks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A few rows at a time of two maps (1, C, H, W), in float32."""
+    """Yield the same few rows of two maps (1, C, H, W) at a time, in float32."""
     rows = max(1, CHUNK_NUMBERS // (a.shape[1] * a.shape[3]))
     for rows_a, rows_b in zip(a.split(rows, dim=2), b.split(rows, dim=2), strict=True):
         yield rows_a.float(), rows_b.float()
@@ -127,8 +127,8 @@ def compare(
 ) -> dict[tuple, dict[str, float]]:
     """All losses of all pairs of images: {pair: {loss: value}}.
 
-    A pair is two names of `images`, `known` has the features of some. Others are held from an
-    image's first pair to its last: pairs of one image stand together.
+    A pair is two names of `images`; `known` has the features of some images. Other features are
+    kept from an image's first pair to its last, so put the pairs of an image next to each other.
     """
     pairs, held, values = list(dict.fromkeys(pairs)), dict(known or {}), {}
     due = Counter(name for pair in pairs for name in pair)
@@ -146,9 +146,9 @@ def compare(
 
 
 def interval(resampled: np.ndarray) -> dict:
-    """{"low", "high"} of a statistic's values (resamples,), or lists of them of (resamples, n).
+    """The 95 % interval {"low", "high"} of resampled values (resamples,); lists for (resamples, n).
 
-    NaN where all values are the same. Ends are not interpolated: some values may be infinite.
+    NaN if all values are the same. Ends are not interpolated, since some values may be infinite.
     """
     ends = np.percentile(resampled, (2.5, 97.5), axis=0, method="nearest")
     low, high = np.where((resampled == resampled[0]).all(0), np.nan, ends)
@@ -156,13 +156,13 @@ def interval(resampled: np.ndarray) -> dict:
 
 
 class Calibrated:
-    """Raw losses of pairs of copies of pictures, and their ratios to those of unrelated pictures.
+    """Raw losses of pairs of copies of pictures, and their ratios to losses of unrelated pictures.
 
     raw: (pictures, pairs, losses). unrelated: (M, losses), losses between unrelated pictures.
-    others: of each of the M the two pictures' indexes; the second is None for a reference that is
-    none of the pictures.
-    relative: (pairs, losses), the mean raw loss over the mean unrelated one. resampled: the same of
-    each resample of the pictures, (resamples, pairs, losses); it has its own "another picture".
+    others: the indexes of the two pictures of each of the M; the second is None for a reference
+    that is not among the pictures.
+    relative: (pairs, losses), the mean raw loss over the mean unrelated loss. resampled: the same
+    for each resample of the pictures, (resamples, pairs, losses), with its own unrelated losses.
     """
 
     def __init__(
@@ -190,13 +190,13 @@ class Calibrated:
         between = np.ones((len(weights), len(self._others)))
         for column, (a, b) in enumerate(self._others):
             between[:, column] = weights[:, a] * (1 if b is None else weights[:, b])
-        # A resample of two pictures may hold one of them twice: no pair, and no "another picture".
+        # A resample without an unrelated pair (one of two pictures twice, say) uses all of them.
         between[between.sum(1) == 0] = 1
         yardstick = between @ self._unrelated / between.sum(1, keepdims=True)
         return np.einsum("bn,npl->bpl", weights, self.raw) / yardstick[:, None]
 
     def row(self, pair: str, loss: str) -> dict[str, float]:
-        """{"raw", "relative", "low", "high"}: means over pictures, the interval of relative."""
+        """{"raw", "relative", "low", "high"}: means over pictures, and relative's interval."""
         place = self.pairs.index(pair), self.losses.index(loss)
         means = {"raw": float(self.raw.mean(0)[place]), "relative": float(self.relative[place])}
         return means | interval(self.resampled[:, place[0], place[1]])
@@ -206,7 +206,7 @@ class Calibrated:
         return {loss: self.row(pair, loss) for loss in self.losses}
 
     def curves(self, pairs: Sequence[str], loss: str) -> np.ndarray:
-        """A loss over pairs, such as doses: relative, then resampled, (1 + resamples, pairs)."""
+        """A loss of pairs, such as doses: relative first, then resampled (1 + resamples, pairs)."""
         places, loss_place = [self.pairs.index(pair) for pair in pairs], self.losses.index(loss)
         both = self.relative[None], self.resampled
         return np.concatenate([values[:, places, loss_place] for values in both])

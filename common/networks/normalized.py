@@ -1,10 +1,10 @@
-"""Networks for images in [0, 1]: ImageNet's normalisation is a buffer inside.
+"""Networks for images in [0, 1], which apply ImageNet's normalisation themselves.
 
     import torch; from common.networks.normalized import Normalized
     network = Normalized(torch.nn.Flatten())
     print(network(torch.rand(2, 3, 8, 8)).mean())
 
-So no caller normalises.
+Callers do not normalise.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ class Normalized(nn.Module):
         return self.network(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """What the bare network is given for images in [0, 1]."""
+        """Images in [0, 1] as the input of the bare network."""
         return (images - self.mean) / self.std
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> Normalized:
-    """The network of `build()`, whose first weights depend on the seed alone."""
+    """The network of `build()`, whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
     return Normalized(build())

@@ -1,10 +1,10 @@
-"""ResNet-36, the report's network: 36 weighted layers, with an activation of one's own.
+"""ResNet-36, the report's network: 36 weighted layers, with any activation.
 
     import torch; from common.networks.resnet36 import ResNet36
     network = ResNet36(classes=10, activation=torch.nn.ReLU, width=0.25)
     print(network(torch.rand(2, 3, 64, 64)).shape)
 
-Where the activation is, and what the stem does, is told by its arguments.
+Its arguments say where the activation stands and what the stem does.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from common.networks.normalized import Normalized, seeded
 STAGE_BLOCKS, STAGE_CHANNELS = (3, 3, 3, 2), (128, 256, 512, 1024)
 RESIDUALS = ("branch", "sum")  # where the activation is in a block
 RELU_STEM = "relu,relu"
-# The stem's two activations, f the network's own or ReLU, and the norm that follows.
+# The stem's two activations, f (the network's own) or ReLU, and any norm after each.
 STEMS = (
     *("f,f", "f,f+bn", "f+bn,f+bn", "f,f+dn", "f+dn,f+dn"),
     *("f,relu", "relu,f", "relu,f+bn", RELU_STEM, "relu,relu+dn"),
@@ -34,18 +34,18 @@ ACTIVATIONS |= {f"f_{power:g}": partial(PowerLeaky, power) for power in EXPONENT
 class DivisiveNorm(nn.Module):
     """Divide each place's values by their root mean square over the channels.
 
-    Squares divided by the pooled squares of their neighbours are divisive normalisation (Heeger
-    1992); it is RMSNorm (Zhang & Sennrich 2019) without gains.
+    Divisive normalisation (Heeger 1992) divides squares by the pooled squares of their neighbours.
+    This layer is RMSNorm (Zhang & Sennrich 2019) over the channels, without gains.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, C, H, W), of mean square m / (m + 0.001) at a place where m came in."""
+        """Maps (N, C, H, W); a mean square of m at a place becomes m / (m + 0.001)."""
         power = maps.float().square().mean(1, keepdim=True)
         return maps * torch.rsqrt(power + 1e-3).to(maps.dtype)
 
 
 def stem_activation(kind: str, channels: int, activation: Activation) -> nn.Module:
-    """One of a stem's activations, such as "f" or "relu+bn": +bn a batch norm, +dn divisive."""
+    """A stem activation, such as "f" or "relu+bn": +bn adds a batch norm, +dn a `DivisiveNorm`."""
     name, _, norm = kind.partition("+")
     module = nn.ReLU() if name == "relu" else activation()
     norms = {"bn": partial(nn.BatchNorm2d, channels), "dn": DivisiveNorm}
@@ -55,8 +55,8 @@ def stem_activation(kind: str, channels: int, activation: Activation) -> nn.Modu
 class ResidualBlock(nn.Module):
     """Three 3x3 convolutions with batch norm, and a 1x1 shortcut where the shape changes.
 
-    `activation` is between batch norm and the next convolution; `after_sum` makes one for after the
-    residual sum, as in He et al. 2016 and the report, or is None.
+    `activation` stands between a batch norm and the next convolution. `after_sum` is None, or the
+    activation after the residual sum, as in He et al. 2016 and, we assume, in the report.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class ResidualBlock(nn.Module):
 class ResNet36(nn.Module):
     """The report's network: 36 weighted layers on the main path, `width` times as wide.
 
-    `activation` makes the module of each place that has one, so that each has a name. `residual`:
-    it is in each block's "branch" alone, or after the "sum" too; `branch_activation` and
-    `sum_activation` take its place there. `stem`: one of STEMS. `zero_init_residual`: each branch's
-    last batch norm starts at gamma 0, as torchvision's does; `gamma`: where those start whose
-    outputs the activation takes. `init`: convolutions as torchvision's ResNets ("he", He et al.
-    2015), or as PyTorch's ("pytorch").
+    `activation` is called for each place, so that every activation is a named module. `residual`:
+    it stands in each block's "branch" alone, or after the "sum" too; `branch_activation` and
+    `sum_activation` replace it there. `stem`: one of STEMS. `zero_init_residual`: gamma of each
+    branch's last batch norm starts at 0, as in torchvision. `gamma`: its start in batch norms right
+    before an activation in stem or branch, unless that is ReLU. `init`: convolutions start as in
+    torchvision's ResNets ("he", He et al. 2015) or by PyTorch's default ("pytorch").
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class ResNet36(nn.Module):
 
 
 def new_network(build: Callable, arguments: Mapping, seed: int) -> tuple[Normalized, dict]:
-    """Build a network for images in [0, 1] as it starts from a seed, and tell its identity.
+    """Build a network for images in [0, 1] from a seed; return it and its identity, a dict.
 
-    Activations among the arguments are called by their names in ACTIVATIONS.
+    Arguments whose names end in "activation" are names in ACTIVATIONS.
     """
     named = {k: ACTIVATIONS[name] for k, name in arguments.items() if k.endswith("activation")}
     network = seeded(partial(build, **{**arguments, **named}), seed)
@@ -164,7 +164,7 @@ def new_network(build: Callable, arguments: Mapping, seed: int) -> tuple[Normali
 
 
 def resnet34_with(activation: Activation, classes: int, seed: int) -> Normalized:
-    """torchvision's ResNet-34 with another activation for each of its ReLUs: after sums too."""
+    """torchvision's ResNet-34 with each ReLU, also after sums, replaced by another activation."""
     network = seeded(partial(resnet34, num_classes=classes), seed)
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.ReLU):

