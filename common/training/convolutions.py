@@ -1,23 +1,23 @@
-"""The same convolutions in the form that is fastest on a CPU: on small maps, and under bf16.
+"""Convolutions in the form that is fastest on a CPU, on small maps and under bf16.
 
     import torch
     from torchvision.models import efficientnet_v2_s
     from common.training.convolutions import with_fast_convolutions
     network = with_fast_convolutions(efficientnet_v2_s(), torch.device("cpu"))
 
-Names and parameters stay, results are equal to rounding. `python -m benchmarks step-64` times a
-step with and without it.
+Names and parameters stay the same, and results agree up to rounding. `python -m benchmarks step-64`
+times a step with and without these forms.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PADDED_SIDE_PX, LINEAR_SIDE_PX = 3, 4  # the largest maps for which each form was measured to gain
+PADDED_SIDE_PX, LINEAR_SIDE_PX = 3, 4  # the largest maps on which each form was measured faster
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution, with the parameters of another, that chooses its form by its input's size."""
+    """A convolution with the parameters of `conv`; it chooses its form by the input's size."""
 
     def __init__(self, conv: nn.Conv2d):
         sizes = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
@@ -34,11 +34,11 @@ class FastConv2d(nn.Conv2d):
         self.stays_in_fp32 = special and self.in_channels // self.groups < 32
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps of `nn.Conv2d`, under autocast in float32 where its bf16 gradient is slow.
+        """The output of `nn.Conv2d`; under autocast in fp32 where the bf16 gradient is slow.
 
-        oneDNN has no fast bf16 kernel for depthwise and strided ones with few channels a group: in
-        a step of EfficientNetV2-S on 64 images of 64 px the stem alone takes 514 ms in bf16, 13 ms
-        in fp32.
+        oneDNN has no fast bf16 kernel for depthwise or strided convolutions with few channels per
+        group: in a step of EfficientNetV2-S on 64 images of 64 px the stem alone takes 514 ms in
+        bf16 and 13 ms in fp32.
         """
         if not self.stays_in_fp32:
             return self._convolve(maps)
@@ -55,7 +55,7 @@ class FastConv2d(nn.Conv2d):
         return super().forward(maps)
 
     def _depthwise_of_small(self, maps: Tensor, side_px: int) -> Tensor:
-        """Without the padding that makes oneDNN take the weight's gradient by a slow fallback."""
+        """Convolve without oneDNN's padding, which slows down the weight's gradient."""
         if side_px > 1:
             padded = functional.pad(maps, (1, 1, 1, 1))
             return functional.conv2d(
@@ -66,7 +66,7 @@ class FastConv2d(nn.Conv2d):
 
 
 def with_fast_convolutions(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network itself, on a CPU with a `FastConv2d` in place of each plain convolution in it."""
+    """Replace each plain convolution by a `FastConv2d` on a CPU; returns the same network."""
     if device.type != "cpu":
         return network
     for parent in list(network.modules()):

@@ -1,4 +1,4 @@
-"""Evaluation: loss and accuracy of a network over every image of a split, once."""
+"""Evaluation: loss and accuracy of a network over all images of a split."""
 
 import math
 import sys
@@ -20,17 +20,17 @@ from common.training.watch import NotFinite, dead_words
 def evaluate(
     network: nn.Module, split: Packed, recipe: Recipe, device: torch.device, *, flip: bool = False
 ) -> dict:
-    """Mean cross-entropy, top-1 and top-5 in per cent, over every image of a split once.
+    """Mean cross-entropy and accuracy of a network over all images of a split.
 
-    The central square is classified, with `flip` by the mean logits of it and its mirror image; the
-    processes of a job share the images. An image whose logits are not finite counts as wrong, and a
-    line says so: one odd picture can be too much for an unbounded activation. Where no image's are
-    finite NotFinite is raised.
+    The network classifies each image's central square; `flip` averages the logits of the square and
+    its mirror image. The processes of a job share the images. An image with logits that are not
+    finite counts as wrong, and a line reports it: one odd picture can be too much for an unbounded
+    activation. NotFinite is raised if no image has finite logits.
 
     Returns:
-        loss (None where an image's is not finite), top1, top5, per_class (the mean over classes of
-        top-1 within the class; all in per cent), correct, images, not_finite (the number of such
-        images), and hits (a character an image, 1 or 0).
+        loss (None if an image's is not finite); in per cent top1, top5 and per_class (the mean over
+        classes of top-1 within the class); the numbers correct, images and not_finite (images
+        without finite logits); and hits, a string of one character per image, 1 or 0.
     """
     was_training = network.training
     network.eval()

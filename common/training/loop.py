@@ -1,9 +1,9 @@
 """The one training loop: fit, checkpoint, resume.
 
-All randomness is a function of (seed, purpose, epoch, step): the order of the images, their
-augmentation, dropout and stochastic depth. So a checkpoint holds no generator state, and a run that
-was stopped and went on ends with the same weights, bit for bit, as one that was not (on a CPU; on a
-GPU as far as cuDNN's kernels are deterministic).
+All random numbers (order and augmentation of the images, dropout, stochastic depth) are functions
+of (seed, purpose, epoch, step). A checkpoint therefore needs no generator state, and a resumed run
+ends with the same weights, bit for bit, as an uninterrupted one (on a CPU; on a GPU as far as
+cuDNN's kernels are deterministic).
 """
 
 import contextlib
@@ -36,26 +36,26 @@ from common.training.watch import (
     warn_of_dead,
 )
 
-STATISTICS_IMAGES = 2048  # that batch statistics are recomputed from, at most
+STATISTICS_IMAGES = 2048  # the most images that batch statistics are recomputed from
 
 
 # --------------------------------------------------------------------------------------- training
 
 
 def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) -> list[dict]:
-    """Train a new run, or go on where it stopped, and leave the best weights in its network.
+    """Train a run from its start or from where it stopped; its network gets the best weights.
 
-    The folder gets best.pt (the weights with the best val top-1), metrics.jsonl, and until the run
-    is complete last.pt (all of it). `stopped` is what `load_stopped` has read there: refused if it
-    is another run's; without it the run begins anew.
+    The folder gets best.pt (the weights with the best val top-1), metrics.jsonl, and, until the run
+    is complete, last.pt (its whole state). `stopped` is what `load_stopped` read in the folder; it
+    is refused if it belongs to another run. Without it the run starts anew.
 
     Returns:
-        One dict an epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None where an
+        One dict per epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None if an
         image's is not finite), val_top1, val_top5, images_per_second, seconds, peak_memory_mib,
         threads.
 
     Raises:
-        Stopped: after Ctrl-C or SIGTERM, when the run is saved.
+        Stopped: after Ctrl-C or SIGTERM, once the run is saved.
     """
     run = save.run
     files.make_folder(save.folder)
@@ -63,7 +63,7 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
     if stopped:
         save.resume(stopped)
     elif any(save.folder.glob("*.pt")):
-        save.now()  # from now on the files there are no run's to go on with but this one's
+        save.now()  # from now on no other run can be resumed from the files in the folder
     with _stop_between_steps() as asked_to_stop:
         while run.epoch < run.recipe.epochs:
             train_one_epoch(run, train, save, asked_to_stop)
@@ -81,7 +81,7 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
 def train_one_epoch(
     run: Run, train: Packed, save: Saver, asked_to_stop: Callable[[], int] = lambda: 0
 ) -> None:
-    """The rest of the run's epoch: every image once, in steps of nearly equal size."""
+    """Train the rest of the run's epoch: every image once, in steps of nearly equal size."""
     name, total = f"epoch {run.epoch + 1}/{run.recipe.epochs}", steps_per_epoch(train, run.recipe)
     with job.progress(total=total, initial=run.step, desc=name, leave=False) as bar:
         for _ in _steps_of_epoch(run, train):
@@ -93,12 +93,12 @@ def train_one_epoch(
 
 
 def steps_per_epoch(train: Packed, recipe: Recipe) -> int:
-    """How many steps see every image once."""
+    """The number of steps in an epoch, which uses every image once."""
     return math.ceil(len(train) / recipe.batch_size)
 
 
 def check_steps(train: Packed, recipe: Recipe) -> None:
-    """Refuse steps that leave a process a single image, which batch norm can't train on."""
+    """Refuse steps that give a process a single image, since batch norm needs two."""
     least = len(train) // steps_per_epoch(train, recipe)
     if least < 2 * job.size():
         processes = f" for {job.size()} processes" if job.size() > 1 else ""
@@ -110,14 +110,14 @@ def check_steps(train: Packed, recipe: Recipe) -> None:
 
 
 def _steps_of_epoch(run: Run, train: Packed) -> Iterator[float]:
-    """Take the rest of the epoch's steps, one each time that it is asked; yields their losses."""
+    """Take the rest of the epoch's steps, one per iteration; yields each step's loss."""
     steps = _order_of_epoch(run, train)
     run.network.train()
     for module, probability in run.dropouts:
         module.p = run.recipe.strength_at(run.epoch) * probability
     while run.step < len(steps):
         start = time.perf_counter()
-        # The rate of the step's middle: at its start that of the first would be 0 in a warm-up.
+        # The learning rate is that of the step's middle: a warm-up's first step would have rate 0.
         loss = train_step(run, train, steps[run.step], run.epoch + (run.step + 0.5) / len(steps))
         run.step += 1
         run.sums["seconds"] += time.perf_counter() - start
@@ -132,9 +132,9 @@ def _order_of_epoch(run: Run, train: Packed) -> tuple[Tensor, ...]:
 
 
 def endless_steps(run: Run, train: Packed) -> Iterator[float]:
-    """Take steps as `fit` does, one each time that it is asked; yields their losses.
+    """Take steps as `fit` does, without end, one per iteration; yields each step's loss.
 
-    Nothing is evaluated between epochs, and nothing saved.
+    Nothing is evaluated or saved between epochs.
     """
     check_steps(train, run.recipe)
     while True:
@@ -143,20 +143,20 @@ def endless_steps(run: Run, train: Packed) -> Iterator[float]:
 
 
 def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
-    """One step of gradient descent on the images `indexes`; returns their mean loss.
+    """Take one step of gradient descent on the images `indexes`; returns their mean loss.
 
-    A loss or gradient that is not finite raises NotFinite; the weights are as before the step.
+    Raises NotFinite, and leaves the weights as they were, if the loss or a gradient is not finite.
     """
     recipe = run.recipe
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(epoch)
     images, targets = process_batch(run, train, indexes)
-    # Dropout and stochastic depth draw from the global stream.
+    # Dropout and stochastic depth draw from PyTorch's global generator.
     dropout_seed = streams.mixed_seed(recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
     torch.manual_seed(dropout_seed)
     logits, loss = _loss(run.forward, images, targets, len(indexes), run)
     run.optimizer.zero_grad()
-    # DistributedDataParallel takes the mean over processes of what is each one's share of a sum.
+    # Each process's loss is a share of a sum, but DistributedDataParallel averages over processes.
     run.scaler.scale(loss * job.size()).backward()
     run.scaler.unscale_(run.optimizer)
     trained = [parameter for parameter in run.trained.parameters() if parameter.grad is not None]
@@ -165,7 +165,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
         nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
     hits = int((logits.argmax(1) == targets[:, : logits.shape[1]].argmax(1)).sum())
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
-    # With fp16 an infinite gradient is the scaler's business: it skips the step and scales less.
+    # With fp16 the scaler handles an infinite gradient: it skips the step and lowers its scale.
     scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
     if not (math.isfinite(mean_loss) and (scaling or math.isfinite(norm))):
         torch.manual_seed(dropout_seed)
@@ -183,12 +183,12 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
 
 
 def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
-    """This process's images and targets of a step on the images `indexes`, as `Augmentation`'s.
+    """This process's share of a step on the images `indexes`: augmented images and targets.
 
-    Of a taught run the teacher's features are behind the targets, and mixed as they are.
+    If the run has a teacher, its features follow the targets in each row and are mixed like them.
 
-    The whole batch is varied and mixed in every process, and shared out afterwards: an image may be
-    mixed with another process's, and augmentation is cheap beside the network.
+    Every process augments and mixes the whole batch and then takes its share: an image may be mixed
+    with one of another process, and augmentation is cheap compared with the network.
     """
     images, targets = _whole_batch(run, train, indexes, run.step)
     own = slice(job.rank(), None, job.size())
@@ -209,10 +209,10 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[T
 
 
 def recompute_batch_norms(run: Run, train: Packed) -> None:
-    """Give the averaged network the batch statistics of its own weights, from the epoch's images.
+    """Recompute the averaged network's batch-norm statistics from the epoch's images.
 
-    An average of running statistics belongs to none of the weights that it averages (Izmailov et
-    al. 2018, section 3.2). Of a large data set the epoch's first 2,048 images are enough.
+    Averaged running statistics are not the statistics of the averaged weights (Izmailov et al.
+    2018, section 3.2). In a large data set the epoch's first 2,048 images are enough.
     """
     recipe, steps = run.recipe, _order_of_epoch(run, train)
     enough = math.ceil(STATISTICS_IMAGES / recipe.batch_size)
@@ -225,11 +225,11 @@ def recompute_batch_norms(run: Run, train: Packed) -> None:
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together; infinite only where one of them is."""
+    """The Euclidean norm of all gradients together; infinite only if a gradient is."""
     norm = nn.utils.get_total_norm(gradients)
     if torch.isfinite(norm):
         return norm
-    # Squares of fp32 values above 1.8e19 overflow: such gradients can still be clipped.
+    # Squares of fp32 values above 1.8e19 overflow; float64 lets such gradients still be clipped.
     values = map(for_float64, gradients)
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in values]
     return torch.linalg.vector_norm(torch.stack(norms))
@@ -267,7 +267,7 @@ def _finish_epoch(run: Run, val: Packed) -> None:
         "images_per_second": sums["images"] / sums["seconds"],
         "seconds": sums["seconds"],
         "peak_memory_mib": peak_memory_mib(run.device),
-        "threads": torch.get_num_threads(),  # of a CPU: with another number bits differ
+        "threads": torch.get_num_threads(),  # on a CPU another number gives other bits
     }
     if not run.history:
         job.say("epoch  train loss  train top-1  val loss  val top-1  val top-5  images/s  seconds")
@@ -283,9 +283,9 @@ def _finish_epoch(run: Run, val: Packed) -> None:
 
 @contextlib.contextmanager
 def _stop_between_steps() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM ask to stop after the step, when the run is whole; a second ends at once.
+    """Let Ctrl-C or SIGTERM stop the run after the current step; a second signal ends it at once.
 
-    Yields a function that tells the signal that has asked, or 0.
+    Yields a function that returns the signal received, or 0.
     """
     asked = []
 
@@ -303,14 +303,14 @@ def _stop_between_steps() -> Iterator[Callable[[], int]]:
 
 
 def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
-    """Where it begins, found by running the step again with every module watched."""
+    """Find where the first bad value appears: run the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     found = parallel.gather(
         first_non_finite(
             run.trained, lambda: _loss(run.trained, images, targets, len(images), run)[1]
         )
     )
-    # The value may be of one process alone.
+    # The value may have appeared in one process alone.
     module, direction = next((place for place in found if place[0] != WHOLE_NETWORK), found[0])
     rate, dead = run.optimizer.param_groups[0]["lr"], dead_words(run.network)
     advice = "; try a smaller --lr, --clip-norm 1 or --precision fp32"

@@ -23,13 +23,13 @@ from common.errors import UserError
 from common.job import rank, say, size
 from common.training.watch import NotFinite
 
-WAIT = timedelta(minutes=10)  # that processes wait for each other
+WAIT = timedelta(minutes=10)  # how long processes wait for each other
 
 
 def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.device:
-    """The device of this process: of `--device` and `--gpus`, and of torchrun's local rank.
+    """The device of this process, from `--device`, `--gpus` and torchrun's local rank.
 
-    A CPU is told to use the `--threads`.
+    If `threads` is given, PyTorch is set to use that many CPU threads.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def _mac_gpu() -> torch.device:
 
 
 def start(device: torch.device) -> None:
-    """Join the other processes of the job, where there are any: nccl on GPUs, gloo on CPUs."""
+    """Join the other processes of the job, if there are any: by nccl on GPUs, gloo on CPUs."""
     if size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
@@ -81,10 +81,10 @@ def stop() -> None:
 
 
 def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
-    """What the forward pass of training goes through: the network itself, or a wrapper of it."""
+    """The module that training calls for its forward pass: the network itself or its wrapper."""
     if dist.is_initialized():
         ids = [device.index] if device.type == "cuda" else None
-        # `share_buffers` sends the buffers when they are used: no need to in every step.
+        # `share_buffers` sends the buffers before an evaluation, so no step has to.
         how = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, **how)
     if gpus > 1:
@@ -94,7 +94,7 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
 
 
 def total(values: list[float], device: torch.device) -> list[float]:
-    """Sums over all processes."""
+    """The sum of each value over all processes."""
     if not dist.is_initialized():
         return values
     summed: Tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -111,7 +111,7 @@ def gather(value) -> list:
 
 
 def broadcast(decide: Callable[[], object]):
-    """What `decide()` returns on the first process, the same on all; so is its UserError raised."""
+    """Call `decide()` on the first process; all return its result or raise its UserError."""
     decided = [None]
     if rank() == 0:
         try:
@@ -126,14 +126,14 @@ def broadcast(decide: Callable[[], object]):
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give every process the first one's buffers: batch norm has averaged each process's images."""
+    """Copy the first process's buffers to all: batch norm has averaged each one's own images."""
     if dist.is_initialized():
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def wait() -> None:
-    """Return once all processes are here."""
+    """Wait until all processes have reached this call."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -144,13 +144,13 @@ def wait() -> None:
 def side_by_side(
     trainings: Mapping[str, Callable[[], object]], after: Mapping[str, str], jobs: int
 ) -> Iterator[tuple[str, object]]:
-    """Call functions that can be pickled in new processes, `jobs` at a time, in their order.
+    """Call picklable functions in new processes, in their order, at most `jobs` at a time.
 
-    Two of one thread each get more done on two cores than one of two threads, whose threads wait
-    for each other after every small operation. Their lines begin with their names. `after` names
-    for some of them another that has to end first. Yields as each ends its name and what it
-    returned, or the NotFinite that it raised. Another UserError, or the end of a process, stops the
-    others.
+    Yields (name, result) as each call ends; the result is the returned value or the NotFinite that
+    was raised. Any other UserError, or a process that dies, stops the others. `after` maps a name
+    to another one that has to end first. Printed lines begin with the name. On two cores two
+    processes of one thread do more than one of two threads, which wait for each other after every
+    small operation.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
     # A server that has loaded PyTorch once starts each process in no time.
@@ -188,7 +188,7 @@ def side_by_side(
 
 
 def _train(pipe: Connection, name: str, train: Callable[[], object], threads: int) -> None:
-    os.setpgrp()  # Ctrl-C on a terminal reaches the parent, which passes it on, and not us twice
+    os.setpgrp()  # Ctrl-C on a terminal then reaches us once, through the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     job.prefix = f"{name}: "
@@ -206,7 +206,7 @@ def _end_with_parent() -> None:
 
 
 def launch(processes: int, function: Callable, *args) -> list:
-    """Call a function that can be pickled in the processes of a job; its results by rank."""
+    """Call a picklable function in all processes of a new job; returns the results by rank."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     calls = {

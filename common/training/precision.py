@@ -1,7 +1,7 @@
-"""Which precision is fastest on this device: measured, never read off a processor flag.
+"""Choose the precision that is fastest on this device by timing, never by a processor flag.
 
-Some processors list bf16 instructions and are twice as fast in fp32, some are twice as fast in
-bf16, some have no such instructions at all.
+Some processors list bf16 instructions but are twice as fast in fp32, some are twice as fast in
+bf16, and some have no such instructions at all.
 """
 
 import os
@@ -18,24 +18,24 @@ from common.training import parallel
 from common.training.convolutions import with_fast_convolutions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GAIN_MIN = 1.1  # what repeated timings of one precision differ by
-MEASURED_SECONDS, MEASURED_STEPS = 1.0, 3  # no further step is timed after either
+GAIN_MIN = 1.1  # repeated timings of one precision differ by up to this factor
+MEASURED_SECONDS, MEASURED_STEPS = 1.0, 3  # timing stops after either
 SIDE_PX_MOST, PIXELS_MOST = 128, 2**15  # of the images timed on a CPU, where a step takes seconds
 FEW_SIDE_PX = 64  # in bf16 a step of ResNet-36 on 8 such images takes 21 s on a processor with AVX2
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision, why it was chosen, in words for results.json, and the speed it was chosen by."""
+    """A precision, the reason for its choice in words, and the speed measured with it."""
 
     name: str
     why: str
-    images_per_second: float | None = None  # of a CPU's thread, or of a GPU; None: not measured
+    images_per_second: float | None = None  # of one CPU thread or one GPU; None: not measured
 
 
 @dataclass(frozen=True)
 class Example:
-    """A step that is like those of a training: the network that `build` makes, and its images."""
+    """A training step to be timed: the network that `build` makes, and its batch of images."""
 
     build: Callable[[], nn.Module]
     batch_size: int
@@ -43,10 +43,10 @@ class Example:
     device: torch.device
 
     def seconds(self, *precisions: str) -> dict[str, float]:
-        """Least seconds an image of forward and backward pass in each precision, in turn.
+        """The least seconds per image of a forward and backward pass, by precision.
 
-        On one CPU thread: with several, what a busy machine's scheduler does would be timed. Where
-        a first step on few pixels is twice as slow as in the first precision, no other is taken.
+        One CPU thread is used: several would time a busy machine's scheduler too. A precision whose
+        first step on few pixels is twice as slow as that of the first precision is not timed again.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -89,10 +89,10 @@ class Example:
 
 
 def choose_precision(asked: str, example: Example | None) -> Precision:
-    """The precision of `--precision`: as asked for, or for "auto" the one measured to be fastest.
+    """The precision that `--precision` asks for; for "auto" the one measured to be fastest.
 
-    `example` is None where nothing is trained. The first process of a job decides for all: call it
-    after `parallel.start`.
+    `example` is None if nothing is trained. The first process of a job decides for all, so call
+    this after `parallel.start`.
     """
     if asked != "auto":
         return Precision(asked, "asked for")
@@ -115,10 +115,10 @@ def _fastest(example: Example) -> Precision:
 
 
 def make_deterministic(example: Example) -> None:
-    """Let PyTorch choose kernels that give the same bits again, and say what that costs here.
+    """Let PyTorch use kernels that repeat their bits, and print what that costs on this device.
 
-    On a CPU they do so anyway. Call it before the first matrix product on a GPU, where cuBLAS reads
-    its variable.
+    CPU kernels repeat them anyway. Call this before the first matrix product on a GPU: there cuBLAS
+    reads its environment variable.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     free = example.seconds("fp32")["fp32"]
@@ -129,7 +129,7 @@ def make_deterministic(example: Example) -> None:
 
 
 def for_float64(values: Tensor) -> Tensor:
-    """The values where float64 can be computed with: a Mac's GPU has none, its values are moved."""
+    """Values on a device that has float64: those on a Mac's GPU are moved to the CPU."""
     return values.cpu() if values.device.type == "mps" else values
 
 

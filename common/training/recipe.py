@@ -1,4 +1,4 @@
-"""How a network is trained: the flags that problems share, and the recipe that they make."""
+"""How a network is trained: the flags that problems share, and the recipe made from them."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from common.training.precision import PRECISIONS
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Two runs with equal recipes, data and networks are equal."""
+    """How a network is trained; runs with equal recipes, data and networks are equal."""
 
     epochs: int
     batch_size: int
@@ -36,32 +36,32 @@ class Recipe:
     first_size_px: int = 0  # 0: image_size_px
 
     def as_dict(self) -> dict:
-        """Plain values, for checkpoints and results."""
+        """The recipe as plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
         augmentation = values.pop("augmentation")
-        if not augmentation["randaugment"]:  # runs of before had none
+        if not augmentation["randaugment"]:  # earlier runs lack this entry
             del augmentation["randaugment"]
-        # Runs of versions that did these otherwise are others.
+        # Earlier versions did these in another way, so that their runs are not equal to these.
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
-        if self.stages == 1:  # then these do nothing, and runs of before are still the same
+        if self.stages == 1:  # these then have no effect, and earlier runs lack them
             for name in ("stages", "first_strength", "first_size_px"):
                 del values[name]
         return {**values, **augmentation}
 
     def strength_at(self, epoch: int) -> float:
-        """Of all regularisation in an epoch: it grows from `first_strength` to 1 in `stages`."""
+        """The strength of regularisation in an epoch: from `first_strength` to 1 in `stages`."""
         return self.first_strength + (1 - self.first_strength) * self._progress(epoch)
 
     def _progress(self, epoch: int) -> float:
-        stages = min(self.stages, self.epochs)  # so that the last epoch is always whole
+        stages = min(self.stages, self.epochs)  # so that the last epoch has full strength
         if stages == 1:
             return 1
         return min(epoch * stages // self.epochs, stages - 1) / (stages - 1)
 
     def at(self, epoch: int) -> "Recipe":
-        """The recipe of an epoch: images grow, and are varied more (Tan & Le 2021, section 4)."""
+        """The recipe of an epoch: size and augmentation grow (Tan & Le 2021, section 4)."""
         if self.stages == 1:
             return self
         strength, least_px = self.strength_at(epoch), self.first_size_px or self.image_size_px
@@ -76,9 +76,9 @@ class Recipe:
         return dataclasses.replace(self, image_size_px=round(grown_px), augmentation=varied)
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Linear warm-up to the peak, then a cosine to 0 (Loshchilov & Hutter 2017), or held.
+        """Linear warm-up, then cosine decay to 0 (Loshchilov & Hutter 2017) or a constant rate.
 
-        `epoch` is that of the middle of the step: half a step into the training for the first.
+        `epoch` is a fraction, that of the step's middle: for the first step half a step.
         """
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
@@ -89,7 +89,7 @@ class Recipe:
 
 
 def add_flags(parser: cli.Parser) -> None:
-    """The loop's flags; a problem has defaults of its own for some, by `set_defaults`."""
+    """Add the training loop's flags; a problem sets its own defaults with `set_defaults`."""
     add = parser.add
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
     least = "images a step, 2 or more, as batch norm needs"

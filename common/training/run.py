@@ -1,4 +1,4 @@
-"""A training under way: what its steps change, its files, and how it goes on from them."""
+"""A training in progress: the state that its steps change, its files, and resuming from them."""
 
 import io
 import json
@@ -19,13 +19,13 @@ from common.job import is_first, say
 from common.training import parallel
 from common.training.recipe import Recipe
 
-PLAIN = ("epoch", "step", "sums", "history")  # what a checkpoint has beside tensors
+PLAIN = ("epoch", "step", "sums", "history")  # what a checkpoint has besides tensors
 
 
 class Run:
-    """A network in training: everything that a step changes, and that a checkpoint holds.
+    """A network in training, with all the state that a step changes and a checkpoint holds.
 
-    `teacher` is a `common.studies.teacher.Teacher` where the run is taught.
+    `teacher` is None, or the `common.studies.teacher.Teacher` whose features the network learns.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Run:
     ):
         self.recipe, self.device, self.teacher = recipe, device, teacher
         self.network = network.to(device, memory_format=torch.channels_last)
-        # What is trained: the network, or what guesses a teacher's features with it.
+        # The module trained: the network, or with a teacher the network and a second output layer.
         self.trained = teacher.taught(self.network).to(device) if teacher else self.network
         compiled = torch.compile(self.trained) if recipe.compile else self.trained
         self.forward = parallel.wrap(compiled, device, gpus)
@@ -52,23 +52,23 @@ class Run:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network whose accuracy counts: the averaged one where there is one."""
+        """The network to evaluate: the averaged one if there is one."""
         return self.average.module if self.average else self.network
 
     def _parts(self) -> dict[str, object]:
-        """What has a state of its own, by its name in a checkpoint."""
+        """The objects with a state of their own, by their names in a checkpoint."""
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         if self.average:
             parts["average"] = self.average
         return {**parts, "guess": self.trained.guess} if self.teacher else parts
 
     def state_dict(self) -> dict:
-        """Tensors and plain values alone."""
+        """The run's state, as tensors and plain values alone."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
         return states | {name: getattr(self, name) for name in PLAIN}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict` of the same recipe and network."""
+        """Restore a `state_dict` of a run with the same recipe and network."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         for name in PLAIN:
@@ -76,12 +76,12 @@ class Run:
 
 
 def no_sums() -> dict:
-    """What an epoch's steps add up, before the first."""
+    """The sums that an epoch's steps add to, before its first step."""
     return {"loss": 0.0, "top1": 0, "images": 0, "seconds": 0.0}
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Most memory so far in MiB: allocated on a GPU, resident in this process on a CPU."""
+    """Peak memory so far in MiB: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -89,10 +89,10 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """Exponential moving average, its decay growing with the steps n: min(decay, (1+n) / (10+n)).
+    """An exponential moving average with decay min(decay, (1 + n) / (10 + n)) after n steps.
 
-    A constant decay would keep the initial weights for long. What batch norm has averaged is
-    recomputed for the averaged weights (`loop.recompute_batch_norms`).
+    A constant decay would keep the initial weights for long. The averaged network's batch-norm
+    statistics are recomputed (`loop.recompute_batch_norms`).
     """
 
     def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
@@ -105,7 +105,7 @@ def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor]
 def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.ndim >= 2]
-    # Norms and biases: pulling them to zero regularises nothing (He et al. 2019, section 3).
+    # Norms and biases get no decay: it would regularise nothing (He et al. 2019, section 3).
     vectors = [parameter for parameter in trained if parameter.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
@@ -120,8 +120,8 @@ def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
 class Saver:
     """The files of a run in its folder: last.pt, best.pt and metrics.jsonl.
 
-    Written on the first process of a job. `described` says what beside the recipe makes this run
-    this one (network, data).
+    The first process of a job writes them. `described` has what identifies the run besides its
+    recipe (network, data).
     """
 
     def __init__(self, run: Run, folder: Path, described: dict, every_seconds: float = 300):
@@ -130,21 +130,21 @@ class Saver:
         self.every_seconds, self.saved_at = every_seconds, time.monotonic()
 
     def now(self) -> None:
-        """Save the whole run."""
+        """Save the run's whole state in last.pt."""
         if is_first():
             state = {**self.run.state_dict(), "about": self.identity}
             save_checkpoint(self.folder / "last.pt", state)
         self.saved_at = time.monotonic()
 
     def if_due(self) -> None:
-        """Save the whole run where the last time is `every_seconds` ago."""
+        """Call `now` if the last call is at least `every_seconds` ago."""
         if time.monotonic() - self.saved_at >= self.every_seconds:
             self.now()
 
     def epoch(self) -> None:
-        """Save after an epoch: last.pt comes last, so that it never promises lost weights.
+        """Save after an epoch: last.pt comes last, when the best weights it refers to are saved.
 
-        After the last epoch nothing is left to go on with, and last.pt goes.
+        After the last epoch last.pt is deleted, since nothing is left to resume.
         """
         run = self.run
         best = max(run.history, key=lambda row: row["val_top1"])  # the first of equals
@@ -162,14 +162,14 @@ class Saver:
             (self.folder / "last.pt").unlink(missing_ok=True)
 
     def resume(self, stopped: dict) -> None:
-        """Go on with the run in the folder, as `load_stopped` has read it."""
+        """Restore the run in the folder from what `load_stopped` has read."""
         run, path = self.run, self.folder / ("last.pt" if "network" in stopped else "best.pt")
         self.check(path, stopped["about"])
         if "network" in stopped:
             run.load_state_dict(stopped)
         else:
             run.epoch, run.history = stopped["epoch"], stopped["history"]
-        stopped.clear()  # the optimiser's copy would stay in memory as long as the run
+        stopped.clear()  # or the optimiser's copy would stay in memory during the run
         done = run.epoch >= run.recipe.epochs
         at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
         say(f"{path}: {at}; --fresh trains anew")
@@ -193,9 +193,9 @@ class Saver:
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """`torch.save` in one step: a killed run or a full disk leaves the file before.
+    """`torch.save` in one step: after a kill or on a full disk the previous file stays.
 
-    Equal states make equal files: PyTorch would put the name of a file into its content.
+    Equal states make equal files; `torch.save` to a path would write the file's name into it.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -203,7 +203,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint of `save_checkpoint`, on the CPU."""
+    """Load a checkpoint of `save_checkpoint` on the CPU."""
     return torch.load(io.BytesIO(_load(path)), map_location="cpu", weights_only=True)
 
 
@@ -215,9 +215,9 @@ def _load(path: Path) -> bytes:
 
 
 def load_stopped(folder: Path) -> dict | None:
-    """The last checkpoint of a run, or of one that is complete its "about", "epoch" and "history".
+    """A run's last checkpoint, or the "about", "epoch" and "history" of a complete run.
 
-    None where the folder holds neither.
+    None if the folder holds neither.
     """
     if (folder / "last.pt").exists():
         return load_checkpoint(folder / "last.pt")

@@ -1,4 +1,4 @@
-"""Runs: each network that is compared, trained once a seed and tested once."""
+"""Runs: each compared network is trained once per seed and tested once."""
 
 import argparse
 import contextlib
@@ -31,19 +31,19 @@ from common.training.recipe import Recipe, recipe_of
 from common.training.run import Run, Saver, load_stopped
 from common.training.watch import NotFinite
 
-EVALUATED = 0.35  # of the time of a trained image that an evaluated one takes
-SECOND_THREAD = 0.4  # of a thread's work that each further one of a process adds
-step_seconds = cache(Example.seconds)  # of a precision that was asked for, which nothing has timed
+EVALUATED = 0.35  # time to evaluate an image, as a share of the time to train on it
+SECOND_THREAD = 0.4  # work of each further thread of a process, as a share of the first one's
+step_seconds = cache(Example.seconds)  # for a precision that the user chose, so not yet timed
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What the parts of a problem that trains share.
+    """What the parts of a problem with trainings share.
 
-    data: what tables and figures say of the data. sources: splits train, val and test, not yet
-    decoded. folder: the problem's results folder, where runs are kept. finished: the runs of this
-    call by their folders, or how they failed. step: one that is like those of the trainings, None
-    where none is. teach: finds the `common.studies.teacher.Teacher` of all of them, or None.
+    data: the data's name in tables and figures. sources: the splits train, val and test, not yet
+    decoded. folder: the problem's results folder, where runs are kept. finished: this call's runs
+    by folder, each its result or its NotFinite. step: an example of the trainings' steps, None
+    without trainings. teach: returns the runs' `common.studies.teacher.Teacher` or None.
     """
 
     args: argparse.Namespace
@@ -58,12 +58,12 @@ class Setup:
     teach: Callable[["Setup"], object] | None = None
 
     def __getstate__(self) -> dict:
-        """What another process gets, which opens the packed cache itself."""
+        """The state sent to another process, which opens the packed cache itself."""
         return {key: value for key, value in vars(self).items() if key != "packed"}
 
     @cached_property
     def packed(self) -> dict[str, Packed]:
-        """Every split from its packed cache, decoded where it is first asked for."""
+        """Every split from its packed cache; the first use decodes the images."""
         args = self.args
         return {
             split: pack(source, args.image_size, args.cache, args.skip_bad)
@@ -77,11 +77,11 @@ class Setup:
 
     @property
     def tag(self) -> str:
-        """What every table and figure of a training says of its origin."""
+        """The origin of a training's results, as its tables and figures print it."""
         return self.tag_in(self.recipe.precision)
 
     def tag_in(self, precision: str) -> str:
-        """The tag of trainings in another precision, which a run that goes on may have kept."""
+        """The tag for another precision, which a resumed run may have kept."""
         return f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}"
 
     def provenance(self) -> dict:
@@ -101,9 +101,9 @@ def set_up(
     folder: Path,
     example: Callable[[], nn.Module] | None,
 ) -> Setup:
-    """Join the job, where there is one, and choose the precision. Flags are checked before.
+    """Join the job, if there is one, and choose the precision; check the flags before.
 
-    `example` makes a network like those to be trained, to time a step with; None where none is.
+    `example` makes a network like those to be trained, for timing a step; None without trainings.
     """
     device = parallel.pick_device(args.device, args.gpus)
     parallel.start(device)
@@ -119,10 +119,10 @@ def set_up(
 class NetworkSpec:
     """One of the networks that are compared.
 
-    build: from a seed to the network, for images in [0, 1], and its identity: plain values, every
-    flag and file that its first weights depend on, under names that the recipe does not have.
-    recipe_changes: what it is trained with differently. after: the name of another network whose
-    run with the same seed `build` starts from.
+    build: maps a seed to the network, which takes images in [0, 1], and its identity: plain values
+    of all flags and files that its initial weights depend on, under names that the recipe lacks.
+    recipe_changes: its differences from the common recipe. after: the name of another network;
+    `build` starts from that network's run with the same seed.
     """
 
     name: str
@@ -135,9 +135,9 @@ class NetworkSpec:
 
 
 def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
-    """Train networks once a seed, --jobs at a time; `train_seeds` then finds their runs.
+    """Train networks once per seed, --jobs at a time; `train_seeds` then finds their runs.
 
-    With one job, on a GPU, and in a job of several processes nothing is done.
+    This does nothing with --jobs 1, on a GPU, or in a job of several processes.
     """
     args = setup.args
     if args.jobs == 1 or setup.device.type != "cpu" or job.size() > 1:
@@ -150,7 +150,7 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
             trainings[name] = partial(train_and_test, setup, spec, seed, 0)
             after[name] = f"{spec.after}, seed {seed}"
     if len(trainings) > 1:
-        _ = setup.packed  # made once, and not by each; so is the teacher
+        _ = setup.packed  # made once here, not in each process; so is the teacher
         if setup.teach:
             setup.teach(setup)
         for name, result in parallel.side_by_side(trainings, after, args.jobs):
@@ -158,28 +158,28 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
 
 
 def train_seeds(setup: Setup, spec: NetworkSpec, seeds: int | None = None) -> list[dict]:
-    """`train_and_test` once a seed, by default of --seeds; a complete run is not trained again."""
+    """Call `train_and_test` once per seed (default: --seeds); complete runs are only read."""
     args = setup.args
     numbers = range(args.seed, args.seed + (seeds or args.seeds))
     return [train_and_test(setup, spec, seed, args.gpus) for seed in numbers]
 
 
 def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dict:
-    """One run: its best epoch on val, and test looked at once with that epoch's weights.
+    """Train one run, choose its best epoch on val, and test that epoch's weights once.
 
     Returns:
         seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
         interval test_top1_low and test_top1_high, test_top5, test_per_class (the mean over classes
         of the accuracy within the class; all in per cent), test_flip (mirror images averaged?),
-        test_not_finite (images without finite logits), hits (of test, a character an image),
-        training_seconds, images_per_second (median), peak_memory_mib, history (a dict an epoch).
+        test_not_finite (images without finite logits), hits (on test, one character per image),
+        training_seconds, images_per_second (median), peak_memory_mib, history (a dict per epoch).
     """
     folder = run_folder(setup, spec.name, seed, gpus)
     if folder not in setup.finished:
-        _ = setup.packed  # first, since whoever packs waits for others
+        _ = setup.packed  # before the lock, since packing waits for other processes
         with contextlib.ExitStack() as stack:
-            # The first process holds the lock for its job, which does not wait: the other
-            # processes would time out.
+            # The first process holds the lock for its job. A job does not wait for the lock,
+            # since its other processes would time out.
             lock = files.locked(files.make_folder(folder), "trains", wait=job.size() == 1)
             parallel.broadcast(lambda: stack.enter_context(lock))
             setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder)
@@ -193,7 +193,7 @@ def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folde
     args, packed = setup.args, setup.packed
     stopped = None if args.fresh else load_stopped(folder)
     precision = stopped["about"].get("precision") if stopped else None
-    if args.precision != "auto" or precision not in PRECISIONS:  # else it stays what it began with
+    if args.precision != "auto" or precision not in PRECISIONS:  # else a resumed run keeps its own
         precision = setup.recipe.precision
     recipe = replace(setup.recipe, seed=seed, **{"precision": precision, **spec.recipe_changes})
     job.say(f"{folder.name}: {setup.tag_in(recipe.precision)}")
@@ -210,7 +210,7 @@ def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folde
 
 
 def run_folder(setup: Setup, name: str, seed: int, gpus: int) -> Path:
-    """The folder of a run, which its network, epochs, seed and processes name."""
+    """The folder of a run, named after its network, processes or GPUs, epochs and seed."""
     mode = ""
     if gpus > 1:
         mode = f"-gpus{gpus}"
@@ -220,7 +220,7 @@ def run_folder(setup: Setup, name: str, seed: int, gpus: int) -> Path:
 
 
 def is_waiting(setup: Setup, folder: Path) -> bool:
-    """Whether a run is still to be trained, as far as its folder tells without being read."""
+    """Whether a run is still to be trained, judged by which files its folder has."""
     complete = (folder / "best.pt").exists() and not (folder / "last.pt").exists()
     return folder not in setup.finished and (setup.args.fresh or not complete)
 
@@ -228,7 +228,7 @@ def is_waiting(setup: Setup, folder: Path) -> bool:
 def _test_once(
     setup: Setup, network: nn.Module, test: Packed, recipe: Recipe, folder: Path
 ) -> dict:
-    """What `evaluate` says of test with best.pt: kept in test.json, and read there afterwards."""
+    """Evaluate best.pt on test; test.json keeps the result, and later calls read it there."""
     path, flip = folder / "test.json", setup.args.flip_test
     tested_as = {"weights_sha256": files.check(folder / "best.pt"), "flip": flip}
     with contextlib.suppress(FileNotFoundError, UserError):  # a damaged one is made again
@@ -267,7 +267,7 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
 
 
 def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:
-    """Paired differences of test top-1 in points: {"a", "b", "mean", "low", "high"} a pair."""
+    """Paired differences of test top-1 in points, a - b: {"a", "b", "mean", "low", "high"} each."""
     hits = {
         name: np.array([[*run["hits"]] for run in found]).astype(int)
         for name, found in trained.items()
@@ -279,7 +279,7 @@ def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, st
 
 
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
-    """About how long it takes to train and test networks that are like the one measured."""
+    """Estimated seconds to train and test the networks, as if all were like the one timed."""
     args, counts = setup.args, {split: len(one.labels) for split, one in setup.sources.items()}
     waiting = sum(
         is_waiting(setup, run_folder(setup, spec.name, args.seed + index, args.gpus))
@@ -293,7 +293,7 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
 
 
 def images_per_second(setup: Setup, trainings: int = 1) -> float:
-    """Images a second that so many trainings get through together, by the measured step."""
+    """Images per second that `trainings` side by side process together, by the timed step."""
     name = setup.precision.name
     measured = setup.precision.images_per_second or 1 / step_seconds(setup.step, name)[name]
     if setup.device.type != "cpu":

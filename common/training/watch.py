@@ -1,4 +1,4 @@
-"""What every module puts out and gets back: hooks, and the search for the first bad value."""
+"""Hooks on every module's output and its gradient, and the search for the first bad value."""
 
 import contextlib
 import math
@@ -14,26 +14,26 @@ from common.job import say
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 WHOLE_NETWORK = "all parameters together"
 DEAD_FROM_THE_START = "; what comes in must be smaller: a smaller rate can't help"
-EQUAL_LOGITS_WITHIN = 0.003  # of ln K is the first loss of a network whose logits do not differ
+EQUAL_LOGITS_WITHIN = 0.003  # equal logits for K classes give a first loss this close to ln K
 
 
 class NotFinite(UserError):
-    """A loss or gradient that is not finite: it began with the `direction` of `module`."""
+    """A value is not finite, first in the `direction` ("output" or "gradient") of `module`."""
 
     def __init__(self, message: str, module: str, direction: str):
         super().__init__(message)
         self.module, self.direction = module, direction
 
     def __reduce__(self):
-        """Pickle it, so that it can be told to another process."""
+        """Make the error picklable, so that it can be sent to another process."""
         return NotFinite, (str(self), self.module, self.direction)
 
 
 def dead_batch_norms(network: nn.Module) -> list[str]:
-    """The batch norms that have met an infinite variance in a channel, by name, in order.
+    """The names, in order, of the batch norms that have had an infinite variance in a channel.
 
-    Such a channel is its bias alone, whatever comes in: it is dead. Where an input is infinite the
-    variance is NaN, which is not this.
+    Such a channel is dead: its output is its bias, whatever its input. An infinite input gives a
+    variance of NaN, which does not count here.
     """
     return [
         name
@@ -45,7 +45,7 @@ def dead_batch_norms(network: nn.Module) -> list[str]:
 
 
 def dead_words(network: nn.Module) -> str:
-    """What a message says of a network's first dead batch norm, if it has one."""
+    """The end of a message, on the network's first dead batch norm; empty without one."""
     if not (dead := dead_batch_norms(network)):
         return ""
     variances = network.get_submodule(dead[0]).running_var
@@ -54,7 +54,7 @@ def dead_words(network: nn.Module) -> str:
 
 
 def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
-    """Warn of a first step whose loss is that of equal logits since a batch norm is dead."""
+    """Warn if a batch norm is dead and the first step's loss is that of equal logits."""
     dead = dead_words(network)
     if dead and abs(loss - math.log(classes)) < EQUAL_LOGITS_WITHIN:
         start = f"warning: the first loss, {loss:.4f}, is that of equal logits over {classes}"
@@ -62,7 +62,7 @@ def warn_of_dead(network: nn.Module, loss: float, classes: int) -> None:
 
 
 def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> tuple[str, str]:
-    """Where a step's first non-finite value appears: (module, "output" or "gradient").
+    """Find where a step's first non-finite value appears: (module, "output" or "gradient").
 
     `compute_loss` runs the network once and returns its loss.
     """
@@ -72,7 +72,7 @@ def first_non_finite(network: nn.Module, compute_loss: Callable[[], Tensor]) -> 
         if not torch.isfinite(values).all():
             bad.append((module, direction))
 
-    network.zero_grad()  # of the step that failed: its gradients are not to be added to
+    network.zero_grad()  # or the gradients of the failed step would be added to
     with watched(network, look):
         loss = compute_loss()
         if not bad and not torch.isfinite(loss):
@@ -93,11 +93,11 @@ def non_finite_gradients(network: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Iterator[None]:
-    """Call `look(module, direction, values)` for the output of every module, and its gradient.
+    """Call `look(module, direction, values)` with every module's output and its gradient.
 
-    Outputs come in the order of execution (a block's after those of its parts, so that what a block
-    computes outside modules is seen too), gradients of the loss with respect to outputs in that of
-    the backward pass. `direction` is "output" or "gradient".
+    `direction` is "output" or "gradient" (of the loss with respect to the output). Outputs come in
+    the order of execution, a block's after those of its parts, so that what it computes outside
+    modules is seen too; gradients come in the order of the backward pass.
     """
     handles = []
 
