@@ -1,4 +1,4 @@
-"""What a network has to beat on a problem's data, without any training of a network."""
+"""Baselines on a problem's data: the accuracy to beat, reached without training a network."""
 
 import sys
 import time
@@ -26,24 +26,24 @@ STRENGTHS = (30, 100, 300, 1000, 3000, 10_000, 30_000)  # of ridge regression
 TAPS = ("relu2_2", "relu3_3", "relu4_3", "relu5_3")
 LAYERS = (*((tap,) for tap in TAPS[1:]), TAPS[1:3], TAPS[:3])  # one, or several side by side
 POOLINGS = {"mean": slice(0, 1), "mean and maximum": slice(0, 2)}
-SIDE_PX_MAX, BATCH_SIZE = 128, 64  # of what VGG-16 sees
-VERSION = 1  # of how all this is computed, for what is kept
+SIDE_PX_MAX, BATCH_SIZE = 128, 64  # of VGG-16's input
+VERSION = 1  # of these computations: results kept by another version are not read
 
 Candidate = tuple[dict, Callable[[str], Tensor], Callable]  # settings, a split's features, classify
 
 
 def baselines(setup: Setup) -> dict[str, dict]:
-    """Classify val and test by chance, by colours, edges and VGG-16's features.
+    """Classify val and test by chance, by colours, by edges and by VGG-16's features.
 
-    Settings are chosen on val, and test is looked at once, with those. Without VGG-16's weights its
-    row is left out, and a line says so. The first process of a job computes for all.
+    Settings are chosen on val; test is evaluated once, with the chosen settings. Without VGG-16's
+    weights its row is left out, and a line says so. The first process of a job computes for all.
 
     Returns:
-        By name: val_top1, test_top1, its 95 % interval test_top1_low and test_top1_high,
-        test_per_class (the mean over classes of the accuracy within the class; all in per cent),
-        seconds, and chosen (the settings, by name).
+        A dict per baseline, by name: val_top1, test_top1, its 95 % interval test_top1_low and
+        test_top1_high, test_per_class (the mean over classes of the accuracy within the class; all
+        in per cent), seconds, and chosen (the settings, by name).
     """
-    _ = setup.packed  # on all processes, since they wait for each other there
+    _ = setup.packed  # on all processes, since packing waits for all of them
     rows = parallel.broadcast(partial(kept_baselines, setup))
     for name, row in rows.items():
         chosen = "".join(f", {key} {value}" for key, value in row["chosen"].items())
@@ -52,7 +52,7 @@ def baselines(setup: Setup) -> dict[str, dict]:
 
 
 def kept_baselines(setup: Setup) -> dict[str, dict]:
-    """`baselines` from a file in the cache, which the first call writes: they take minutes."""
+    """Read the baselines from the cache; the first call takes minutes to compute and keep them."""
     packed = setup.packed.items()
     about = {split: [part.source.fingerprint(), len(part)] for split, part in packed}
     about |= {"image_size_px": setup.args.image_size, "version": VERSION}
@@ -95,7 +95,7 @@ def _baselines(setup: Setup) -> dict[str, dict]:
 
 
 def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) -> dict:
-    """What val chooses, the first of equals, with test looked at; `seconds` were spent before."""
+    """The result of the best candidate on val (the first of equals); `seconds` are added."""
     start, best = time.perf_counter(), -1.0
     labels = {split: part.labels for split, part in setup.packed.items()}
 
@@ -108,7 +108,7 @@ def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) ->
         top1 = 100 * right("val", *how).double().mean().item()
         if top1 > best:
             best, chosen, chosen_how = top1, settings, how
-        if top1 == 100:  # which no other can beat
+        if top1 == 100:  # no other can be better
             break
     hits = right("test", *chosen_how)
     low, high = wilson_interval(int(hits.sum()), len(hits))
@@ -128,12 +128,12 @@ def _nearest(train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 
 def _ridge(strength: float, train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    # Roots, since few counts and responses are large and most are small.
+    # Square roots, since a few counts and responses are large and most are small.
     return instrument.ridge(train.sqrt(), labels, queries.sqrt(), strength)
 
 
 def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Candidate]:
-    """The features of LAYERS by each pooling, at the pictures' size and half as large again."""
+    """All LAYERS, POOLINGS and STRENGTHS, at the pictures' size and at 1.5 times that size."""
     size_px = setup.args.image_size
     for side_px in sorted({min(size_px, SIDE_PX_MAX), min(size_px * 3 // 2, SIDE_PX_MAX)}):
         pooled = cache(partial(_vgg_pooled, setup, network, side_px))
@@ -148,7 +148,7 @@ def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split:
 
 
 def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) -> dict:
-    """A split's `vgg_features` at a size, of train those of its mirrored images too."""
+    """The `vgg_features` of a split at a size; for train also those of the mirrored images."""
     packed, parts = setup.packed[split], []
     mirrored = (False, True) if split == "train" else (False,)
     batches = list(product(mirrored, torch.arange(len(packed)).split(BATCH_SIZE)))
@@ -161,7 +161,7 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
 
 
 def enlarged(images: Tensor, side_px: int) -> Tensor:
-    """Float images as VGG-16 sees them, bicubic where their size is another."""
+    """Float images of the size that VGG-16 sees, scaled (bicubic) if they have another."""
     if images.shape[-1] == side_px:
         return images
     options = {"mode": "bicubic", "antialias": True}

@@ -1,4 +1,4 @@
-"""What Grad-CAM's maps are worth: the pointing game on drawn flowers, deletion and insertion."""
+"""How good Grad-CAM's maps are: the pointing game on drawn flowers, deletion and insertion."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Sample:
 
 
 def load_trained(setup: Setup, spec: NetworkSpec, run: Mapping) -> Normalized:
-    """The network of a run with the weights that it wrote."""
+    """The network of a run, with the weights that the run saved."""
     network, _ = spec.build(setup.args.seed)
     network.load_state_dict(load_checkpoint(Path(run["weights"]))["network"])
     return network
@@ -46,11 +46,11 @@ def load_trained(setup: Setup, spec: NetworkSpec, run: Mapping) -> Normalized:
 def measure(
     setup: Setup, networks: dict[str, Normalized], untrained: Normalized, tag: str
 ) -> Findings:
-    """Predict --pointing-images test images with maps, show some, and measure the maps.
+    """Predict --pointing-images test images with maps, draw some of the maps, and measure them.
 
-    Shown are images that the first network gets right and wrong, and its maps are measured by
-    deletion and insertion. On drawn flowers all networks play the pointing game, and the untrained
-    one beside them. `tag` says what the tables and figures are of.
+    The figures show images that the first network gets right and wrong; deletion and insertion
+    measure its maps. On drawn flowers all networks and the untrained one play the pointing game.
+    `tag` is the origin of the results that tables and figures print.
     """
     args, test = setup.args, setup.packed["test"]
     order = np.random.default_rng(args.seed).permutation(len(test))
@@ -93,8 +93,8 @@ def map_figures(
 ) -> tuple[dict[str, list[int]], dict[str, Callable[[Path], None]]]:
     """Figures of the first --images that a network gets right and wrong, with all networks' maps.
 
-    `network` is the first of those whose predictions are `seen`. Where it is wrong, its map of the
-    true class is shown too.
+    `network` is the first one in `seen`, which has each network's predictions. For an image that
+    it gets wrong, its map of the true class is shown too.
 
     Returns:
         The images' indexes in the split by kind, "right" and "wrong"; the figures by file name.
@@ -128,14 +128,14 @@ def map_figures(
 def play_pointing_game(
     setup: Setup, sample: Sample, maps: dict[str, Tensor]
 ) -> dict[str, dict[str, float] | int]:
-    """Per cent of maps whose peak lies on the drawn flower, by network, and of controls.
+    """The percentage of maps whose peak lies on the drawn flower, by network and control.
 
-    `maps` are each network's of the sample. "chance" is a random pixel, "centre" the middle one.
+    `maps` has each network's maps of the sample. The controls are a random pixel, "chance", and the
+    middle one, "centre".
 
     Returns:
-        pointing_game: of all images. pointing_game_off_centre: of those whose middle is not on the
-        flower, where a network that always looks at the middle scores nothing. maps_off_centre:
-        the number of these.
+        pointing_game: for all images. pointing_game_off_centre: for the images whose middle is not
+        on the flower, where always looking at the middle scores 0. maps_off_centre: their number.
     """
     size_px, test = setup.args.image_size, setup.packed["test"]
     masks = torch.stack([flower_mask(test, int(row), size_px) for row in sample.rows])
@@ -161,14 +161,14 @@ def flower_mask(test: Packed, row: int, size_px: int) -> Tensor:
 def delete_and_insert(
     setup: Setup, network: Normalized, sample: Sample, predictions: gradcam.Predictions
 ) -> dict[str, dict | int]:
-    """Deletion and insertion by a network's maps, against controls, on the first of the sample.
+    """Deletion and insertion by a network's maps and by control maps, on --curve-images images.
 
-    The predicted class is followed.
+    The curves show the probability of the predicted class.
 
     Returns:
         deletion and insertion, each with grad_cam, random and centred: the area under the curve
-        (mean, low, high) and the mean curve itself, from no pixel to all; and differences: of
-        grad_cam and each control, paired over images {a, b, mean, low, high}. curve_images: the
+        (mean, low, high) and the mean curve itself, from no pixel to all; and with differences of
+        grad_cam to each control, paired over images: {a, b, mean, low, high}. curve_images: the
         number of images.
     """
     args, images = setup.args, sample.images[: setup.args.curve_images]
@@ -192,7 +192,7 @@ def delete_and_insert(
 
 
 def summarise(curves: dict[str, Tensor]) -> dict[str, dict | list[dict]]:
-    """Areas under curves (N, steps + 1) by map, and how the first map's differ from the others'."""
+    """Areas under curves (N, steps + 1) by map, and the first map's differences to the others."""
     areas = {  # over the share of pixels, from 0 to 1
         name: torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1)).double()
         for name, curve in curves.items()

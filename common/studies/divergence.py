@@ -1,4 +1,4 @@
-"""Why a training diverges: its first steps, watched by the doctor, and without any check."""
+"""Why a training diverges: its first steps, watched by the doctor or taken without checks."""
 
 import contextlib
 import csv
@@ -44,9 +44,9 @@ PLACE = ("step", "module", "direction")
 
 @dataclass(frozen=True)
 class ResultCache:
-    """A folder of results that take minutes each, so that a study that was stopped goes on.
+    """A folder that keeps results of minutes each, so that a stopped study can be resumed.
 
-    described: what all of them depend on, plain values. fresh: measure anew what is there already.
+    described: plain values that all results depend on. fresh: measure again what is already kept.
     """
 
     folder: Path
@@ -54,15 +54,15 @@ class ResultCache:
     fresh: bool = False
 
     def get(self, name: str, described: Mapping, measure: Callable[[], dict]) -> dict:
-        """The result so named and described: read, or what `measure()` returns, and then kept.
+        """Read the result of this name and description, or keep and return that of `measure()`.
 
-        Plain values, of which numbers may be infinite or NaN.
+        Results are plain values; numbers may be infinite or NaN.
         """
         described = {**self.described, **described}
         words = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
         path = self.folder / f"{words}-{files.digest_of(described)[:8]}.json"
 
-        def read() -> dict | None:  # in one process, for all of a job, which measure together
+        def read() -> dict | None:  # one process of a job reads for all; all measure together
             there = path.exists() and not self.fresh
             return files.load_json(path)["measured"] if there else None
 
@@ -75,18 +75,18 @@ class ResultCache:
             with files.locked(self.folder, "keeps a measurement"):
                 files.save(path, text)
         parallel.wait()
-        return json.loads(text)["measured"]  # as it is read
+        return json.loads(text)["measured"]  # the same values as a later call reads
 
 
 @dataclass(frozen=True)
 class Followed:
-    """The first steps of a training, and what the doctor saw of them if it watched.
+    """The first steps of a training, and what the doctor saw if it watched.
 
     losses: of the steps taken. divergence: {"step", "module", "direction"} of the first value that
-    is not finite, None where there was none. dead: {"step", "module"} of the first batch norm whose
-    variance was not finite, or None. rows: of steps 1, 2, 4, 8, ... and of the last one, one a
-    tensor: {"step", from 1; "module"; "direction", "output" or "gradient"; and the keys of
-    `tensor_statistics`}. beyond: `first_beyond` of all steps. seconds: of all steps together.
+    is not finite, or None. dead: {"step", "module"} of the first batch norm with an infinite
+    variance, or None. rows: a dict per tensor in steps 1, 2, 4, 8, ... and the last one: {"step",
+    from 1; "module"; "direction", "output" or "gradient"; and the keys of `tensor_statistics`}.
+    beyond: `first_beyond` of all steps. seconds: of all steps together.
     """
 
     losses: list[float]
@@ -102,11 +102,11 @@ class Followed:
         return len(self.losses) + (1 if self.divergence else 0)
 
     def result(self, last_steps: int) -> dict:
-        """What came of the training, as plain values.
+        """The outcome of the training, as plain values.
 
-        Keys: diverged_at_step and divergence, None where all was finite; dead; first_loss, and
-        last_loss as the mean of the last `last_steps`, None without a step; steps (finite ones);
-        seconds.
+        Keys: diverged_at_step and divergence, None if all values were finite; dead; first_loss and
+        last_loss, the mean over the last `last_steps`, None without a finite step; steps, the
+        number of finite ones; seconds.
         """
         last = self.losses[-last_steps:]
         return {
@@ -120,7 +120,7 @@ class Followed:
         }
 
     def peaks(self, step: int, modules: Iterable[str]) -> list[float]:
-        """Largest absolute outputs of modules in a step, infinite where not all is finite."""
+        """The largest absolute output of each module in a step; infinite if one is not finite."""
         outputs = {
             row["module"]: math.inf if row["non_finite"] else row["peak"]
             for row in self.rows
@@ -140,7 +140,7 @@ class Followed:
 
 
 class Record:
-    """What hooks record of a training: the rows of the step under way, and those that are kept."""
+    """The rows that hooks record in a training: those of the current step, and those kept."""
 
     def __init__(self):
         self.step = 1
@@ -149,13 +149,13 @@ class Record:
         self.beyond: dict[str, dict] = {}
 
     def look(self, module: str, direction: str, values: Tensor) -> None:
-        """Note a tensor; this is what `watched` calls."""
+        """Record the statistics of a tensor; `watched` calls this."""
         place = {"step": self.step, "module": bare_name(module), "direction": direction}
         # The step that diverges is run twice, the second time to find out where.
         self.step_rows[module, direction] = {**place, **tensor_statistics(values)}
 
     def end_step(self, network: nn.Module, last: bool) -> None:
-        """Note the gradients of the parameters, and keep the step's rows where they are wanted."""
+        """Record the parameters' gradients; keep the step's rows if it is the last or a 2^k-th."""
         for name, parameter in network.named_parameters():
             if parameter.grad is not None:
                 self.look(name, "gradient", parameter.grad)
@@ -179,9 +179,9 @@ def first_beyond(rows: Iterable[dict]) -> dict[str, dict]:
 
 
 def follow_steps(run: Run, train: Packed, steps: int, watch: bool = False) -> Followed:
-    """Take so many steps as `training.loop.fit` does, or until a loss or gradient is not finite.
+    """Take `steps` steps as `training.loop.fit` does; end when a loss or gradient is not finite.
 
-    Without `watch` rows and beyond are empty.
+    Without `watch` the result's rows and beyond are empty.
     """
     record, losses, divergence, dead = Record(), [], None, None
     trained, start = endless_steps(run, train), time.perf_counter()
@@ -208,13 +208,13 @@ def unchecked_steps(
     optimizer: torch.optim.Optimizer,
     autopsy: bool = False,
 ) -> dict:
-    """Take a step a batch as a loop does that checks nothing; it ends after a loss that is NaN.
+    """Take one step per batch without any checks; end after a loss that is not finite.
 
     Returns:
         losses, of each step; non_finite_gradients, the names of the parameters with such gradients
-        in step 1; tensors, the number of parameters; infinite_from, the first batch norm with a
-        channel of infinite variance in step 1, or None; seconds of a step. With `autopsy` also
-        "autopsy", the first of `bad_batch_norms` in step 1, or None.
+        in step 1; tensors, the number of parameter tensors; infinite_from, the first batch norm
+        with a channel of infinite variance in step 1, or None; seconds, per step. With `autopsy`
+        also "autopsy", the first of `bad_batch_norms` in step 1, or None.
     """
     losses, of_first_step = [], {}
     start = time.perf_counter()
@@ -245,7 +245,7 @@ def unchecked_steps(
 
 
 def first_images(setup: Setup) -> Tensor:
-    """A batch of train's images by the seed, not varied: what forecasts are made with."""
+    """A batch of training images drawn by the seed, not augmented, for forecasts."""
     args, train = setup.args, setup.packed["train"]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
     packed, _ = train.batch(order[: args.batch_size], setup.device)
@@ -260,11 +260,11 @@ def follow(
     watch: bool = False,
     **described,
 ) -> Followed:
-    """Train for --steps or until a value that counts is not finite, and say how it went.
+    """Train for --steps or until a loss or gradient is not finite, and print how it went.
 
-    Kept under its name, so that a call that was stopped goes on with those that it has not done.
-    `described` says what else than the recipe, --width and the seed the training depends on. With
-    `watch` the doctor looks at every module, which takes longer.
+    The result is kept under `name`, so that a stopped call can be resumed. `described` has what the
+    training depends on besides the recipe, --width and the seed. With `watch` the doctor looks at
+    every module, which takes longer.
     """
     args = setup.args
 
@@ -277,7 +277,7 @@ def follow(
         "device": setup.device.type,
         "seed": args.seed,
         "width": args.width,
-        "processes": job.size(),  # each has batch norms of its own
+        "processes": job.size(),  # batch norm sees each process's images apart
         "image_size_px": args.image_size,
         "classes": setup.classes,
     }

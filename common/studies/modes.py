@@ -1,4 +1,4 @@
-"""The same training in several processes of this machine, as torchrun would start them."""
+"""The same training in one process, with DataParallel and with DistributedDataParallel."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -15,14 +15,14 @@ MODES = ("1 process", "DataParallel", "DistributedDataParallel")
 
 
 def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict], list[dict]]:
-    """Train a network once a seed in one process and, where they are there, by two GPUs or more.
+    """Train a network once per seed in each of MODES that this machine can run.
 
-    On a CPU `many` processes stand for the GPUs.
+    Two of the modes need `many` GPUs; on a CPU DistributedDataParallel has `many` processes.
 
     Returns:
-        A dict a mode: mode; processes, precision, seeds (their number), images_per_second (their
-        mean) and the keys of `over_seeds`; or not_run (why). And the differences of test top-1
-        between the other modes and one process, as `runs.differences`.
+        A dict per mode: mode; processes, precision, seeds (their number), images_per_second (their
+        mean) and the keys of `over_seeds`; or not_run (the reason). And the differences in test
+        top-1 of the other modes to one process, as `runs.differences`.
     """
     one, copied, spread = MODES
     enough, trained = torch.cuda.device_count() >= many, {}

@@ -1,7 +1,7 @@
-"""What Problem 1 measures: squares of pictures, their copies, and what is read off the losses.
+"""Problem 1's measurements: squares of pictures, their copies, and results from their losses.
 
-Every picture gives one square. Its copies are moved, noisy or distorted, and go through a network
-once each; all tables and curves are read off the calibrated losses of pairs of them.
+Every picture gives one square. Its copies are shifted, noisy or distorted, and each goes through
+the network once. All tables and curves come from the calibrated losses of pairs of copies.
 """
 
 import math
@@ -40,36 +40,36 @@ from common.reporting.problem1 import is_absolute
 
 @dataclass(frozen=True)
 class Doses:
-    """Shifts in px, and sigmas of noise in 0-255 units, each from 0 on."""
+    """Doses: shifts in px, and sigmas of noise in 0-255 units, each list beginning with 0."""
 
     shifts_px: Sequence[float]
     sigmas: Sequence[float]
 
     @property
     def shifts(self) -> list[str]:
-        """The names of the pairs of a shift, without dose 0: identical pictures have no loss."""
+        """The names of the shift pairs, without dose 0: identical pictures have no loss."""
         return [f"shift {px:g}" for px in self.shifts_px[1:]]
 
     @property
     def noises(self) -> list[str]:
-        """The names of the pairs of a noise, without dose 0."""
+        """The names of the noise pairs, without dose 0."""
         return [f"noise {sigma:g}" for sigma in self.sigmas[1:]]
 
 
 TRAINED = Doses((0, 0.5, 1, 2, 4, 8, 16), (0, 1, 2, 5, 10, 15, 25, 50, 100))
-CONTROL = Doses((0, 1, 4, 16), (0, 2, 5, 10, 25, 100))  # of random weights, a network a draw
+CONTROL = Doses((0, 1, 4, 16), (0, 2, 5, 10, 25, 100))  # for networks with random weights
 MARGIN_PX = max(TRAINED.shifts_px)
 Copies = dict[str, Tensor]
-Pairs = dict[str, list[tuple[str, str]]]  # by their name, two names of copies for each draw
+Pairs = dict[str, list[tuple[str, str]]]  # by the pair's name: two copies' names for each draw
 
 
 @dataclass(frozen=True)
 class Squares:
-    """The central squares of pictures, with a margin at the right that a shift moves in.
+    """The central squares of pictures, with a margin on the right that a shift moves in.
 
-    pictures: uint8 (height, width, 3) by name, read when asked for. references: unrelated pictures
-    that are none of them, or None: then the pictures of a set are each other's. set_size: about
-    how many pictures that is; so many are held at a time.
+    pictures: uint8 (height, width, 3) by name, read on access. references: unrelated pictures from
+    elsewhere; with None the pictures of a set serve each other as references. set_size: about how
+    many pictures make a set; one set is held in memory at a time.
     """
 
     pictures: Mapping[str, np.ndarray]
@@ -85,14 +85,14 @@ class Squares:
         return centre_crop(image, self.side_px + self.margin_px, self.side_px).contiguous()
 
     def reference(self, name: str) -> Tensor:
-        """A reference's central square, scaled to cover it where it is smaller."""
+        """A reference's central square; a picture that is too small is scaled up first."""
         picture, side_px = self.references[name], self.side_px
         if min(picture.shape[:2]) < side_px:
             picture = fit_to(picture, side_px, side_px)
         return centre_crop(to_tensor(picture), side_px, side_px).contiguous()
 
     def sets(self, names: Sequence[str]) -> list[list[str]]:
-        """The names in sets of about `set_size`, drawn by the seed; none has a picture alone."""
+        """The names in random sets (by the seed) of about `set_size`; no picture is left alone."""
         order = np.random.default_rng(self.seed).permutation(len(names))
         parts = np.array_split(order, max(1, len(names) // self.set_size))
         return [[names[place] for place in sorted(part)] for part in parts]
@@ -106,10 +106,10 @@ def calibrate(
     label: str,
     losses: Mapping[str, Callable] | None = None,
 ) -> Calibrated:
-    """Calibrated losses of pairs of copies of pictures' squares, each image in one pass.
+    """Calibrated losses of pairs of copies of pictures' squares; each image takes one pass.
 
-    `make_copies(picture)` gives the copies, the square itself as "original" among them, and their
-    pairs; draws are averaged. `losses` are those of the registry where none are given.
+    `make_copies(picture)` returns the copies, among them the square itself as "original", and the
+    pairs; the draws of a pair are averaged. `losses` defaults to those of the registry.
     """
     losses, features = losses or registry(network), partial(features_of, network)
     index = {name: place for place, name in enumerate(names)}
@@ -138,7 +138,7 @@ def calibrate(
 
 
 def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, features: Callable):
-    """Yield (picture, the other's name, the other's features) of pictures that differ."""
+    """Yield (picture, other's name, other's features) for each unrelated pair that differs."""
     if squares.references is None:
         for a, b in combinations(members, 2):
             if not torch.equal(known[a]["pixels"], known[b]["pixels"]):
@@ -155,7 +155,7 @@ def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, feature
 
 
 def moved(region: Tensor, shift_px: float, edge: str = "crop") -> Tensor:
-    """A region's square moved to the left; with "crop" real pixels of the margin come in."""
+    """Shift a region's square to the left; with "crop" real pixels of the margin move in."""
     side_px = region.shape[1]
     if edge == "crop":
         return translate(region, shift_px, edge)[1][..., :side_px]
@@ -164,9 +164,9 @@ def moved(region: Tensor, shift_px: float, edge: str = "crop") -> Tensor:
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to the squares: the shift and the noise that a run asks for, and doses beside.
+    """What is done to each square: the shift and noise that the user chooses, and the doses.
 
-    noise_seeds: draws of the doses' noise. doses: None leaves out all but the shift.
+    noise_seeds: the number of draws of the doses' noise. doses: None leaves out all but the shift.
     """
 
     shift_px: float
@@ -179,9 +179,9 @@ class Treatment:
     def copies(self, region: Tensor, index: int) -> tuple[Copies, Pairs]:
         """The copies of a (3, S, S + margin) region of the picture `index`, and pairs of them.
 
-        Pairs are "shift", "noise", "noise translated" (the moved square and its own noisy copy),
-        "shift DOSE", "noise DOSE", and "distorted NAME", as strong as costs the pixel loss of a
-        one-pixel shift.
+        Pairs are "shift", "noise", "noise translated" (the shifted square and its noisy copy),
+        "shift DOSE", "noise DOSE", and "distorted NAME", a distortion with the same l2 as a shift
+        of one pixel.
         """
         square = region[..., : region.shape[1]]
         noises = [unit_noise(square.shape, self.seed, index, n) for n in range(self.noise_seeds)]
@@ -203,7 +203,7 @@ class Treatment:
         if self.doses is None:
             return copies, pairs
         noise("noise", self.sigma, 1)
-        if self.doses is TRAINED:  # nothing reads it of a control
+        if self.doses is TRAINED:  # controls do not need this pair
             noise("noise translated", self.sigma, 1, translated)
         for px, pair in zip(self.doses.shifts_px[1:], self.doses.shifts, strict=True):
             shift(pair, px, "crop")
@@ -219,7 +219,7 @@ class Treatment:
 
 
 def curves(calibrated: Calibrated, doses: Doses) -> dict[str, dict]:
-    """{loss: {"shift" | "noise": {"relative", "low", "high"}}}, each a list, a number a dose."""
+    """Loss curves {loss: {"shift" | "noise": {"relative", "low", "high"}}}, lists over doses."""
     rows = {loss: {} for loss in calibrated.losses}
     kinds = {"shift": doses.shifts, "noise": doses.noises}
     for loss, (kind, pairs) in product(rows, kinds.items()):
@@ -230,10 +230,10 @@ def curves(calibrated: Calibrated, doses: Doses) -> dict[str, dict]:
 
 
 def equivalent_sigma(noise: np.ndarray, target: float, sigmas: Sequence[float]) -> float:
-    """The sigma at which a response over `sigmas` first reaches `target`, or infinity.
+    """The sigma at which the loss `noise` over `sigmas` first reaches `target`, or infinity.
 
-    Both begin with dose 0. Between two doses a power law is assumed (a line in log-log), from 0 to
-    the first a line.
+    Both lists begin with dose 0. Interpolation is by a power law (a line in log-log) between two
+    doses, and by a line from 0 to the first dose.
     """
     reached = np.flatnonzero(noise >= target)
     if not len(reached):
@@ -246,7 +246,7 @@ def equivalent_sigma(noise: np.ndarray, target: float, sigmas: Sequence[float]) 
 
 
 def shift_equivalents(calibrated: Calibrated, doses: Doses) -> dict[str, dict[str, float]]:
-    """The noise that costs as much as a one-pixel shift: {loss: {"sigma", "low", "high"}}."""
+    """The noise with the same loss as a one-pixel shift: {loss: {"sigma", "low", "high"}}."""
     rows = {}
     for loss in calibrated.losses:
         both = calibrated.curves(["shift 1", *doses.noises], loss)
@@ -258,9 +258,9 @@ def shift_equivalents(calibrated: Calibrated, doses: Doses) -> dict[str, dict[st
 
 
 def slopes(calibrated: Calibrated, doses: Doses) -> dict:
-    """Local slopes of the losses over sigma, in log-log: 2 for a square that sees no limit.
+    """Local slopes of the losses over sigma in log-log: 2 for a squared loss without saturation.
 
-    {"sigma": the geometric middles of neighbouring doses, loss: {"slope", "low", "high"}}, lists.
+    {"sigma": geometric means of neighbouring doses, loss: {"slope", "low", "high"}}, all lists.
     """
     sigmas = np.log(doses.sigmas[1:])
     rows = {"sigma": np.exp((sigmas[1:] + sigmas[:-1]) / 2).tolist()}
@@ -271,9 +271,9 @@ def slopes(calibrated: Calibrated, doses: Doses) -> dict:
 
 
 def turning_sigma(log_a: np.ndarray, log_b: np.ndarray, log_sigmas: np.ndarray) -> np.ndarray:
-    """The sigma from which on curve a (n, doses) lies above b, (n,), by lines between the doses.
+    """The sigmas (n,) from which on curves a (n, doses) lie above b, by lines between the doses.
 
-    0 where it does from the first dose on, infinite where it does not at the last.
+    A sigma is 0 if a lies above b from the first dose on, and infinite if not at the last dose.
     """
     difference = log_a - log_b
     n, last = len(difference), difference.shape[-1] - 1
@@ -287,12 +287,12 @@ def turning_sigma(log_a: np.ndarray, log_b: np.ndarray, log_sigmas: np.ndarray) 
 
 
 def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
-    """For each two losses of a kind the sigma at which the order of what noise costs them turns.
+    """The sigma of noise at which the order of two losses turns, for each two of a kind.
 
-    [{"a", "b", "sigma", "low", "high"}]: just below sigma a answers less than b, from there on it
-    answers more. sigma is NaN where the order never turns: a answers more at all doses. An end of
-    0 is a turn below the smallest dose, an infinite one beyond the largest. Squares are set beside
-    squares, absolute differences beside absolute ones.
+    [{"a", "b", "sigma", "low", "high"}]: just below sigma the loss a is smaller than b, from there
+    on it is larger. sigma is NaN if the order never turns: a is larger at all doses. An interval's
+    end of 0 is a turn below the smallest dose, an infinite one a turn beyond the largest. Squared
+    losses are compared with squared ones, absolute losses with absolute ones.
     """
     rows, log_sigmas = [], np.log(doses.sigmas[1:])
     logs = {loss: np.log(calibrated.curves(doses.noises, loss)) for loss in calibrated.losses}
@@ -310,7 +310,7 @@ def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
 
 
 def distortion_ranking(calibrated: Calibrated) -> dict[str, dict]:
-    """`distortions.ranking` of the losses."""
+    """The `distortions.ranking` of the losses, by their raw values."""
     pairs = ["shift 1", *(f"distorted {name}" for name in DISTORTIONS)]
     places = [calibrated.pairs.index(pair) for pair in pairs]
     return ranking(calibrated.losses, calibrated.raw[:, places])

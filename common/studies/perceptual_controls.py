@@ -1,6 +1,6 @@
 """Controls of Problem 1: padding at borders, fractional shifts made exactly, the report's scale.
 
-Each is measured on a few pictures alone, which its result names.
+Each control is measured on a few pictures alone, and its result names them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ from common.networks.vgg import LAYERS, VGG16Features, valid_cells
 from common.networks.weights import Weights
 from common.studies.perceptual import Copies, Pairs, Squares, calibrate, moved
 
-BORDER_SIDE_PX = 384  # of the crops whose cells beyond the reach of the padding are compared apart
+BORDER_SIDE_PX = 384  # of the crops in which cells that see no padding are compared apart
 REPORT_SIDE_PX = 244  # of the report's input
-# The report's losses of the shift by layer, and of noise (its sigma is not said) at layer 30.
+# The report's losses under the shift, by layer, and under noise of unknown sigma, at layer 30.
 REPORT = {"relu1_2": 213.1700, "relu2_2": 279.9030, "relu3_1": 363.6020, "relu5_3": 11.8388}
 REPORT_NOISE = 134.1896
-# How a picture in [0, 1] may have been given to the network, as (factor, mean, std).
+# Ways in which the report may have scaled a picture in [0, 1], as (factor, mean, std).
 MEAN, STD = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
 SCALES = {
     "0-255": (255, 0 * MEAN, 1 + 0 * STD),
@@ -39,9 +39,9 @@ SCALES = {
 def borders(
     squares: Squares, network: VGG16Features, names: Sequence[str], most_px: int, sigma: float
 ) -> dict | None:
-    """How losses change where cells that see the zeros of the padding are left out.
+    """Compare losses over all cells with losses over valid cells, which see no padding zeros.
 
-    The crops have sides of `most_px` at most; None where each cell of the deepest layer sees zeros.
+    Crops have sides of `most_px` at most; None if all cells of the deepest layer see zeros.
 
     {"crop_px", "pictures", "cells": {tap: (all, valid)}, "losses": {loss: {"shift" | "noise":
     {"all", "valid"}}}}: calibrated losses of a one-pixel shift and of noise on larger crops.
@@ -91,11 +91,11 @@ def borders(
 
 
 def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) -> dict:
-    """Half a pixel of shift made exactly, beside the same by Fourier interpolation.
+    """Compare an exact shift of half a pixel with one by Fourier interpolation.
 
-    Exactly: a picture of twice the size moves by a whole pixel, and every 2x2 pixels are averaged
-    after that. {"side_px", "pictures", "losses": {loss: {"exact", "fourier", "whole"}}}: calibrated
-    losses of half a pixel in both ways, and of a whole one.
+    The exact one shifts a picture of twice the size by a whole pixel, and then averages every 2x2
+    pixels. {"side_px", "pictures", "losses": {loss: {"exact", "fourier", "whole"}}}: calibrated
+    losses of half a pixel in both ways, and of a whole pixel.
     """
     side_px = squares.side_px
     large = replace(squares, side_px=2 * side_px, set_size=len(names), references=None)
@@ -123,11 +123,11 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
 def report_scale(
     pictures: Mapping[str, np.ndarray], weights: Weights, sigma: float, seed: int, device: str
 ) -> dict:
-    """Which scale of the input gives the report's raw losses, by trying.
+    """Find the scale of the input that gives the report's raw losses, by trying all SCALES.
 
-    {"report": its numbers, "pictures": names, "rows": [{"scale", "error", the report's layers,
-    "noise", "factor"}]}: means over pictures that are shifted by a pixel and then scaled to 244 px
-    square; "factor" is how far off the worst of the five numbers is, as a ratio.
+    {"report": its numbers, "pictures": names, "side_px": 244, "rows": [{"scale", "error", the
+    report's layers, "noise", "factor"}]}: means over pictures that are shifted by a pixel and then
+    scaled to 244 px square; "factor" is the largest ratio by which one of the five numbers is off.
     """
     network = VGG16Features(replace(weights, lpips_heads=None), list(REPORT)).to(device)
     values = {(scale, error): [] for scale in SCALES for error in ("MSE", "MAE")}
@@ -155,11 +155,11 @@ def report_scale(
 
 
 def wrapped_noise(image: Tensor, noise: Tensor, sigma: float) -> dict[str, dict[str, float]]:
-    """The report's arithmetic error under noise, in the ways that noise may have been added.
+    """The report's wrapped uint8 losses under noise, for the ways in which it may have been added.
 
-    {way: {"l1_uint8", "l2_uint8"}} of an image (3, H, W) and unit noise. "clipped": noise is added
-    to numbers, clipped and rounded; "cast, saturating": noise is cast to 8 bits, where negative
-    values wrap, and added up to 255; "cast, wrapping": the sum wraps too.
+    {way: {"l1_uint8", "l2_uint8"}} of an image (3, H, W) and unit noise. "clipped": the sum of
+    floats is clipped and rounded; "cast, saturating": noise is cast to 8 bits, where negative
+    values wrap, and the sum is clipped at 255; "cast, wrapping": the sum wraps too.
     """
     original = to_uint8(image)
     cast = (noise * sigma).permute(1, 2, 0).numpy().astype(np.int64).astype(np.uint8)
@@ -172,9 +172,9 @@ def wrapped_noise(image: Tensor, noise: Tensor, sigma: float) -> dict[str, dict[
 
 
 def averaged(rows: Sequence[Mapping]) -> dict:
-    """Results of several pictures or draws in one: the means of their numbers, and of their lists.
+    """Average the results of several pictures or draws: the means of numbers and of lists.
 
-    Where they have intervals, the ends are the lowest and the highest of the results instead.
+    If they have intervals, "low" and "high" become the lowest and the highest of the results.
     """
     joined = {}
     for key, first in rows[0].items():

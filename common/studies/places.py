@@ -1,6 +1,6 @@
-"""Which of f's places costs accuracy, by which recipe, and whether the tail of f tells how much.
+"""Which places of f cost accuracy, with which recipe, and whether f's tail predicts how much.
 
-Three studies of part 3.4, each of many networks, trained and tested as those of the part.
+Each study of part 3.4 trains and tests many networks; f is `activations.SquareLeaky`.
 """
 
 import itertools
@@ -35,7 +35,7 @@ STEM_ROWS = (  # the stem, the gammas that feed f, the activation in the branche
 
 @dataclass(frozen=True)
 class Arm:
-    """A network of a study, the plain values that its row says of it, and its control's name."""
+    """A network of a study, the plain values that describe it in its row, and its control."""
 
     spec: NetworkSpec
     described: Mapping
@@ -45,7 +45,7 @@ class Arm:
 def arm(
     setup: Setup, name: str, changes: Mapping, described: Mapping, control: str, recipe=None
 ) -> Arm:
-    """ResNet-36 with changes of its arguments, and of the recipe, beside those of the flags."""
+    """ResNet-36 as the flags set it, with changes of its arguments and of the recipe."""
     args = setup.args
     flags = {"residual": args.residual, "width": args.width}
     flags["zero_init_residual"] = args.zero_init_residual
@@ -54,7 +54,7 @@ def arm(
 
 
 def stems(setup: Setup) -> Findings:
-    """Which of f's places costs accuracy, and a stem that keeps f and learns."""
+    """Compare stems: which place of f costs accuracy, and which stem keeps f and still learns."""
     control, arms = "ReLU_stem_relu_relu_gamma_1", []
     for stem, gamma, branch in STEM_ROWS:
         name = f"{branch}_stem_{stem}_gamma_{gamma}".replace(",", "_").replace("+", "-")
@@ -71,7 +71,7 @@ def stems(setup: Setup) -> Findings:
 
 
 def factorial(setup: Setup) -> Findings:
-    """Each set of f's places, ReLU in the others, by the report's recipe and by the flags'."""
+    """Compare f in each set of places, ReLU in the others, by two recipes."""
     arms = []
     for recipe, recipe_changes in {"report": REPORT_RECIPE, "flags": {}}.items():
         for chosen in itertools.product((False, True), repeat=3):
@@ -87,7 +87,7 @@ def factorial(setup: Setup) -> Findings:
 
 
 def exponents(setup: Setup) -> Findings:
-    """Whether the tail of f_p(x) = x^p, 0.2 x predicts what it costs."""
+    """Test whether the tail of f_p(x) = x^p, 0.2 x predicts the accuracy that f_p costs."""
     arms = []
     for power, gamma in itertools.product(EXPONENTS, GAMMAS):
         kurtosis = activations.power_moments((1, power), (0.2, 1), gamma)["kurtosis"]
@@ -102,7 +102,7 @@ def exponents(setup: Setup) -> Findings:
 def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
     """Train a study's networks: the result {study: rows, recipe, ...}, its table and figure."""
     rows = train_arms(setup, arms)
-    # f after the sum is a place of the factorial's own.
+    # The factorial itself sets whether f stands after the sum.
     residual = "branch" if study == "factorial" else setup.args.residual
     caption = ", ".join([setup.tag, *problem3.remarks(setup.args.width, residual)])
     result = {study: rows, "chance": 100 / setup.classes, "width": setup.args.width}
@@ -113,14 +113,14 @@ def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
 
 
 def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
-    """Train every arm once a seed; a value that is not finite ends that run, not the study.
+    """Train every arm once per seed; a value that is not finite ends that run, not the study.
 
     Returns:
-        A row an arm: network, its name; the keys of `described`; seeds, the number of runs that
-        ended well; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std
-        (None below two); test_not_finite, images of all runs together; stopped, a message a run
-        that a value ended; difference, that of test top-1 to the control as `paired_difference`, of
-        the seeds that both have; None without one, and of the control itself.
+        A row per arm: network, its name; the keys of `described`; seeds, the number of complete
+        runs; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std (None
+        below two runs); test_not_finite, images without finite logits in all runs together;
+        stopped, a message per run that was ended; difference, that of test top-1 to the control as
+        `paired_difference`, over the seeds that both have; None without one and for the control.
     """
     args, rows, hits = setup.args, [], {}
     runs.train_side_by_side(setup, [arm.spec for arm in arms])

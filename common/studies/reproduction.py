@@ -1,6 +1,6 @@
 """Why the report printed 6.4761 and then NaN: first passes and first steps, without any check.
 
-What is measured is kept one by one, so that a study that was stopped goes on.
+Each measurement is kept by itself, so that a stopped study can be resumed.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from common.reporting.results import Findings
 from common.studies.divergence import ResultCache, unchecked_steps
 from common.training.runs import Setup
 
-# How pictures are varied, as (least share of the area, jitter), or not: crops as Szegedy et al.
-# 2015 take them, mirrored; jitter of brightness, contrast and saturation.
+# How pictures are augmented, as (least share of the area, jitter), or None: random crops as in
+# Szegedy et al. 2015, half of them mirrored; jitter of brightness, contrast and saturation.
 PICTURES = {"crops, jitter": (0.08, 0.4), "crops": (0.08, 0), "whole": None}
 OUTPUTS = 650  # of the report's networks in training: its first loss is ln 650
-# It prints 5,204 batches of 128 and 18,213 of 32 in training, the last of each perhaps not full: 80
-# and 70 % of so many images, and this is how many they are a class.
+# The report prints 5,204 training batches of 128 and 18,213 of 32, the last of each perhaps not
+# full. They are 80 and 70 % of its images, whose number therefore lies in this range.
 REPORT_BATCHES = {"images_least": 832_550, "images_most": 832_595, "classes": OUTPUTS,
                   "images_per_class": 832_595 / OUTPUTS}  # fmt: skip
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 STEP_IMAGES = {"resnet36": 64, "resnet34": 32}  # the report's batch of ResNet-34 is 32
 FIRST_STEPS = 3
-OPTIMIZERS = {  # SGD as in He et al. 2016, Adam as PyTorch has it
+OPTIMIZERS = {  # SGD as in He et al. 2016, Adam with PyTorch's defaults
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
     "adam": torch.optim.Adam,
 }
@@ -51,16 +51,16 @@ VARIED = {  # one at a time; `scaling` is of the network's input
     "init": ("he",),
     "scaling": ("0-1", "0-255"),
 }
-# Whose peaks are told: the stem, the blocks, and what the first batch norms after a squared skip
-# path take in.
+# The modules whose peaks are reported: the stem, the blocks, the last layer, and the inputs of the
+# first batch norms after a squared skip path.
 TOLD = re.compile(r"maxpool|layer\d\.\d+|layer2\.0\.(conv1|shortcut\.0)|fc")
-# Of a step in fp32 of the report's network and of ResNet-34, by image of 224 px; measured.
+# Memory per image of 224 px of a step in fp32; measured on the report's network and ResNet-34.
 STEP_BYTES = 170e6
 
 
 @dataclass(frozen=True)
 class Case:
-    """A first pass: the batch, the network's arguments, how its input is scaled, the seed."""
+    """The settings of a first pass: batch, network's arguments, scaling, pictures and seed."""
 
     images: int
     image_size_px: int = 224
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """A packed split, its classes spread over the OUTPUTS, and what is kept of its measurements."""
+    """A packed split, with its classes spread over the OUTPUTS, and its kept measurements."""
 
     split: Packed
     device: torch.device
@@ -83,7 +83,7 @@ class Study:
     def batch(self, case: Case, step: int = 0) -> tuple[Tensor, Tensor]:
         """The images of a step, float (N, 3, S, S) as the network takes them, and their labels.
 
-        Which ones, and how they are varied, is by the case's seed; few images repeat.
+        The case's seed draws and augments them; they repeat if the split has too few.
         """
         generator = streams.generator(case.seed, streams.ORDER, 0)
         order = torch.randperm(len(self.split), generator=generator)
@@ -105,7 +105,7 @@ class Study:
 
 
 def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
-    """The report's network as it starts by a case, or with changes of its arguments."""
+    """The report's network with the initial weights of a case, and changes of its arguments."""
     torch.manual_seed(base.seed)
     float64 = changes.pop("float64_batch_norms", False)
     of_case = {"residual": base.residual, "width": base.width, "init": base.init}
@@ -117,19 +117,19 @@ def report_resnet36(base: Case, activation: Activation, **changes) -> nn.Module:
 
 
 def first_pass_cases(args: argparse.Namespace) -> list[Case]:
-    """The first passes: the report's network by batch size, and with each one thing varied."""
+    """The first passes: the report's network at each batch size, with one change at a time."""
     of_report = {"image_size_px": args.image_size, "width": args.width, "seed": args.seed}
     seeds = [args.seed + index for index in range(args.seeds)]
     varied = [{"seed": seed, "pictures": kind} for kind in PICTURES for seed in seeds]
     varied += [{"image_size_px": size} for size in (64, 128) if size < args.image_size]
     varied += [{name: value} for name, values in VARIED.items() for value in values]
     cases = [Case(images, **{**of_report, **more}) for more in varied for images in BATCHES]
-    # The last map of an image of 40 px is 1x1: batch norm needs two of them.
+    # The last map of an image of 40 px is 1x1, so batch norm needs two images.
     return [case for case in dict.fromkeys(cases) if case.images > 1 or case.image_size_px > 40]
 
 
 def measured_pass(study: Study, case: Case) -> dict:
-    """A first pass: the case's fields, classes, and the keys of `first_pass` and `forecast_of`."""
+    """Measure a case: its fields, classes, and the keys of `first_pass` and `forecast_of`."""
 
     def measure() -> dict:
         network = report_resnet36(case, SquareLeaky)
@@ -147,11 +147,11 @@ def measured_pass(study: Study, case: Case) -> dict:
 
 
 def forecast_of(peaks: Mapping, residual: str) -> dict:
-    """The forecast in closed form of a first pass with these peaks of modules.
+    """Forecast a first pass in closed form, from the peaks of its modules.
 
-    Keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of what the 1x1 shortcut after
-    it puts into its batch norm; closed_form_peak, the stem's to the power of 8 where f squares each
-    of three sums; forecast_dead, whether the stem's is above the border.
+    Keys: stem_peak; stage_peak, of the first stage; shortcut_peak, of the 1x1 convolution in the
+    next shortcut, before its batch norm; closed_form_peak, stem_peak to the power of 8 if f squares
+    each of three sums, else None; forecast_dead, whether stem_peak then reaches the border.
     """
     squared, stem = residual == "sum", peaks["maxpool"]
     return {
@@ -164,10 +164,10 @@ def forecast_of(peaks: Mapping, residual: str) -> dict:
 
 
 def border_counts(cases: Iterable[Mapping]) -> dict:
-    """How many first passes of networks with f after the sum are below and above the border.
+    """Count the first passes of networks with f after the sum below and above the border.
 
-    Keys: peak, of the border; below and above, each {"passes", "infinite" (with a variance that is
-    not finite), "dead"}; lowest_dead_loss and highest_dead_loss, None without one that is dead.
+    Keys: peak, of the border; below and above, each {"passes", "infinite" (with an infinite
+    variance), "dead"}; lowest_dead_loss and highest_dead_loss, None without a dead network.
     """
     squared = [case for case in cases if case["residual"] == "sum"]
     losses = [case["first_loss"] for case in squared if case["dead_from"]]
@@ -187,14 +187,14 @@ def border_counts(cases: Iterable[Mapping]) -> dict:
 
 
 def in_report_setting(cases: Iterable[Mapping], size_px: int, width: float) -> list[Mapping]:
-    """The first passes in the report's setting, whatever their pictures and seeds."""
+    """The first passes in the report's setting, with any pictures and seeds."""
     report = {"image_size_px": size_px, "width": width, "residual": "sum", "init": "pytorch"}
     report["scaling"] = "normalised"
     return [case for case in cases if report.items() <= case.items()]
 
 
 def dead_by_pictures(cases: Iterable[Mapping]) -> dict[str, dict]:
-    """How many networks are dead: {pictures: {images: {"networks", "dead"}}}."""
+    """Count the dead networks: {pictures: {images: {"networks", "dead"}}}."""
     counts = {}
     for case in cases:
         of_pictures = counts.setdefault(case["pictures"], {})
@@ -208,7 +208,7 @@ def dead_by_pictures(cases: Iterable[Mapping]) -> dict[str, dict]:
 
 
 def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
-    """What the first steps start from: the first of the seeds whose network is dead, if one is."""
+    """The case of the first steps, with the first seed whose network is dead, if there is one."""
     base = Case(STEP_IMAGES["resnet36"], args.image_size, args.width, seed=args.seed)
     for seed in range(args.seed, args.seed + args.seeds):
         start = replace(base, seed=seed)
@@ -226,15 +226,15 @@ def take_steps(
     learning_rate: float,
     autopsy: bool = False,
 ) -> dict:
-    """Train without checks for so many steps at most, by the image size, width and seed of `base`.
+    """Train without checks for at most `steps`, with the image size, width and seed of `base`.
 
-    `about` has the network, the optimizer and what else is said of the training. A batch is halved
-    until a step fits into the memory that is free, and said to be smaller. `autopsy` looks for the
-    first batch norm that makes gradients NaN.
+    `about` describes the training: its network, its optimizer and more. If memory is short, the
+    batch is halved until a step fits, and a line says so. `autopsy` looks for the first batch norm
+    that makes gradients NaN.
 
     Returns:
         `about`, learning_rate, images, image_size_px, width, seed, the keys of `unchecked_steps`,
-        and told_losses, in words.
+        and told_losses, the losses in words.
     """
     base = replace(base, images=STEP_IMAGES[about["network"]])
     about = {**about, "learning_rate": learning_rate}
@@ -257,7 +257,7 @@ def take_steps(
 
 
 def fitting_images(case: Case, device: torch.device) -> int:
-    """The batch of a case, halved until a step fits into the memory that is free."""
+    """The batch size of a case, halved until a step fits into the free memory."""
     image_bytes = STEP_BYTES * case.width * (case.image_size_px / 224) ** 2
     images = case.images
     while images > 2 and images * image_bytes > free_bytes(device):
@@ -268,9 +268,9 @@ def fitting_images(case: Case, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> float:
-    """The memory that is free, where the system tells it; else without end."""
+    """The free memory in bytes; infinite if the system does not report it."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what PyTorch holds without need
+        torch.cuda.empty_cache()  # release what PyTorch holds without need
         return torch.cuda.mem_get_info(device)[0]
     information = Path("/proc/meminfo")  # of Linux
     if not information.exists():
@@ -279,7 +279,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def with_words(row: Mapping) -> dict:
-    """A row with told_losses, and in the autopsy words for what results.json has null."""
+    """A row with told_losses added, and the autopsy's infinities and NaN as words, not null."""
     row = {**row, "told_losses": problem3.losses_words(row["losses"])}
     if row.get("autopsy"):
         row["autopsy"] = {
@@ -293,7 +293,7 @@ def with_words(row: Mapping) -> dict:
 
 
 def first_steps(study: Study, base: Case) -> list[dict]:
-    """The first steps: f in both forms by both optimisers in both networks, and ReLU in one."""
+    """The first steps of both networks: both forms of f by both optimisers, and ReLU by SGD."""
     forms = {"where": WhereForm, "ours": SquareLeaky, "ReLU": nn.ReLU}
     rates = {"sgd": 0.1, "adam": 1e-3}
     builds = {
@@ -311,7 +311,7 @@ def first_steps(study: Study, base: Case) -> list[dict]:
 
 
 def cured_steps(study: Study, base: Case, steps: int) -> list[dict]:
-    """The report's training changed in one thing at a time, at the report's size, f as `where`."""
+    """The report's training with one change at a time, at its size, with f as `WhereForm`."""
     f = {"activation": WhereForm}
     changes = {  # arguments of the network, learning rate
         "none": (f, 0.1),
@@ -332,11 +332,11 @@ def cured_steps(study: Study, base: Case, steps: int) -> list[dict]:
 
 
 def reproduce(setup: Setup) -> Findings:
-    """Why the report printed 6.4761 and then NaN: first passes, first steps, what cures it."""
+    """Why the report printed 6.4761 and then NaN: first passes, first steps, and cures."""
     args = setup.args
     if setup.classes > OUTPUTS:
         raise UserError(f"--reproduce has {OUTPUTS} outputs, as the report's; take fewer --classes")
-    # About at the side that networks see: what is scaled up and down again has softer edges, and
+    # Packed at about the side that networks see: scaling up and down again would soften edges, and
     # these make the stem's peak.
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)
     about = {"data": train.source.fingerprint(), "device": setup.device.type, "seed": args.seed}

@@ -1,9 +1,9 @@
-"""A teacher: VGG-16's features of the very views that a network is trained on, for it to guess.
+"""A teacher: VGG-16's features of the same views that a network is trained on, for it to guess.
 
-The baselines' classifier of VGG-16's features knows more of a picture than its label tells. A
-network that is taught guesses these features from its own pooled ones, beside the label, and sees
-the same crop in the same colours (Beyer et al. 2022, "consistent teaching"). An image has as many
-views as --views says, whose features are computed once.
+The features with which the baselines classify say more about a picture than its label. A network
+with a teacher learns, besides the label, to guess these features from its own pooled ones. Both see
+the same crop in the same colours (Beyer et al. 2022, "consistent teaching"). Each image has --views
+augmented views, whose features are computed once.
 """
 
 import time
@@ -27,41 +27,41 @@ from common.training import parallel
 from common.training.run import save_checkpoint
 from common.training.runs import Setup
 
-BATCH_SIZE = 64  # of a pass
-VARIED = ("crop_area_min", "jitter", "randaugment")  # how views are varied, by `Augmentation`
+BATCH_SIZE = 64  # of a pass through VGG-16
+VARIED = ("crop_area_min", "jitter", "randaugment")  # the fields of `Augmentation` for views
 
 
 @dataclass(eq=False)
 class Teacher:
-    """What a run is taught by.
+    """The features that a run learns to guess, and their origin.
 
     about: what the features depend on, part of a run's identity: seed, views, data, images,
-    image_size_px, crop_area_min, jitter, randaugment, layers, pooling, size_px (what VGG-16 sees)
-    and weights (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and the
-    seconds of the passes. features: square roots of those of every view, fp16 (views, images, F).
+    image_size_px, crop_area_min, jitter, randaugment, layers, pooling, size_px (VGG-16's input) and
+    weights (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and seconds,
+    VGG-16's passes. features: square roots of each view's features, fp16 (views, images, F).
     """
 
     about: dict
     classifier: dict
     features: Tensor
-    loss_weight = 8  # of the features' mean square error, beside the label's cross-entropy
+    loss_weight = 8  # of the features' mean square error; that of the cross-entropy is 1
 
     def __post_init__(self):
         first = self.features[0].float()
-        # The least deviation is for channels that are dead on these pictures.
+        # The lower limit is for channels that are dead on these pictures.
         self.mean, self.deviation = first.mean(0), first.std(0).clamp(min=1e-3)
 
     def views(
         self, images: Tensor, indexes: Tensor, epoch: int, size_px: int
     ) -> tuple[Tensor, Tensor]:
-        """An epoch's views of packed images, and what the teacher sees in them.
+        """An epoch's views of packed images, and the teacher's features of these views.
 
         Args:
             images: uint8 (N, 3, S, S).
             indexes: int64 (N,), which of the training images they are.
-            epoch: from 0; where there are fewer views they come again in their order.
-            size_px: side of the views. The teacher's have the run's full image size, so that in a
-                run whose images grow it sees the same crops more sharply at first.
+            epoch: from 0; if there are fewer views than epochs, the views repeat in their order.
+            size_px: side of the views. The teacher always sees the run's full image size; if a
+                run's images grow, it sees the same crops more sharply at first.
 
         Returns:
             Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
@@ -71,12 +71,12 @@ class Teacher:
         return view_of(self.about, images, indexes, view, size_px), standard.to(images.device)
 
     def taught(self, network: nn.Module) -> Taught:
-        """A network that also guesses the features."""
+        """The network with an output layer that also guesses the features."""
         return Taught(network, len(self.mean))
 
 
 def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: int) -> Tensor:
-    """One view of packed images, the same whatever other images are in the batch."""
+    """One view of packed images; it does not depend on the other images in the batch."""
     key = (about["seed"], streams.VIEWS, view, 0, about["images"])
     draws = Draws(*key, images.device, rows=indexes)
     varied = Augmentation(**{name: about[name] for name in VARIED})
@@ -84,14 +84,14 @@ def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: in
 
 
 def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
-    """VGG-16's features of views, as the baselines chose them: square roots, fp16 (N, F)."""
+    """Square roots of VGG-16's features of views, with the baselines' settings: fp16 (N, F)."""
     pooled = instrument.vgg_features(network, enlarged(views, about["size_px"]))
     kept = POOLINGS[about["pooling"]]
     return instrument.side_by_side(pooled, about["layers"], kept).sqrt().half()
 
 
 def describe(setup: Setup, trained: list[dict]) -> dict | None:
-    """What results say of the teacher, None where there is none.
+    """The results' entry on the teacher, or None without a teacher.
 
     Returns:
         `Teacher`'s about and classifier in one, loss_weight, and kept_share: the students' mean
@@ -107,9 +107,9 @@ def describe(setup: Setup, trained: list[dict]) -> dict | None:
 # ------------------------------------------------------------------------------- made and read
 @cache
 def teacher(setup: Setup) -> Teacher | None:
-    """What --teacher asks for, from its file; `vgg16` has one in --cache, made where it is missing.
+    """The teacher that --teacher names, read from its file, or None without the flag.
 
-    The first process of a job makes it for all.
+    The file of `vgg16` is in --cache; if it is missing, the first process of a job makes it.
     """
     args, _ = setup.args, setup.packed
     if args.teacher is None:
@@ -122,7 +122,7 @@ def teacher(setup: Setup) -> Teacher | None:
 
 
 def _asked(setup: Setup) -> dict:
-    """What the flags and the data say of a teacher."""
+    """The part of a teacher's `about` that flags and data determine."""
     train = setup.packed["train"]
     return {
         "seed": setup.args.seed,
@@ -135,7 +135,7 @@ def _asked(setup: Setup) -> dict:
 
 
 def _make(path: Path, setup: Setup) -> None:
-    """Write the file of the teacher that the baselines' choice and VGG-16's weights make."""
+    """Compute the views' features with VGG-16 and the baselines' settings; write their file."""
     weights = load_vgg16("auto", seed=0, want_lpips=False)
     row = kept_baselines(setup)[VGG_RIDGE]
     chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
@@ -159,7 +159,7 @@ def _make(path: Path, setup: Setup) -> None:
 
 
 def _read(path: Path, setup: Setup) -> Teacher:
-    """The teacher of a file; a UserError where it was made for other data or flags."""
+    """Read a teacher's file; raises UserError if it was made for other data or flags."""
     if not path.is_file():
         raise UserError(f"--teacher {path}: no such file; give vgg16 or a file that it has made")
     try:
