@@ -1,4 +1,4 @@
-"""The report page in a real Chromium: drawn, without an error, and all that moves moves."""
+"""The report page in a real Chromium: it is drawn without an error, and its controls work."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Results of all thirteen parts, some of the published ones."""
+    """A folder with a selection of the published results, from all thirteen parts."""
     folder = tmp_path_factory.mktemp("page")
     for name in ("problem1", "embedded/problem2", "full_width/problem3", "problem3"):
         shutil.copytree(
@@ -70,12 +70,12 @@ def see(browser, path: Path, width_px: int = 1440, theme: str = "light"):
 
 
 def faults(browser) -> list[str]:
-    """What the console says of errors since it was last asked."""
+    """The console's error messages since the last call."""
     return [row["message"] for row in browser.get_log("browser") if row["level"] == "SEVERE"]
 
 
 def colours(run) -> int:
-    """How many colours the first chart's canvas has, without its edges: 1 where it is blank."""
+    """How many colours the first chart's canvas has; a blank canvas has one."""
     return run(
         """(() => { const canvas = document.querySelector("figure.chart canvas");
         const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -161,7 +161,7 @@ def test_the_filter_shows_right_or_wrong_predictions(browser, page):
     run = see(browser, page)
     kinds = "[...document.querySelectorAll('#p2\\\\.6 > figure[data-kind]')]"
     kinds += ".filter((f) => !f.hidden).map((f) => f.dataset.kind)"
-    kinds += ".filter((kind) => ['right', 'wrong'].includes(kind))"  # another is of all pictures
+    kinds += ".filter((kind) => ['right', 'wrong'].includes(kind))"  # others show all images
     assert set(run(kinds)) == {"right", "wrong"}
     for kind in ("right", "wrong"):
         browser.find_element("css selector", f"#p2\\.6 input[value={kind}]").click()
@@ -197,7 +197,7 @@ def test_axe_finds_nothing_serious(browser, page):
     browser.set_script_timeout(100)
     for theme in ("light", "dark"):
         see(browser, page, theme=theme)
-        # Of the parts that have everything that there is; of long tables the first rows.
+        # Keep only the parts that cover all elements, and the first rows of long tables.
         browser.execute_script(
             """document.querySelectorAll("details, tr:nth-child(n+4), .part:not(#p1\\\\.3):not("
             + "#p2\\\\.6):not(#p3\\\\.4)").forEach((part) => part.remove())"""

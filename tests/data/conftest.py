@@ -10,7 +10,7 @@ from tests.conftest import picture
 
 @pytest.fixture
 def source(tmp_path):
-    """Seven PNG files of three classes, of varying size."""
+    """Seven PNG files of different sizes, from three classes."""
     folder = tmp_path / "originals"
     folder.mkdir()
     files = [folder / f"{seed}.png" for seed in range(7)]

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Fixed:
-    """Draws that return given numbers, in turn."""
+    """Draws that return the given numbers, one after the other."""
 
     def __init__(self, *values):
         self.values = iter(values)
@@ -47,7 +47,7 @@ def test_parameters_depend_on_the_key_alone():
 
 
 def test_another_purpose_does_not_replay():
-    """Neither what was drawn nor what will be; and the draws for pixels are apart as well."""
+    """Its numbers differ from all earlier and later ones; the draws for pixels differ as well."""
     first = draws(50)
     first.uniform(0, 1)
     several = [
@@ -60,7 +60,7 @@ def test_another_purpose_does_not_replay():
     numbers = [each.uniform(0, 1).tolist() for each in several]
     numbers += [torch.rand(50, generator=each.on_device()).tolist() for each in several[1:]]
     everything = [number for stream in numbers for number in stream]
-    assert len(set(everything)) > 0.99 * len(everything)  # of 2^24 numbers, two may meet
+    assert len(set(everything)) > 0.99 * len(everything)  # two of 2^24 numbers may be equal
 
 
 def test_a_batch_as_a_whole():
@@ -99,7 +99,7 @@ def test_a_crop_equals_torchvisions_resized_crop():
     fixed = Fixed(torch.tensor([0.25]), torch.zeros(1), -torch.ones(1, 2), torch.ones(1))
     varied = augment.random_resized_crop(images, 8, 0.1, fixed)
     wanted = reference.resized_crop(images, 0, 0, 4, 4, [8, 8], antialias=False)
-    # At the crop's inner border ours sees the neighbouring pixels, torchvision's repeats the last.
+    # At the crop's inner border ours uses neighbouring pixels; torchvision repeats the last pixel.
     torch.testing.assert_close(varied[..., :7, :7], wanted[..., :7, :7])
 
 
@@ -142,7 +142,7 @@ def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
 
 
 def operate(name, images, magnitude=10, sign=1.0):
-    """One operation on all images, at a magnitude."""
+    """Apply one operation to all images at a magnitude."""
     amounts = {other: torch.zeros(len(images)) for other in augment.OPERATIONS}
     amounts[name] += sign * magnitude / 10
     return augment._tinted(augment._shifted(images, amounts), amounts)
@@ -205,7 +205,7 @@ def test_every_part_of_a_key_changes_the_stream():
 
 
 def test_seeds_are_of_63_bits_and_the_same_for_ever():
-    """A change here means that published noise and trainings are no longer those of their seeds."""
+    """A change here means that seeds no longer give the published noise and trainings."""
     assert mixed_seed(1, 2) == 7764949442709860949
     assert mixed_seed(2**32 + 5, 1) == 6058759078026276609
     assert all(0 <= mixed_seed(seed, 3) < 2**63 for seed in range(100))

@@ -1,4 +1,4 @@
-"""Files by a seed that are damaged or strange: decoded right, or refused in one line."""
+"""Seeded files that are damaged or strange are decoded correctly, or refused in one line."""
 
 import io
 import random
@@ -18,7 +18,7 @@ from common.data.sets import FileSet
 from common.errors import UserError
 from tests.conftest import picture
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # which pytest else shows again
+pytestmark = pytest.mark.filterwarnings("ignore")  # pytest would repeat the warnings
 RED = Image.new("RGB", (60, 90), "red")
 TAGS = (0x112, 0x103, 0x10F, 0x111, 0x11A, 0x128, 0x102, 0x14A, 0x2BC, 0x8769, 0x8825, 0x927C)
 
@@ -30,7 +30,7 @@ def saved(image, kind, **options):
 
 
 def refused(path, why):
-    """A picture is refused in one line, by every way to read it."""
+    """Check that every way to read a picture refuses it in one line."""
     readers = [load_image, lambda path: load_square(path, 8)]
     readers.append(lambda path: FileSet("one", [path], [0], ["red"]).size(0))
     for read in readers:
@@ -73,7 +73,7 @@ def test_no_exif_block_costs_the_pixels(tmp_path, ending):
 
 
 def test_damaged_files_end_in_one_line_or_in_pixels(tmp_path):
-    """200 files cut short or with flipped bits: a UserError that names the file, or an image."""
+    """200 files, cut short or with flipped bits: each gives an image, or a UserError naming it."""
     rng, source = random.Random(0), Image.fromarray(picture(3, 64, 48))
     kinds = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"]
     whole = [saved(source, kind) for kind in kinds]
@@ -157,7 +157,7 @@ def white_is_zero(path):
 
 
 def twelve_bits(path):
-    """Two pixels in three bytes, as scanners pack them; tifffile does not write it."""
+    """Write two pixels into three bytes, as scanners do; tifffile can't write this format."""
     tags = {256: 24, 257: 20, 258: 12, 259: 1, 262: 1, 273: 0, 277: 1, 278: 20, 279: 720}
     tags[273] = 8 + 2 + 12 * len(tags) + 4
     content = b"II*\0" + struct.pack("<LH", 8, len(tags))
@@ -179,7 +179,7 @@ def twelve_bits(path):
 def test_what_pillow_would_read_wrongly_is_refused(tmp_path, write, why, fails):
     path = tmp_path / "picture.tif"
     write(path)
-    with Image.open(path) as image:  # Pillow itself takes it
+    with Image.open(path) as image:  # Pillow itself accepts it
         image.load()
     refused(path, f"{why}; save it as a PNG of 8 bits")
     assert re.search(why, fails(p1, "1.1", "--image", path, "--out", tmp_path))

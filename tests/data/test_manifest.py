@@ -19,7 +19,7 @@ from tests.data.conftest import SPLIT, draw, fails
 
 
 def seats(drawn):
-    """Each image's split by its path."""
+    """{path: split} of each image."""
     return {row.path: row.split for row in drawn.rows}
 
 
@@ -73,7 +73,7 @@ def test_split_sizes_add_up_and_are_within_one_of_the_shares(images, split):
 def test_the_same_seed_draws_the_same_from_any_order_of_the_file_system(root):
     first, another = draw(root), draw(root, seed=1)
     assert seats(first) != seats(another)
-    for path in sorted(root.glob("*/*.png"), reverse=True):  # written anew, the last one first
+    for path in sorted(root.glob("*/*.png"), reverse=True):  # rewritten, the last one first
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content)
@@ -81,7 +81,7 @@ def test_the_same_seed_draws_the_same_from_any_order_of_the_file_system(root):
 
 
 def test_the_draw_of_seed_0_is_for_ever(root):
-    """A change here means that published seeds no longer give their data sets."""
+    """A change here means that seeds no longer give the published data sets."""
     drawn = chosen(root, 2, 3)
     assert list(drawn) == ["b", "c"]
     numbers = [int(name[2:-4]) for name in drawn["b"]]
@@ -210,7 +210,7 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
     drawn, path = written(root, tmp_path)
     file = root / drawn.rows[3].path
     content = bytearray(file.read_bytes())
-    content[-1] ^= 1  # as long as before
+    content[-1] ^= 1  # the length stays the same
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"png: changed since .*manifest.csv .*\(1 such of 24 im"):
         manifest.read(path, root)
@@ -250,7 +250,7 @@ def test_folders_of_no_use_end_in_one_line(tmp_path):
     fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
     (tmp_path / "val").mkdir()
     fails(r"images/a: a folder inside a class folder", tmp_path)
-    (tmp_path / "val" / "a" / "roses.jpg").mkdir(parents=True)  # a folder, whatever its name
+    (tmp_path / "val" / "a" / "roses.jpg").mkdir(parents=True)  # a folder in spite of its name
     fails(r"roses\.jpg: a folder inside a class folder", tmp_path / "val")
 
 
@@ -281,7 +281,7 @@ def test_one_may_work_in_the_datas_own_folder(root):
 
 def test_links_are_followed(root, tmp_path):
     before = draw(root)
-    (tmp_path / "link").symlink_to(root)  # the data folder itself may be one
+    (tmp_path / "link").symlink_to(root)  # the data folder itself may be a link
     assert draw(tmp_path / "link").rows == before.rows
     shutil.move(root / "b", tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")

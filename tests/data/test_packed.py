@@ -34,7 +34,7 @@ def test_packed_images_are_the_scaled_central_squares(source, tmp_path):
     assert packed.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     for row, path in enumerate(source.files):
         image = torch.from_numpy(load_image(path)).permute(2, 0, 1)
-        # torchvision's own way to Pillow: the same size and filter, and no reducing in between.
+        # torchvision's own call of Pillow: the same size and filter, without reducing first.
         scaled = resize(to_pil_image(image), 32, InterpolationMode.BICUBIC)
         left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
         wanted = scaled.crop((left, top, left + 32, top + 32))
@@ -81,7 +81,7 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_request(source, tmp_path,
     assert packed.rows.tolist() == [0, 1, 2, 4, 5, 6]
     assert packed.labels.tolist() == [0, 1, 2, 1, 2, 0]
     assert len(packed.images) == 6
-    with pytest.raises(UserError, match=r"3.png"):  # the cache that left it out is there by now
+    with pytest.raises(UserError, match=r"3.png"):  # though a cache without it exists
         pack(source, tmp_path)
 
 

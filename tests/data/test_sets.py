@@ -30,7 +30,7 @@ IMAGES = [f"image_{number:05}.jpg" for number in range(1, 8190)]
 
 @pytest.fixture
 def flowers_root(tmp_path, monkeypatch):
-    """Flowers-102's real label files, and a folder that seems to hold its 8,189 images."""
+    """A folder with Flowers-102's real label files, which seems to hold its 8,189 images."""
     if not (SHARED / "flowers-102").exists():
         pytest.skip(f"{SHARED / 'flowers-102'} is not there")
     folder = tmp_path / "root" / "flowers-102"
@@ -127,5 +127,5 @@ def test_embedded_folders_are_written_once_and_are_others_by_their_numbers(tmp_p
     folders = {sets.embedded_folders(cache, *about) for about in [*numbers, *numbers]}
     assert len(folders) == 5
     assert written == [(*about, ("train",)) for about in numbers]
-    monkeypatch.setattr(flowers, "__file__", __file__)  # another code draws other flowers
+    monkeypatch.setattr(flowers, "__file__", __file__)  # other code would draw other flowers
     assert sets.embedded_folders(cache, *numbers[0]) not in folders

@@ -1,1 +1,1 @@
-"""What goes wrong in practice, done on purpose, on tiny networks and data: `pytest -m faults`."""
+"""Faults of real runs, caused on purpose with tiny networks and data: `pytest -m faults`."""

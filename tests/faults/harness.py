@@ -1,4 +1,4 @@
-"""Scripts in processes of their own, and what they leave compared with uninterrupted runs."""
+"""Run scripts in their own processes and compare their files with those of uninterrupted runs."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from common.reporting.results import ROOT
 from tests.faults import tiny
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-LIMIT_S = 300  # of a call that nothing is done to
+LIMIT_S = 300  # of a call that is not disturbed
 FEW_STEPS = ("--steps", 2, "--epochs", 1, "--checkpoint-seconds", 0)
 CALLS = {
     "1.1": ("problem1_perceptual", "1.1", *tiny.PHOTOS),
@@ -25,7 +25,7 @@ CALLS = {
     "3.1": ("problem3_resnet36", "3.1", *tiny.FOLDERS),
     "3.1 3.4": ("problem3_resnet36", "3.1", "3.4", *tiny.FOLDERS, *FEW_STEPS),
 }
-# Times, memory and where a result was made; and what a timed value is computed from.
+# Keys of times, of memory, of a result's origin, and of values that are computed from times.
 TIMED = {
     *("provenance", "seconds", "training_seconds", "images_per_second", "peak_memory_mib"),
     *("block_seconds", "step_cost_share", "costs", "time_vs_where", "memory_vs_where"),
@@ -34,7 +34,7 @@ TIMED = {
 
 
 def start(call: tuple, folder: Path, ranks: int = 1, **options) -> subprocess.Popen:
-    """Start a script in a folder, or with torchrun's help so many of it."""
+    """Start a script in a folder, by torchrun if it has several ranks."""
     if not (folder / "photos").exists():
         tiny.write_photos(folder / "photos")
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "-m")
@@ -45,7 +45,7 @@ def start(call: tuple, folder: Path, ranks: int = 1, **options) -> subprocess.Po
 
 
 def start_training(call: tuple, folder: Path, step_seconds: float, ranks: int = 1):
-    """Start a script whose steps take longer; returns its process when the first one has begun."""
+    """Start a script with slow steps; returns its process when the first step has begun."""
     process = start(call, folder, ranks, env={"STEP_SECONDS": str(step_seconds)})
     until = time.monotonic() + LIMIT_S
     while not (folder / "training").exists():
@@ -56,7 +56,7 @@ def start_training(call: tuple, folder: Path, step_seconds: float, ranks: int = 
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
-    """The exit code of a process, and what it said on stderr, when it has ended."""
+    """Wait for a process to end: (exit code, stderr)."""
     try:
         _, said = process.communicate(timeout=LIMIT_S)
     finally:
@@ -66,7 +66,7 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def refuses(process: subprocess.Popen, *named: str) -> None:
-    """Ask for exit 2 and one line of error, which holds one of the names."""
+    """Check that a process ends in exit code 2 and one error line, which has one of the names."""
     code, said = end(process)
     assert code == 2, said
     errors = [line for line in said.splitlines() if ": error: " in line]
@@ -75,7 +75,7 @@ def refuses(process: subprocess.Popen, *named: str) -> None:
 
 
 def goes_on(call: tuple, folder: Path, wanted: dict, ranks: int = 1) -> None:
-    """Ask that the same command ends as an uninterrupted one, and leaves nothing behind."""
+    """Check that the same command ends like an uninterrupted one, and leaves no hidden files."""
     code, said = end(start(call, folder, ranks))
     assert code == 0, said
     assert digest(folder / "out") == wanted
@@ -84,13 +84,13 @@ def goes_on(call: tuple, folder: Path, wanted: dict, ranks: int = 1) -> None:
 
 
 def copy(base: Path, folder: Path) -> None:
-    """What an uninterrupted run has left, in another folder."""
+    """Copy what an uninterrupted run has left into another folder."""
     for name in ("out", "cache"):
         shutil.copytree(base / name, folder / name)
 
 
 def digest(folder: Path) -> dict[str, object]:
-    """Everything of a problem's folder that has to be equal, by file and key."""
+    """All values in a problem's folder that have to be equal, by file and key."""
     found: dict[str, object] = {}
     for path in folder.rglob("*.*"):
         name = str(path.relative_to(folder))

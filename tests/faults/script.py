@@ -1,6 +1,6 @@
-"""Be a script with tiny networks: `python -m tests.faults.script problem2_flowers 2.2 ...`.
+"""Run a script with tiny networks: `python -m tests.faults.script problem2_flowers 2.2 ...`.
 
-With STEP_SECONDS every step of a training takes longer, and the first leaves a file `training`.
+Each training step takes STEP_SECONDS longer, and the first one leaves a file `training`.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from tests.faults import tiny
 
 
 def slow_steps(seconds: float) -> None:
-    """Let every step take so much longer."""
+    """Make every step take so many seconds longer."""
     take_step = loop.train_step
 
     def slow_step(*args, **options):

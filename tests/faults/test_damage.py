@@ -1,4 +1,4 @@
-"""Damaged files, refused by name or made again; a full disk, said in a line, and gone on from."""
+"""Damaged files are refused by name or made again; a full disk is one line, and nothing is lost."""
 
 import random
 import resource
@@ -10,7 +10,7 @@ from tests.faults.harness import CALLS, copy, digest, end, goes_on, refuses, sta
 
 pytestmark = pytest.mark.faults
 RUN = "out/problem2/runs/*/"
-# Where it is, and whether it can be made again.
+# For each kind of file: where it is, and whether it can be made again.
 TARGETS = {
     "best.pt": (RUN + "best.pt", False),
     "images.npy": ("cache/*/images.npy", True),
@@ -61,7 +61,7 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, reference, na
 
 
 def no_file_above(size: int) -> None:
-    """Let the system refuse to write more into a file, as a full disk does."""
+    """Make the system refuse to write more than `size` bytes into a file, as a full disk would."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 

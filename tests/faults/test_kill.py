@@ -1,4 +1,4 @@
-"""Kills anywhere: SIGKILL, SIGTERM, Ctrl-C; the same command goes on exactly."""
+"""After SIGKILL, SIGTERM or Ctrl-C at any time, the same command goes on exactly."""
 
 import signal
 import time
@@ -63,5 +63,5 @@ def test_two_processes_that_are_stopped_go_on_exactly(tmp_path, reference, numbe
     wanted, _ = reference(CALLS["2.2"], 2)
     process = start_training(CALLS["2.2"], tmp_path, STEP_S, ranks=2)
     process.send_signal(number)
-    process.communicate(timeout=60)  # torchrun has tracebacks of its own
+    process.communicate(timeout=60)  # torchrun prints its own tracebacks
     goes_on(CALLS["2.2"], tmp_path, wanted, ranks=2)

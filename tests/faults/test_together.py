@@ -1,4 +1,4 @@
-"""Two at once on one folder or one cache, and the same command twice."""
+"""Two processes at once on one folder or one cache, and the same command twice."""
 
 import time
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.faults
 
 
 def both(first: tuple, second: tuple, folder, gap: float) -> list[int]:
-    """The exit codes of two scripts that run at once, and say that they wait, or one error."""
+    """The exit codes of two scripts at once; their stderr may have waiting lines and one other."""
     one = start(first, folder)
     time.sleep(gap)
     ended = [end(process) for process in (one, start(second, folder))]

@@ -9,7 +9,7 @@ from torchvision.models import EfficientNet
 from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
 from torchvision.models.resnet import BasicBlock, ResNet
 
-LAYER = "features.2"  # whose map at 32 px has several places
+LAYER = "features.2"  # its map at 32 px has several places
 FLOWERS = (
     *("--data", "synthetic", "--classes", 3, "--images-per-class", 4, "--image-size", 32),
     *("--batch-size", 6, "--precision", "fp32", "--cache", "cache", "--out", "out"),
@@ -18,7 +18,7 @@ TRAINED = (*FLOWERS, "--epochs", 2, "--checkpoint-seconds", 0)
 FOLDERS = (
     *("--data", "synthetic", "--classes", 3, "--per-class", 6, "--image-size", 32, "--width", 0.13),
     *("--batch-size", 6, "--precision", "fp32", "--cache", "cache", "--out", "out"),
-    *("--lr", 1e-5),  # a larger one may end so narrow a network with f in NaN
+    *("--lr", 1e-5),  # at a larger one, so narrow a network with f may get NaN
 )
 PHOTOS = (
     *("--images", "photos", "--weights", "random", "--layers", "relu1_2", "--no-lpips"),
@@ -28,7 +28,7 @@ PHOTOS = (
 
 
 def small_stages(*_) -> tuple[list, int]:
-    """Three stages and a last convolution, in place of EfficientNetV2-S' six."""
+    """Three stages and the channels of a last convolution; EfficientNetV2-S has six stages."""
     stages = [
         FusedMBConvConfig(1, 3, 1, 8, 8, 1),
         FusedMBConvConfig(2, 3, 2, 8, 16, 1),
@@ -38,7 +38,7 @@ def small_stages(*_) -> tuple[list, int]:
 
 
 def small_efficientnet(num_classes: int = 1000, **_) -> EfficientNet:
-    """An EfficientNetV2 of small stages."""
+    """An EfficientNetV2 with small stages."""
     stages, last = small_stages()
     norm = partial(nn.BatchNorm2d, eps=1e-3)
     return EfficientNet(
@@ -63,7 +63,7 @@ class SmallResNet(ResNet):
 
 
 def use_small_networks(replace=setattr) -> None:
-    """Put small networks in the place of torchvision's; `replace` may be monkeypatch's setattr."""
+    """Replace torchvision's networks by small ones; `replace` may be monkeypatch's setattr."""
     import problem2_flowers
     import problem3_resnet36
     from common.networks import efficientnet, resnet36, widening
@@ -77,7 +77,7 @@ def use_small_networks(replace=setattr) -> None:
 
 def write_photos(folder: Path, count: int = 3) -> Path:
     """Photos for Problem 1, as PNG files photo0.png, ..."""
-    from tests.conftest import picture  # which the scripts themselves do without
+    from tests.conftest import picture  # not needed by the scripts themselves
 
     folder.mkdir(parents=True)
     for seed in range(count):

@@ -140,11 +140,11 @@ def test_f_is_monotone_so_that_a_max_pool_before_it_is_one_after_it():
 def test_peak_memory_counts_what_is_held_at_once():
     x = torch.zeros(1000)
     with PeakMemory() as memory:
-        a = x + 1  # held
+        a = x + 1  # stays in memory
         for _ in range(3):
             b = a * 2
             del b
-        a.add_(1)  # nothing new
+        a.add_(1)  # allocates nothing
     assert memory.peak == 8000
     del a
     assert memory.held == 0
@@ -172,5 +172,5 @@ def test_costs_of_relu_and_its_where_form():
     assert costs["bytes"]["ReLU"] == 2 * 4 * x.numel()  # the result and the gradient
     assert costs["bytes"]["where"] > costs["bytes"]["ReLU"]
     assert min(costs["seconds"].values()) > 0
-    assert calls == [True] * (2 + 3 + 1)  # warm-up, timed, and once for the memory
+    assert calls == [True] * (2 + 3 + 1)  # warm-up, timing, memory
     assert not x.requires_grad

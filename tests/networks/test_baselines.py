@@ -45,7 +45,7 @@ def test_vgg_features_are_means_and_maxima_of_its_own_maps():
 
 def test_the_nearest_is_by_l1_and_the_first_of_equals():
     references = torch.tensor([[0.0, 4.0], [3.0, 0.0], [3.0, 0.0]])
-    queries = torch.tensor([[0.0, 1.0], [3.0, 1.0]])  # by L2 the first one's would be the same
+    queries = torch.tensor([[0.0, 1.0], [3.0, 1.0]])  # L2 would give the same answers
     assert baselines.nearest(queries, references).tolist() == [0, 1]
     many = torch.rand(1500, 8)
     assert torch.equal(baselines.nearest(many, many), torch.arange(1500))
@@ -53,7 +53,7 @@ def test_the_nearest_is_by_l1_and_the_first_of_equals():
     assert torch.equal(baselines.nearest(many[:40], many[40:]), distances.argmin(1))
 
 
-@pytest.mark.parametrize("count", [12, 60])  # fewer than features, and more
+@pytest.mark.parametrize("count", [12, 60])  # fewer and more than features
 @pytest.mark.parametrize("strength", [0.1, 10.0])
 def test_ridge_is_the_closed_form_on_standardised_features(count, strength):
     torch.manual_seed(0)

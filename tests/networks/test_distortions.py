@@ -74,7 +74,7 @@ def test_squared_pixels_rank_all_distortions_alike():
     assert table["mse"]["mean"] == pytest.approx(1, rel=0.03)
     for ratio in table["mse"]["ratios"].values():
         assert ratio["mean"] == pytest.approx(1, rel=0.03)
-    # The mean moves under a change of brightness far more than under a shift.
+    # A change of brightness moves the mean far more than a shift does.
     assert table["mean"]["ratios"]["brightness"]["low"] > 5
 
 

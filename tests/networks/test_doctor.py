@@ -29,7 +29,7 @@ def test_the_forecast_is_what_the_first_step_puts_out_and_leaves_no_trace():
     assert outputs["fc"]["peak"] == logits.abs().max().item()
     assert outputs["fc"]["std"] == pytest.approx(logits.std(correction=0).item(), rel=1e-5)
     assert [*outputs][:4] == ["conv1", "bn1", "relu", "maxpool"]
-    # One ReLU is used twice: its peak is the largest of both.
+    # This ReLU is used twice: its peak is the larger of the two.
     assert outputs["layer1.0.relu"]["peak"] >= outputs["layer1.0"]["peak"]
 
 
@@ -84,7 +84,7 @@ def test_the_term_that_makes_them_so_is_infinity_times_zero():
     assert found["inverse_deviation_fp32"] == found["output_peak_fp32"] == 0
     assert math.isnan(found["factor_fp32"])
     assert not found["finite_in_fp32"]
-    # In float64 the same is an ordinary batch norm.
+    # In float64 the same batch norm works as usual.
     assert found["finite_in_fp64"]
     assert found["variance_fp64"] == pytest.approx(1e40, rel=0.5)
     assert found["factor_fp64"] == pytest.approx(

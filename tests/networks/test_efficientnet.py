@@ -17,7 +17,7 @@ def state():
 
 
 def built(path, capsys, classes=4):
-    """The network that a file gives, its new tensors, and the line that is said of it."""
+    """Build a network from a file: (its state, the names of new tensors, the line printed)."""
     network, init, new = efficientnet.build(classes, str(path), seed=0)
     assert init == f"SHA-256 {sha256_of(path)}"
     return network.state_dict(), new, capsys.readouterr().out

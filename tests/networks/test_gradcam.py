@@ -14,7 +14,7 @@ from common.networks import gradcam
 def network():
     torch.manual_seed(0)
     net = efficientnet_v2_s(num_classes=5).eval()
-    net.classifier[1].weight.data.mul_(1e5)  # else the package's epsilon of 1e-7 is felt
+    net.classifier[1].weight.data.mul_(1e5)  # or the package's epsilon of 1e-7 matters
     return net
 
 
@@ -24,7 +24,7 @@ def images():
 
 
 def scaled(maps):
-    """As the grad-cam package scales a map: to [0, 1] by its smallest and largest value."""
+    """Scale maps to [0, 1] by their smallest and largest value, as the grad-cam package does."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low + 1e-7)
 
@@ -39,7 +39,7 @@ def test_maps_equal_the_grad_cam_packages(network, images, layer):
         wanted = torch.from_numpy(package(input_tensor=images, targets=targets))
     assert maps.shape == wanted.shape == (3, 96, 128)
     assert wanted.amax() > 0.9
-    # The package scales before it enlarges and once more after.
+    # The package scales maps before it enlarges them, and again afterwards.
     torch.testing.assert_close(scaled(maps), wanted, atol=1e-4, rtol=0)
 
 
@@ -125,9 +125,9 @@ def test_pointing_game_counts_peaks_on_the_mask():
 def test_the_peak_of_a_coarse_map_is_at_its_cells_centre():
     coarse = torch.tensor([[[[0.0, 1.0], [0.2, 0.1]]]])
     enlarged = nn.functional.interpolate(coarse, (64, 64), mode="bilinear")[0]
-    # Pixels 15 and 48 are the outermost of those that the next cell bears on.
+    # Pixels 15 and 48 are the outermost ones that the neighbouring cell still influences.
     assert gradcam.peaks(enlarged).tolist() == [[15, 48]]
-    assert cv2.minMaxLoc(enlarged[0].numpy())[3] == (48, 0)  # the first of equals: a border pixel
+    assert cv2.minMaxLoc(enlarged[0].numpy())[3] == (48, 0)  # the first maximum: at the border
     assert gradcam.peaks(torch.eye(5)[None]).tolist() == [[2, 2]]
 
 
@@ -162,7 +162,7 @@ def test_each_step_deletes_the_same_number_of_pixels():
 
 
 class Linear(nn.Module):
-    """Two classes, whose first has a probability that is linear in the pixels."""
+    """A network of two classes; the first one's probability is linear in the pixels."""
 
     def __init__(self, weights):
         super().__init__()
@@ -176,7 +176,7 @@ class Linear(nn.Module):
 def test_of_a_linear_network_the_curves_are_running_sums():
     images = noise(4).double()
     weights = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)).double()
-    weights /= weights.sum()  # of pixels in [0, 1] the probability is in [0, 1]
+    weights /= weights.sum()  # so the probability is in [0, 1], as pixels are
     maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(2))
     found = gradcam.deletion_and_insertion(
         Linear(weights), images, maps, torch.tensor([0, 0]), steps=16

@@ -1,4 +1,4 @@
-"""Every instrument stands alone: its docstring's three lines run, and it knows no flags."""
+"""Every instrument works alone: its docstring's three lines run, and it uses no flags."""
 
 import ast
 import pkgutil
@@ -19,7 +19,7 @@ def source(instrument):
 
 def example(instrument):
     """The first indented block of a module's docstring."""
-    # From the source, since newer Pythons strip the indentation of docstrings.
+    # Read it from the source, because newer Pythons strip the indentation of docstrings.
     doc = ast.get_docstring(ast.parse(source(instrument)), clean=False)
     blocks = [block for block in doc.split("\n\n") if block.startswith("    ")]
     return textwrap.dedent(blocks[0]).strip()

@@ -79,7 +79,7 @@ def test_losses_of_all_31_layers_equal_plain_vgg16(which, request):
         assert values[f"mae_{name}"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*weight:UserWarning")  # lpips calls torchvision the old way
+@pytest.mark.filterwarnings("ignore:.*weight:UserWarning")  # of lpips' call of torchvision
 @torch.inference_mode()
 def test_lpips_equals_the_lpips_package(real_weights):
     package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)

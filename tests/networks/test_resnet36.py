@@ -46,7 +46,7 @@ def test_activations_are_modules_that_can_be_watched_and_hold_nothing():
 
 
 def kinds(network, number):
-    """The classes of a stem's activation and of the norm after it, by their names."""
+    """The class names of a stem's activation and of the norm after it, joined by "+"."""
     activation = getattr(network, f"activation{number}")
     parts = list(activation.children()) or [activation]
     return "+".join(type(part).__name__ for part in parts)

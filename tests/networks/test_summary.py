@@ -7,7 +7,7 @@ from tests.faults import tiny
 
 
 def figure_4():
-    """The report's Figure 4 at 244 px, its 2,359,080 put right as 2,359,808."""
+    """The report's Figure 4 at 244 px, with its 2,359,080 corrected to 2,359,808."""
     rows, number = [], 0
 
     def add(kind, shape, parameters=0):

@@ -11,7 +11,7 @@ from tests.conftest import image
 
 
 def plain_maps(weights, one_image):
-    """All maps of a hook-free torchvision VGG-16, none of its layers in place."""
+    """All maps of torchvision's VGG-16, without hooks and without in-place layers."""
     layers = make_layers(cfgs["D"])
     layers.load_state_dict(weights.features)
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

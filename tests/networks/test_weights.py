@@ -18,7 +18,7 @@ from common.networks import weights
 
 
 def refused(spec):
-    """The message with which weights are refused, which is one line."""
+    """The one-line message that refuses the weights."""
     with pytest.raises(UserError) as caught:
         weights.load_vgg16(str(spec), seed=0)
     message = str(caught.value)
@@ -215,7 +215,7 @@ AS_PEOPLE_HAVE_THEM = {
 @pytest.mark.parametrize("name", AS_PEOPLE_HAVE_THEM)
 def test_weights_are_found_whatever_wraps_them(tmp_path, name):
     content, words = AS_PEOPLE_HAVE_THEM[name]
-    path, legacy = tmp_path / "weights.pt", name == "plain"  # one in the format of before 1.6
+    path, legacy = tmp_path / "weights.pt", name == "plain"  # the format before PyTorch 1.6
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     tensors, taken = found(path)
     assert list(tensors) == list(STATE)
@@ -224,7 +224,7 @@ def test_weights_are_found_whatever_wraps_them(tmp_path, name):
 
 
 def test_a_name_that_is_the_networks_own_is_no_wrapper(tmp_path):
-    wanted = renamed("network.")  # as those of a network that normalises
+    wanted = renamed("network.")  # as in a network that normalises
     torch.save({"network": wanted, "epoch": 2}, tmp_path / "best.pt")
     tensors, _ = weights.find_tensors(tmp_path / "best.pt", wanted, "Net")
     assert list(tensors) == list(wanted)
@@ -268,7 +268,7 @@ def test_code_is_refused_unrun(tmp_path, form):
         (STATE | {"features.bias": torch.zeros(4, dtype=torch.int8)}, "features.bias"),
         (STATE | {"features.bias": torch.full((4,), torch.nan)}, "features.bias"),
         (STATE | {"norm.running_var": torch.full((4,), torch.inf)}, "norm.running_var"),
-        # Beyond the range of fp32, in which the network has it.
+        # Beyond the range of fp32, which the network uses.
         (STATE | {"features.bias": torch.full((4,), 1e300, dtype=torch.double)}, "features.bias"),
     ],
     ids=["list", "no weights", "shape", "int", "int8", "nan", "inf", "large"],
@@ -303,5 +303,5 @@ def test_a_flipped_bit_is_refused_or_was_of_no_bearing(tmp_path):
             tensors, _ = found(path)
         except UserError as error:
             assert str(path) in str(error)  # noqa: PT017 both ends are right
-        else:  # in the zip file's padding, dates or names of what is not read
+        else:  # in the zip's padding, dates or names that are not read
             assert all(torch.equal(tensors[name], STATE[name]) for name in STATE)

@@ -10,7 +10,7 @@ WIDE_CHANNELS = [26, 26, 53, 70, 141, 176, 282, 1408]
 
 
 def trained_like(network, seed=0):
-    """Batch norms as after training, so that no layer is near the identity."""
+    """Set batch norms as after training, so that no layer is near the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -36,7 +36,7 @@ def make_wide(width=1.1):
 
 
 def out_channels(stage):
-    """As the weights have them, whatever attributes say."""
+    """A stage's output channels by its weights, whatever attributes say."""
     convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
     return len(convolutions[-1].weight)
 

@@ -10,7 +10,7 @@ PHOTOS = {"images": {"cat": {"l1": 7.0, "size": [3, 4]}, "dog": {"l1": 2.0, "siz
 
 @pytest.fixture
 def both(tmp_path):
-    """Publish two runs' results of a part: `both(part, a, b)` gives the folders."""
+    """Publish two results of a part: `both(part, a, b)` returns their folders."""
 
     def publish_both(part, *pair):
         for name, result in zip("ab", pair, strict=True):

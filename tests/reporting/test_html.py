@@ -68,7 +68,7 @@ def holds(page, result):
 
 @pytest.fixture(scope="module")
 def published():
-    """The text of the published runs' page, without its pictures."""
+    """The HTML of the published runs' page, without its pictures."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(html, "picture", lambda _: "data:image/webp;base64,")
         return html.render(PUBLISHED)
@@ -87,7 +87,7 @@ def test_every_published_value_is_in_its_page(published):
             if part in PARTS:
                 result.pop("provenance")
                 assert holds(page, result) is True, (path, part)
-    assert holds(page, {"x": 987.25}) == [987.25]  # so that the check can fail
+    assert holds(page, {"x": 987.25}) == [987.25]  # the check is able to fail
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_each_prediction_is_a_picture_with_its_kind(out):
     results.publish(out / "problem2", "2.6", Findings({"maps": 3}, figures=figures), ABOUT)
     shown = [attrs["data-kind"] for tag, attrs in Page(html.render(out)).tags
              if tag == "figure" and attrs["class"] == "picture"]  # fmt: skip
-    # Where pictures stand alone, the one of them all is a file only.
+    # If each picture has its own figure, the page leaves out the figure of them all.
     assert shown == ["faithfulness", "right", "right", "wrong"]
 
 

@@ -82,7 +82,7 @@ TEXTS = {
 
 @pytest.fixture
 def texts(monkeypatch):
-    """The texts of the figures drawn, their lines joined; to read mathematics or warn fails."""
+    """The texts of all figures drawn, lines joined; reading one as mathematics fails the test."""
     found, save = [], Figure.savefig
 
     def keep(figure, path, **options):
@@ -112,7 +112,7 @@ def test_networks_have_names_that_a_reader_knows():
 # -------------------------------------------------------------------------------------------- names
 
 
-# What users call files, class folders and data folders, and how it is shown.
+# Users' names of files, class folders and data folders, and how figures show them.
 SHOWN = {
     "Ba$$in $5_vs_$6.png": "Ba$$in $5_vs_$6.png",
     "$x_{1$": "$x_{1$",
@@ -128,7 +128,7 @@ SHOWN = {
 
 
 def draw_everywhere(name, path):
-    """Draw the name in every place of a figure that shows one of the user's."""
+    """Draw the name in every place of a figure that may show a user's name."""
     problem2.draw_resolutions(path, title=name, sizes={(4, 3): 1})
     problem2.draw_class_counts(path, title=name, counts={"train": np.array([2, 1])})
     heat = plotting.HeatMap(MAP, "0-255")
@@ -148,7 +148,7 @@ def test_a_figure_shows_a_name_as_it_is(name, tmp_path, texts):
 
 
 def test_no_setting_of_a_notebook_or_a_user_matters(tmp_path):
-    """A backend that is not there, no place for a cache, and a matplotlibrc with TeX."""
+    """Use a backend that is not installed, no folder for a cache, and a matplotlibrc with TeX."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nowhere\naxes.grid: odd\n")
     code = (
         "import os\nimport numpy as np\nfrom pathlib import Path\n"

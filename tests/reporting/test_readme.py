@@ -21,7 +21,7 @@ README, ALL = TEXTS["README"], "\n".join(TEXTS.values())
 RESULTS = sorted(page.PUBLISHED.rglob("results.json"))
 # Flags of other programs.
 OTHER_FLAGS = {"--no-deps", "--quick"}
-NUMBER = re.compile(r"(?<![\w.,-])\d[\d,.]*")  # not that of a name such as relu5_3 or VGG-16
+NUMBER = re.compile(r"(?<![\w.,-])\d[\d,.]*")  # not in names such as relu5_3 or VGG-16
 
 
 def paragraphs(text: str) -> list[str]:

@@ -21,7 +21,7 @@ ABOUT = {"command": "python problem1_perceptual.py", "call_seconds": 1.5}
 
 
 def write(text, path):
-    """A figure for tests."""
+    """Draw a "figure" for tests: write text into a file."""
     path.write_text(text)
 
 
@@ -34,13 +34,13 @@ def stored(folder):
 
 
 def names(folder):
-    """Files in a folder but its lock and its SHA256SUMS."""
+    """The names of the files in a folder, without its lock and its SHA256SUMS."""
     there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     return sorted(there - {"SHA256SUMS"})
 
 
 def start(work) -> multiprocessing.Process:
-    """Another process, which forgets nothing that this one has imported."""
+    """Start another process by a fork, so that it need not import anything again."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     return process
@@ -61,7 +61,7 @@ def test_one_part_replaces_its_own_key_alone(tmp_path):
     publish(tmp_path, "1.2", {"c": float("inf"), "d": (1, 2)})
     parts = stored(tmp_path)["parts"]
     assert parts == {
-        "1.1": {"command": "found", "provenance": ABOUT},  # which overwrites nothing
+        "1.1": {"command": "found", "provenance": ABOUT},  # its "command" stays
         "1.2": {"c": None, "d": [1, 2], "provenance": ABOUT},
     }
     assert list(parts) == ["1.1", "1.2"]
@@ -88,7 +88,7 @@ def test_files_of_a_part_without_their_record_are_all_named_before_any_work(tmp_
     assert results.open_folder(tmp_path, ["1.1"]) == tmp_path
 
 
-# A part that runs again removes the files of its run before, so their names are looked at.
+# A part that runs again removes the files of its earlier run, so their names are checked.
 @pytest.mark.parametrize("files_of_parts", [["../mine"], ["/mine"], ["a/b"]])
 def test_another_file_in_the_place_of_the_results_is_left_alone(tmp_path, files_of_parts):
     text = json.dumps({"files": {"1.1": files_of_parts}, "parts": {}})

@@ -13,7 +13,7 @@ SIDE_PX = 32
 
 @pytest.fixture(scope="module")
 def setup():
-    """Twelve drawn flowers, packed a little larger than the network sees them."""
+    """Twelve drawn flowers, packed a little larger than the network's input."""
     source = DrawnSet("test", 12, 3, seed=0)
     test = Packed(np.zeros((12, 36, 36, 3), np.uint8), torch.arange(12) % 3, np.arange(12), source)
     args = SimpleNamespace(image_size=SIDE_PX)
@@ -49,5 +49,5 @@ def test_areas_and_their_differences_are_of_the_same_images():
     assert rows["random"]["low"] < rows["random"]["mean"] < rows["random"]["high"]
     (difference,) = rows["differences"]
     assert (difference.pop("a"), difference.pop("b")) == ("grad_cam", "random")
-    # What the images have in common falls out of the difference, and so does its spread.
+    # Each image adds the same to both curves: this cancels in the difference, with its spread.
     assert list(difference.values()) == [pytest.approx(-0.5)] * 3

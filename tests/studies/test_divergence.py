@@ -31,7 +31,7 @@ def train():
 
 
 def small_run(scale=1.0, **changes):
-    """A run of a network whose first convolution puts out values of about `scale`."""
+    """A run of a network whose first convolution's outputs are about `scale` in size."""
     torch.manual_seed(0)
     first = nn.Conv2d(3, 4, 3)
     first.weight.data.mul_(scale)
@@ -127,7 +127,7 @@ def test_a_dead_network_is_taken_apart_at_the_batch_norm_that_makes_gradients_na
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
     )  # fmt: skip
     with torch.no_grad():
-        network[-1].weight.mul_(1e21)  # so that the gradient that comes back is large
+        network[-1].weight.mul_(1e21)  # so that its input's gradient is large
     images, labels = 1e20 * torch.rand(6, 3, 4, 4), torch.arange(6) % 5
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     found = divergence.unchecked_steps(network, [(images, labels)] * 3, optimizer, autopsy=True)

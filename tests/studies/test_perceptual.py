@@ -18,7 +18,7 @@ SIGMAS = np.array(TRAINED.sigmas, float)
 
 
 def power_laws(*exponents, scale=1e-4, pictures=2):
-    """Calibrated losses scale * sigma ** exponent, one an exponent, of pictures all alike."""
+    """Calibrated losses scale * sigma ** exponent, one per exponent, of equal pictures."""
     curves = np.stack([scale * SIGMAS[1:] ** exponent for exponent in exponents], axis=1)
     shift = np.full((1, len(exponents)), scale * 10.0**2)
     raw = np.tile(np.concatenate([shift, curves]), (pictures, 1, 1))
@@ -63,7 +63,7 @@ def test_turning_sigma_of_many_curves_at_once():
     log_sigmas = np.log([1.0, 10.0, 100.0])
     a = np.array([[0.0, 1, 2], [0.0, 1, 2], [0, 0.5, 3], [2, 0.5, 3], [2, 2, 2]])
     b = np.array([[1.0, 1, 1], [3.0, 3, 3], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
-    expected = [10, np.inf, 10 * 10**0.2, 10 * 10**0.2, 0]  # of two crossings the last
+    expected = [10, np.inf, 10 * 10**0.2, 10 * 10**0.2, 0]  # the last of two crossings
     np.testing.assert_allclose(perceptual.turning_sigma(a, b, log_sigmas), expected)
 
 

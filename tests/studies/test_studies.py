@@ -42,10 +42,10 @@ def test_the_reproduction_goes_from_first_passes_to_cures(parts_of, monkeypatch)
     assert all({"losses", "non_finite_gradients"} <= row.keys() for row in found["steps"])
     assert "batch norm in float64" in [row["change"] for row in found["cures"]]
     assert found["batches"]["images_most"] < 650 * 1300
-    # A second call measures nothing.
+    # A second call measures nothing again.
     monkeypatch.setattr(reproduction, "first_pass", None)
     monkeypatch.setattr(reproduction, "unchecked_steps", None)
-    monkeypatch.setattr(reproduction, "free_bytes", lambda _: 0)  # nor is a batch halved
+    monkeypatch.setattr(reproduction, "free_bytes", lambda _: 0)  # and halves no batch
     again, _, _ = parts_of(p3, *TINY, "--reproduce", study="reproduce")
     assert again["3.4"]["reproduction"] == found
 
@@ -91,7 +91,7 @@ def test_a_study_of_stems_has_a_row_a_stem_beside_relu_throughout(parts_of, monk
         assert row["seeds"] == 2
         assert {"val_top1", "test_top1"} <= row.keys()
     differences = [row["difference"] for row in part["stems"]]
-    assert differences.pop(2) is None  # that is the control
+    assert differences.pop(2) is None  # the control
     assert all(row["low"] <= row["mean"] <= row["high"] for row in differences)
     assert "f,f+dn" in printed
 

@@ -1,4 +1,4 @@
-"""The teacher: the same views for both, features that a file keeps, runs that are the same."""
+"""Teacher and student see the same views, a file keeps features, and a stopped run goes on."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def train_set():
 
 
 class Setup:
-    """What a teacher needs of a Setup."""
+    """The fields of a Setup that a teacher needs."""
 
     def __init__(self, folder, teacher="vgg16", views=2, recipe=RECIPE, seed=5):
         self.args = SimpleNamespace(
@@ -69,7 +69,7 @@ def test_what_the_teacher_saw_is_what_the_student_sees(tmp_path, monkeypatch):
     made = teaching.teacher(Setup(tmp_path))
     for view in range(2):
         whole, rows = shown[view], [7, 2, 10]
-        for epoch in (view, view + 2):  # views come again
+        for epoch in (view, view + 2):  # views repeat
             views, features = batch_of(made, rows, epoch)
             assert torch.equal(views, whole[rows])
             wanted = (made.features[view, rows].float() - made.mean) / made.deviation
@@ -86,7 +86,7 @@ def test_a_file_teaches_where_weights_are_missing(tmp_path, monkeypatch):
         assert again.about == made.about
         assert again.classifier == made.classifier
         assert torch.equal(again.features, made.features)
-    assert made.about["weights"] is None  # of random ones
+    assert made.about["weights"] is None  # random ones have no SHA-256
     copied = tmp_path / "copied.pt"
     copied.write_bytes(kept_in(tmp_path).read_bytes())
     assert torch.equal(teaching.teacher(Setup(tmp_path, copied)).features, made.features)
@@ -127,7 +127,7 @@ def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):
     histories = [fit(tmp_path / name, made, grows) for name in ("stopped", "whole")]
     best = [tiny.state(tmp_path / name, "best.pt")["network"] for name in ("stopped", "whole")]
     tiny.assert_same(*best)
-    assert set(best[0]) == set(taught_network().state_dict())  # the guess is not of the network
+    assert set(best[0]) == set(taught_network().state_dict())  # without the layer that guesses
     assert histories[0][-1]["train_loss"] == histories[1][-1]["train_loss"]
 
 
@@ -156,7 +156,7 @@ def test_two_processes_share_the_views_and_features_of_one(tmp_path, place):
 
     images, targets = batch()
     assert targets.shape == (11, 3 + len(made.mean))
-    assert ((targets[:, :3] > 0).sum(dim=1) == 2).any()  # mixing is on
+    assert ((targets[:, :3] > 0).sum(dim=1) == 2).any()  # some are mixed
     for rank in range(2):
         place(rank, 2)
         share = batch()

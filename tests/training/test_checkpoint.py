@@ -1,4 +1,4 @@
-"""Stopping and going on: runs that were killed, are complete, damaged, or another's."""
+"""Stopping and going on: runs that were killed, or are complete, damaged or of another training."""
 
 import os
 import signal
@@ -106,4 +106,4 @@ def test_best_weights_alone_are_no_complete_run(tmp_path, monkeypatch):
     step = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *args: trained.append(1) or step(*args))
     train(tmp_path)
-    assert len(trained) == 9  # three epochs of three
+    assert len(trained) == 9  # three epochs of three steps

@@ -53,7 +53,7 @@ RECIPE = Recipe(
 
 
 def fit(net, folder, recipe=RECIPE, fresh=False, every_seconds=300):
-    """Train a network on the tiny set, or go on where it stopped; returns its history."""
+    """Train a network on the tiny set, or go on where its run stopped; returns its history."""
     stopped = None if fresh else load_stopped(folder)
     save = Saver(Run(net, recipe, CPU), folder, {"network": "tiny"}, every_seconds)
     return loop.fit(save, packed(), packed(7, 1), stopped)
@@ -66,7 +66,7 @@ def train(folder, recipe=RECIPE, **options):
 
 @contextlib.contextmanager
 def stopped_after_an_epoch():
-    """Let what is trained in the block be stopped after its first epoch."""
+    """Stop any training in the block after its first epoch."""
     whole_epoch = loop.train_one_epoch
 
     def one_epoch(run, *args):
@@ -81,7 +81,7 @@ def stopped_after_an_epoch():
 
 
 def train_an_epoch(folder, recipe=RECIPE, **options):
-    """Train as a call does that is stopped after the first epoch; returns the path of last.pt."""
+    """Train until a stop after the first epoch; returns the path of last.pt."""
     with stopped_after_an_epoch():
         train(folder, recipe, **options)
     return folder / "last.pt"
@@ -124,7 +124,7 @@ def test_each_step_has_the_rate_of_its_middle_so_that_the_first_is_not_0(tmp_pat
 
 
 def dead_net():
-    """A network whose batch norm gets values of which the squares are infinite in fp32."""
+    """A network whose batch norm gets values with squares that are infinite in fp32."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1))
     nn.init.normal_(net[0].weight, std=1e22)
     net.extend([nn.Flatten(), nn.Linear(4, 3)])
@@ -184,7 +184,7 @@ def test_an_image_whose_logits_are_not_finite_counts_as_wrong(capsys):
     split, brittle = packed(11), network()
     brittle.register_forward_hook(spoil_white)
     usual = evaluate(brittle, split, RECIPE, CPU)
-    first = usual["hits"].index("1")  # one that is right now
+    first = usual["hits"].index("1")  # an image that is right
     split.images[first] = 255
     found = evaluate(brittle, split, RECIPE, CPU)
     assert (found["not_finite"], found["loss"]) == (1, None)
@@ -208,8 +208,8 @@ def test_one_step_equals_plain_pytorch():
     other, split = network(), packed()
     other[3].p = 0.0
     run = Run(net, recipe, CPU)
-    # Mirrored images have the same mean colour, which is all that a 1x1 convolution would see; the
-    # order of a whole batch does not matter. So take the images as the step takes them.
+    # A 1x1 convolution would see only the mean colour, which mirroring does not change, and a whole
+    # batch's order does not matter. So compare on the images that the step really gets.
     seen = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     order = torch.arange(11)
@@ -299,7 +299,7 @@ def test_a_step_of_one_image_is_refused(tmp_path):
 
 
 class Spoil(nn.Module):
-    """Passes on what it gets, or not a number: in the forward or in the backward pass."""
+    """Return NaN if `direction` is "output"; else pass x on, with a gradient that is not finite."""
 
     def __init__(self, direction):
         super().__init__()

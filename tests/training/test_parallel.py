@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Speckle:
-    """Noise on some images of a batch, as a problem's own block draws it."""
+    """Put noise on some images of a batch, drawn in the way of Problem 2's noise block."""
 
     share: float
 
@@ -33,7 +33,7 @@ RECIPE = replace(tiny.RECIPE, augmentation=Augmentation(cutmix_prob=0.7, block=S
 
 
 def quiet_network():
-    """Batch norm in eval mode and no dropout: what processes compute alike."""
+    """A network that all processes compute alike: batch norm in eval mode, no dropout."""
     net = tiny.network()
     net[1].eval()
     net[1].train = lambda *_: net[1]
@@ -42,7 +42,7 @@ def quiet_network():
 
 
 def one_step(recipe):
-    """What a step on 11 images and an evaluation are in this process."""
+    """The results of a step on 11 images and of an evaluation in this process."""
     parallel.start(CPU)
     run = Run(quiet_network(), recipe, CPU)
     run.step = 3
@@ -55,7 +55,7 @@ def one_step(recipe):
     chosen = precision.choose_precision("auto", precision.Example(nn.Identity, 2, 8, CPU))
     parallel.stop()
     return {
-        "batch": [part.numpy() for part in batch],  # a tensor would go with its process
+        "batch": [part.numpy() for part in batch],  # a tensor would end with its process
         "gradients": gradients,
         "sums": run.sums,
         "evaluation": evaluation,
@@ -82,7 +82,7 @@ def test_two_processes_train_on_the_images_and_targets_of_one(by_one, by_two):
         np.testing.assert_array_equal(share_of_images, images[rank::2])
         np.testing.assert_array_equal(share_of_targets, targets[rank::2])
     assert len(images) == 11
-    assert ((targets > 0).sum(axis=1) == 2).any()  # cutmix has mixed some
+    assert ((targets > 0).sum(axis=1) == 2).any()  # cutmix mixed some images
 
 
 def test_the_gradient_of_two_processes_equals_that_of_one(by_one, by_two):
@@ -105,7 +105,7 @@ def test_evaluation_of_two_processes_equals_that_of_one(by_one, by_two):
 
 
 def test_the_first_process_decides_the_precision_for_all(by_two):
-    # The second has measured bf16 to be half as fast.
+    # The second process measured that bf16 is half as fast as fp32.
     assert [by_two[rank]["precision"] for rank in range(2)] == ["bf16", "bf16"]
 
 
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
     assert saved["epoch"] == 2
     net, best = tiny.network(), tiny.state(tmp_path, "best.pt")
     net.load_state_dict(best["network"])  # no "module." before names
-    # What the processes found on val together is what these weights find.
+    # These weights give the same val results as the processes together.
     on_val = loop.evaluate(net, tiny.packed(7, 1), RECIPE, CPU)
     row = saved["history"][best["epoch"] - 1]
     assert on_val["loss"] == pytest.approx(row["val_loss"], rel=1e-5)

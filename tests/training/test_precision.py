@@ -11,7 +11,7 @@ STEP = Example(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), 4, 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Pretend that a step in bf16 takes so many times the seconds of fp32."""
+    """Pretend that a step in bf16 takes so many times as long as one in fp32."""
 
     def pretend(bf16_seconds):
         monkeypatch.setattr(Example, "seconds", lambda *_: {"fp32": 1.0, "bf16": bf16_seconds})

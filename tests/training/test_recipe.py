@@ -1,4 +1,4 @@
-"""What the loop's flags do, from the command line to the weights."""
+"""The effects of the loop's flags, from the command line to the weights."""
 
 from dataclasses import replace
 from itertools import islice
@@ -30,7 +30,7 @@ def recipe(*flags):
 
 
 def update(made):
-    """What one step at the peak learning rate changes of each of the tiny network's parameters."""
+    """Take one step at the peak learning rate: (change of each parameter, parameters before)."""
     network = tiny.network()
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     loop.train_step(Run(network, made, CPU), tiny.packed(), torch.arange(4), epoch=1)
@@ -84,7 +84,7 @@ def test_weight_decay_pulls_on_weights_but_not_on_norms_and_biases(optimizer):
     flags = ("--optimizer", optimizer, "--lr", 0.1, "--ema", 0, "--weight-decay")
     without, before = update(recipe(*flags, 0))
     decayed, _ = update(recipe(*flags, 0.5))
-    factor = {"adamw": 1.0, "sgd": 1.9}[optimizer]  # Nesterov takes decay as a gradient
+    factor = {"adamw": 1.0, "sgd": 1.9}[optimizer]  # SGD adds decay to the gradient
     for name, value in before.items():
         pull = decayed[name] - without[name]
         if name in ("0.weight", "6.weight"):
@@ -126,7 +126,7 @@ def test_regularisation_and_size_grow_in_stages():
     assert last == Augmentation(pytest.approx(0.2), 0.4, 0.6)
     strong = replace(grows, augmentation=Augmentation(randaugment=10))
     assert [strong.at(epoch).augmentation.randaugment for epoch in (0, 3, 8)] == [5, 7.5, 10]
-    assert "randaugment" not in grows.as_dict()  # runs of before are still the same
+    assert "randaugment" not in grows.as_dict()  # earlier runs keep their identity
     plain = replace(grows, stages=1)
     assert plain.at(0) == plain
     assert plain.as_dict() == replace(plain, first_size_px=0, first_strength=1).as_dict()
@@ -135,7 +135,7 @@ def test_regularisation_and_size_grow_in_stages():
 def test_dropout_grows_with_the_stages():
     network = tiny.network()
     run = Run(network, replace(tiny.RECIPE, stages=2, first_strength=0.5), torch.device("cpu"))
-    steps = loop.endless_steps(run, tiny.packed())  # three an epoch
+    steps = loop.endless_steps(run, tiny.packed())  # three per epoch
     assert [network[3].p for _ in islice(steps, 9)] == pytest.approx(6 * [0.05] + 3 * [0.1])
 
 

@@ -24,7 +24,7 @@ TINY = NetworkSpec("tiny", build)
 
 @pytest.fixture
 def setup_of(tmp_path, monkeypatch):
-    """What a new process makes of flags: a `Setup` on the tiny splits."""
+    """Make a `Setup` on the tiny splits from flags, as a new process would."""
     monkeypatch.setattr(runs, "pack", lambda split, *_: split)
 
     def make(*flags, splits=SPLITS):
@@ -37,7 +37,7 @@ def setup_of(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bf16_gains(monkeypatch):
-    """Say that bf16 is faster on this machine, or is not."""
+    """Pretend that bf16 is faster on this machine, or that it is not."""
 
     def pretend(gains):
         seconds = {"fp32": 1.0, "bf16": 0.5 if gains else 2.0}
@@ -48,7 +48,7 @@ def bf16_gains(monkeypatch):
 
 @pytest.fixture
 def looks_at_test(monkeypatch):
-    """The evaluations of the test split so far."""
+    """A list that gets one entry for each evaluation of the test split."""
     looks, evaluate = [], runs.evaluate
 
     def counting(network, split, *args, **options):
@@ -60,7 +60,7 @@ def looks_at_test(monkeypatch):
     return looks
 
 
-# ----------------------------------------------------------------------------- what makes a run it
+# ---------------------------------------------------------------------------- what identifies a run
 
 
 def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch):
@@ -119,7 +119,7 @@ def test_other_weights_are_tested_again(setup_of, looks_at_test):
     save_checkpoint(folder / "best.pt", best)
     (run,) = train_seeds(setup_of("--precision", "fp32"), TINY)
     assert len(looks_at_test) == 2
-    assert run["test_top1"] == pytest.approx(100 / 3)  # all are called the third class
+    assert run["test_top1"] == pytest.approx(100 / 3)  # all are predicted as the third
     kept = json.loads((folder / "test.json").read_text())
     assert kept["top1"] == run["test_top1"]
     train_seeds(setup_of("--precision", "fp32", "--fresh"), TINY)

@@ -1,4 +1,4 @@
-"""Values that are not finite: where they are found, and what the processes of a job say."""
+"""Values that are not finite: where they are found, and what a job's processes report."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def test_weights_that_decay_until_they_are_not_finite_are_no_result(tmp_path):
 
 
 def bad_as_rank_1(folder, direction):
-    """Train with a NaN on the second process alone; what was raised there: (module, message)."""
+    """Train with a bad value on the second process only: (module, message) of the error raised."""
     parallel.start(CPU)
     network = tiny.network()
     if job.rank() == 1:
