@@ -1,9 +1,9 @@
 import os
 import sys
 
-# Two workers share two cores: threads that wait for each other would take ten times as long.
+# Two workers share two cores: more threads would wait for each other, and take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("MPLBACKEND", None)  # of a notebook, where matplotlib may not have it
+os.environ.pop("MPLBACKEND", None)  # a notebook's may be one that is not installed
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def fails(run):
 
 @pytest.fixture
 def parts_of(run, tmp_path):
-    """Run Problem 2 or 3 in folders of the test's own: (its results by part, stdout, stderr)."""
+    """Run Problem 2 or 3 in the test's own folders: (results by part, stdout, stderr)."""
 
     def run_parts(module, *argv, study="", code=0):
         out = tmp_path / "out"
@@ -75,7 +75,7 @@ def place(monkeypatch):
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Small networks in the place of torchvision's, which take a test half a minute."""
+    """Replace torchvision's networks, which take half a minute per test, by small ones."""
     tiny.use_small_networks(monkeypatch.setattr)
 
 

@@ -45,7 +45,7 @@ def test_ways_take_turns_there_and_back():
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """psutil, which only `make bench` installs, is not asked."""
+    """Do not call psutil, which only `make bench` installs."""
     monkeypatch.setattr(bench, "busy_cores", lambda: 0.0)
 
 

@@ -50,7 +50,7 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"its SHA-256 is not that in SHA256SUMS beside it"):
             files.load(path)
-    assert files.record(path) == files.check(path)  # as the user's own line would
+    assert files.record(path) == files.check(path)  # as if the user had added the line
     assert files.load(path) == whole + b"\n"
 
 
@@ -80,7 +80,7 @@ def test_atomic_shows_the_new_file_only_when_it_is_whole(tmp_path):
     path = tmp_path / "figure.png"
     path.write_text("old")
     with files.atomic(path) as temporary:
-        assert temporary.suffix == ".png"  # what draws a figure goes by it
+        assert temporary.suffix == ".png"  # the suffix decides a figure's format
         temporary.write_text("ne")
         assert path.read_text() == "old"
         temporary.write_text("new")
@@ -137,7 +137,7 @@ def test_a_cached_folder_is_filled_once(tmp_path):
         assert (folder / "a").read_text() == "content"
     assert len(filled) == 1
     assert filled[0] != folder
-    assert folder.stat().st_mode == folder.parent.stat().st_mode  # of a group, others may read it
+    assert folder.stat().st_mode == folder.parent.stat().st_mode  # a group may read it, for example
 
 
 def test_a_folder_that_was_not_filled_to_the_end_is_never_there(tmp_path):

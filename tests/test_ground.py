@@ -29,7 +29,7 @@ def test_the_first_process_alone_speaks(place, capsys):
 
 
 def guarded(error, capsys):
-    """(exit code, stderr) of a main that raises."""
+    """Guard a main that raises: (exit code, stderr)."""
 
     def main():
         if error is not None:
@@ -39,7 +39,7 @@ def guarded(error, capsys):
     return code, capsys.readouterr().err
 
 
-# What torch.compile raises, of a module that takes seconds to load.
+# The kind of error that torch.compile raises, whose module takes seconds to load.
 NO_COMPILER = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
 
 
@@ -142,7 +142,7 @@ def test_a_signal_ends_a_script_in_a_line(number, wait_for, loading, cleaning, s
 
 
 def test_a_process_without_stderr_does_not_fail_of_it():
-    """A progress bar and a line of error, where `2>&-` has closed the place for both."""
+    """Show a progress bar and an error line after `2>&-` has closed stderr."""
     code = """
 import sys
 import common.start

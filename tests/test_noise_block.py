@@ -19,7 +19,7 @@ def covered(block, images, seed=0):
 
 
 def grey(images=400, height=40, width=50):
-    return torch.full((images, 3, height, width), 2.0)  # outside of what noise can be
+    return torch.full((images, 3, height, width), 2.0)  # outside the range of the noise
 
 
 BLOCK = p2.NoiseBlock(prob=1.0, area_low=0.1, area_high=0.3)
@@ -48,7 +48,7 @@ def test_blocks_are_rectangles_of_random_place_shape_and_area():
     assert ratio.min() < 0.6
     assert ratio.max() > 1.6
     hit = inside.float().mean(0)
-    assert (hit > 0).float().mean() > 0.98  # any place but for luck in a corner
+    assert (hit > 0).float().mean() > 0.98  # nearly every place, bar a corner
     assert hit[20, 25] < 0.6
 
 
@@ -77,5 +77,5 @@ def test_the_augmentation_draws_the_same_with_it_and_without():
     images = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8)
     (whole, targets), (noisy, noisy_targets) = augmented(None), augmented(BLOCK)
     same = (whole == noisy).all(1).float().mean((1, 2))
-    assert 0.65 < same.min() < same.max() < 0.95  # all but the rectangles
+    assert 0.65 < same.min() < same.max() < 0.95  # all pixels outside the rectangles
     assert torch.equal(targets, noisy_targets)

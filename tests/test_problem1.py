@@ -72,11 +72,11 @@ def test_all_parts_on_a_folder_and_their_tables_again_from_results_json(run, fol
     drawn = {"1.1_shift.png", "1.3_noise.png", "1.3_doses.jpg", *figures, *more[1]}
     files = {path.name for path in (tmp_path / "problem1").glob("1.*")}
     assert files == {*tables, "1.2_vgg16_summary.txt", *drawn}
-    assert "1.3_dose_response_random.png" not in files  # the control of the control
+    assert "1.3_dose_response_random.png" not in files  # random weights need no control
 
 
 def found(folder, *flags):
-    """What parts find, as results.json has it, without their tables and figures."""
+    """The results of parts as results.json stores them, without tables and figures."""
     args = p1.make_parser().parse_args([*flags, "--images", str(folder), *TINY])
     shared = p1.prepare(args)
     return json.dumps({part: p1.PARTS[part](shared).result for part in args.parts})

@@ -27,12 +27,12 @@ def state():
 
 
 def setup_of(*argv, classes=4):
-    """What starting a network needs of a Setup."""
+    """The fields of a Setup that starting a network needs."""
     return SimpleNamespace(args=p2.make_parser().parse_args([*map(str, argv)]), classes=classes)
 
 
 def started(*argv, classes=4, seed=7):
-    """The state of the narrow network as flags start it."""
+    """The state dict of the narrow network when it starts with these flags."""
     network, _ = p2.start_narrow(setup_of(*argv, classes=classes), seed)
     return network.network.state_dict()
 
@@ -77,14 +77,14 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
     def identities(*argv):
         setup = setup_of("--from-narrow", tmp_path / "a.pt", *argv)
         starts = (p2.start_narrow, p2.start_wide, p2.start_wide_from_narrow)
-        with torch.device("meta"):  # of the weights themselves nothing is asked
+        with torch.device("meta"):  # the weights' values are not needed
             return [start(setup, 0)[1] for start in starts]
 
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_text(name)
     usual, sha256 = identities(), files.sha256_of(tmp_path / "b.pt")
     for changed, argv in (
-        ([], ["--noise-prob", 0]),  # which is the recipe's
+        ([], ["--noise-prob", 0]),  # a field of the recipe, not of the start
         ([0, 1], ["--no-zero-head"]),
         ([0], ["--init", tmp_path / "b.pt"]),
         ([1, 2], ["--width", 1.2]),
@@ -124,7 +124,7 @@ def test_top_resolutions_are_ordered_by_count_then_size():
 
 
 def small_setup(cache):
-    """A test set of unbalanced classes, all four from train, the last with another label."""
+    """A Setup whose unbalanced test set is four train images, the last with another label."""
     images = np.random.default_rng(0).integers(0, 256, (6, 36, 36, 3), dtype=np.uint8)
     source, labels = DrawnSet("train", 6, 3, seed=0), torch.tensor([0, 1, 2, 0, 1, 2])
     packed = {
@@ -173,8 +173,8 @@ def test_vgg_16_sees_test_once_as_val_has_chosen(tmp_path, monkeypatch):
     row = baselines.baselines(small_setup(tmp_path))["VGG-16, ridge"]
     assert set(row["chosen"]) == {"layers", "pooling", "size_px", "strength"}
     looks = {("train", 32), ("val", 32), ("train", 48), ("val", 48)}
-    assert set(seen[:-1]) <= looks  # fewer where val is all right
+    assert set(seen[:-1]) <= looks  # fewer once val reaches 100 %
     assert len(set(seen)) == len(seen)
     assert seen[-1] == ("test", row["chosen"]["size_px"])
     monkeypatch.setattr(baselines, "_baselines", None)
-    assert baselines.baselines(small_setup(tmp_path))["VGG-16, ridge"] == row  # it was kept
+    assert baselines.baselines(small_setup(tmp_path))["VGG-16, ridge"] == row  # it is stored

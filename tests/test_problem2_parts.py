@@ -27,7 +27,7 @@ TINY = (*QUICK[:-4], "--batch-size", 6, "--seeds", 2, "--precision", "fp32")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Parts 2.1 and 2.2 with two seeds of a small network: the folder, and what was printed."""
+    """Run parts 2.1 and 2.2 with two seeds of a small network: (folder, stdout)."""
 
     def no_weights(*_, **__):
         raise UserError("VGG-16 takes a test ten seconds")
@@ -136,7 +136,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     message = fails(p2, "2.3", *QUICK, *folders, "--from-narrow", other)
     assert f"{continued}-1epochs-seed0/best.pt is of another run: narrow" in message
-    assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # whose noise is uniform again
+    assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # the noise is uniform again
 
 
 @pytest.mark.usefixtures("small_networks")

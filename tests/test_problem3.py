@@ -73,7 +73,7 @@ def test_bad_input_ends_in_one_line(fails, tmp_path, flags, told):
 
 
 def test_the_catalogue_of_the_reports_figure_20():
-    """312 classes of 600 images, not 500, make its total; its splits are 70, 15 and 15 %."""
+    """Its total is that of 312 classes of 600 images, not 500; its splits are 70, 15 and 15 %."""
     sizes = manifest.split_sizes(600, (0.7, 0.15, 0.15))
     assert sizes == [420, 90, 90]
     assert 312 * sum(sizes) == 187_200 == 131_039 + 28_080 + 28_081

@@ -28,7 +28,7 @@ TINY = (
 
 @pytest.fixture
 def train(parts_of, class_folders, monkeypatch):
-    """Part 3.4 at 32 px, with a small network in ResNet-34's place."""
+    """Run part 3.4 at 32 px, with a small network in place of ResNet-34."""
     tiny.use_small_networks(monkeypatch.setattr)
     return partial(parts_of, p3, "3.4", "--data", class_folders, *TINY)
 
@@ -92,7 +92,7 @@ def test_the_report_diverges_where_the_doctor_says_and_the_branch_does_not(train
     rows_path = tmp_path / "out" / "problem3" / "diagnose" / "3.4_doctor_resnet36_sum.csv"
     with rows_path.open() as file:
         rows = list(csv.DictReader(file))
-    # Tables can be made again from results.json.
+    # The table can be made again from results.json.
     table = problem3.doctor_table(part, doctor.RANGES, "", "")
     written = (rows_path.parent / "3.4_doctor.txt").read_text()
     assert table.splitlines()[-10:] == written.splitlines()[-10:]

@@ -30,7 +30,7 @@ def pinned(environment: dict[str, str]) -> dict[str, str]:
 def test_the_lock_holds_pins_and_hashes_alone():
     rest = "".join(line for line in LOCK.splitlines(True) if not line.startswith("#"))
     assert ENTRY.sub("", rest) == ""
-    # No address, host or path: these are the installer's own.
+    # No address, host or path: the installer chooses these.
     assert not re.search(r"://|--(?!hash)|@|/", rest)
 
 
@@ -43,7 +43,7 @@ def test_every_dependency_that_is_asked_for_is_locked(environment):
     for words in asked:
         name, version = words.split("==")
         assert found[name.replace("_", "-")] == f"=={version}", "make lock"
-    assert found.keys() >= {"jinja2", "sympy", "setuptools"}  # which torch asks for
+    assert found.keys() >= {"jinja2", "sympy", "setuptools"}  # torch requires them
     cuda = {name for name in found if name.startswith(("nvidia-", "triton"))}
     assert bool(cuda) == (environment is LINUX)
 
