@@ -12,7 +12,7 @@ Hardware: any CPU or GPU; on 2 CPU cores six photos take two minutes and 1.6 GiB
 one four seconds and no more memory.
 Finding (outputs/published/problem1, three sets of pictures): relu5_3 forgives the shift (0.02 of
 "another picture", with random weights too) and sees noise, blur and JPEG of the same pixel loss at
-least twelve times as much. Robust it is to large noise alone, which saturates it: noise of sigma 2
+least twelve times as much. It is robust only to large noise, which saturates it: noise of sigma 2
 to 3 costs it as much as the shift.
 """
 
@@ -48,11 +48,11 @@ from common.studies.perceptual import CONTROL, MARGIN_PX, TRAINED, Doses, Square
 from common.studies.perceptual_controls import averaged
 from common.training.parallel import pick_device
 
-REPORT_LAYERS = ("4", "9", "10", "12", "30")  # the report's, and the pool between two of them
+REPORT_LAYERS = ("4", "9", "10", "12", "30")  # the report's layers, and a pool between two of them
 SECONDS_A_MEGAPIXEL = 6  # through VGG-16 on two AVX2 cores
 SSIM_WINDOW_PX = 11
 SUMMARY_SIDE_PX = 224  # of the VGG-16 table
-DRAWS = 5  # of random weights, a control
+DRAWS = 5  # of random weights, as a control
 FIGURE_ROWS, DETAIL_PX = 2, 128
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -61,9 +61,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Shared:
     """What the parts work on, chosen and checked before any work.
 
-    photos: uint8 (height, width, 3) by name, read when asked for. sizes: their (width, height).
-    squares: what parts 1.2 and 1.3 compare of them. weights: None for part 1.1 alone. about: what
-    the provenance says of it all.
+    photos: uint8 (height, width, 3) by name, read on access. sizes: their (width, height). squares:
+    the squares of the photos that parts 1.2 and 1.3 compare. weights: None if only part 1.1 runs.
+    about: what the results record about the inputs.
     """
 
     args: argparse.Namespace
@@ -77,12 +77,12 @@ class Shared:
 
     @cached_property
     def measured(self) -> Calibrated:
-        """Calibrated losses of all photos: parts 1.2 and 1.3 read the same passes."""
+        """Calibrated losses of all photos, from passes that parts 1.2 and 1.3 share."""
         return measure(self, self.weights, list(self.photos), TRAINED)
 
     @cached_property
     def controls(self) -> list[Calibrated]:
-        """The same of a few photos, in networks with random weights: a draw each."""
+        """Calibrated losses of a few photos in networks with random weights, one per draw."""
         args, names = self.args, list(control_sides(self))
         if args.weights == "random" or len(names) < 2:
             return []
@@ -91,9 +91,9 @@ class Shared:
 
 
 def control_sides(shared: Shared, least_px: int = 0) -> dict[str, int]:
-    """The first photos that controls are measured on, and the side of their largest square.
+    """The first photos, on which controls are measured, and the side of each one's largest square.
 
-    Only photos whose square, with its margin, has a side of `least_px` at least.
+    Only photos in which a square of `least_px` or more fits with its margin.
     """
     margin_px, sizes = shared.squares.margin_px, shared.sizes.items()
     sides = {name: min(width - margin_px, height) for name, (width, height) in sizes}
@@ -162,12 +162,12 @@ def part_1_2(shared: Shared) -> results.Findings:
 
 
 def control_rows(shared: Shared, pair: str) -> dict | None:
-    """A pair's losses with random weights, or None where there are no draws."""
+    """A pair's losses with random weights, averaged over draws; None without draws."""
     return averaged([draw.rows(pair) for draw in shared.controls]) if shared.controls else None
 
 
 def other_controls(shared: Shared) -> dict:
-    """{"borders", "half_pixel", "report_scale"}; None where no two photos are large enough."""
+    """{"borders", "half_pixel", "report_scale"}, each None if it cannot be measured."""
     args, squares, weights = shared.args, shared.squares, shared.weights
     found = dict.fromkeys(("borders", "half_pixel", "report_scale"))
     if args.control_images < 2:
@@ -189,7 +189,7 @@ def other_controls(shared: Shared) -> dict:
 
 
 def tags_of(shared: Shared) -> dict[str, str]:
-    """What tables and figures of features say of their weights and photos."""
+    """The weights and photos as tables and figures of features name them."""
     tags = {"weights": printable(f"{shared.weights.label}, {len(shared.photos)} photo(s)")}
     if shared.controls:
         photos = len(control_sides(shared))
@@ -204,7 +204,7 @@ def build_network(shared: Shared, weights: Weights) -> VGG16Features:
 
 
 def measure(shared: Shared, weights: Weights, names: list[str], doses: Doses) -> Calibrated:
-    """Calibrated losses of photos' squares, of the pairs that the parts asked for compare."""
+    """Calibrated losses of photos' squares, for the pairs that the requested parts compare."""
     args = shared.args
     draws = args.noise_seeds if doses is TRAINED else 1
     wanted = doses if "1.3" in args.parts else None
@@ -236,7 +236,7 @@ def part_1_3(shared: Shared) -> results.Findings:
 
 
 def dose_response(shared: Shared) -> dict:
-    """What is read off the doses and the distortions, of trained and of random weights."""
+    """The results on doses and distortions, for trained and for random weights."""
     measured, controls = shared.measured, shared.controls
     curves = {"shift_px": TRAINED.shifts_px, "sigma": TRAINED.sigmas}
     curves |= {"crop_px": shared.squares.side_px, "weights": perceptual.curves(measured, TRAINED)}
@@ -259,7 +259,7 @@ def dose_response(shared: Shared) -> dict:
 
 
 def first_under_doses(shared: Shared) -> list[np.ndarray]:
-    """The first photo's square, then under all shifts, then under all noises."""
+    """The first photo's square: unchanged, then under each shift, then under each noise."""
     region = shared.squares.region(next(iter(shared.photos)))
     square = region[..., : shared.squares.side_px]
     noise = unit_noise(square.shape, shared.args.seed, 0, 0)
@@ -269,10 +269,10 @@ def first_under_doses(shared: Shared) -> list[np.ndarray]:
 
 
 def noise_losses(shared: Shared) -> tuple[dict, partial]:
-    """What noise costs the photos and their shifted copies, and the report's Figures 7 to 9.
+    """Losses of the photos and their shifted copies under noise, and the report's Figures 7 to 9.
 
-    {"clipped_share", "wrapped", "losses", "losses_translated"}: losses as `Calibrated.rows` has
-    them, and psnr and ssim, which are not calibrated.
+    {"clipped_share", "wrapped", "losses", "losses_translated"}: losses are as in `Calibrated.rows`,
+    with psnr and ssim added, which are not calibrated.
     """
     args, measured, cells, quality, wrapped = shared.args, shared.measured, {}, [], []
     for index, photo in enumerate(progress(shared.photos, desc="PSNR and SSIM")):
@@ -307,7 +307,7 @@ def noise_losses(shared: Shared) -> tuple[dict, partial]:
 
 
 def prepare(args: argparse.Namespace) -> Shared:
-    """Read the photos, and choose and check all that the parts asked for need.
+    """Read the photos; choose and check everything that the requested parts need.
 
     Raises:
         UserError: something is missing, or an image is too small for what is asked of it.
@@ -332,7 +332,7 @@ def prepare(args: argparse.Namespace) -> Shared:
 
 
 def read_photos(args: argparse.Namespace) -> tuple[Mapping[str, np.ndarray], dict, dict]:
-    """Photos by name, their sizes, and {"data", "left_out"}: whence, and what was left out."""
+    """Photos by name, their sizes, and {"data", "left_out"}: their source, and files left out."""
     if args.images:
         photos, sizes, left_out = images.open_folder(args.images, args.max_images, args.seed)
         images.say_left_out(left_out, str(args.images))
@@ -345,7 +345,7 @@ def read_photos(args: argparse.Namespace) -> tuple[Mapping[str, np.ndarray], dic
 
 
 def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_px: int) -> None:
-    """Refuse before any work what would fail in the middle of it."""
+    """Refuse images that are too small for the requested parts, before any work."""
     for photo, (width, height) in sizes.items():
         left = min(width - int(np.ceil(args.shift)), height)
         if left < SSIM_WINDOW_PX:
@@ -368,7 +368,7 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
 
 
 def choose_references(args: argparse.Namespace, photos: Mapping) -> Mapping[str, np.ndarray] | None:
-    """Unrelated pictures that are none of the photos, a seeded draw of many; None: the photos."""
+    """Unrelated pictures from elsewhere, drawn by the seed if many; None: the photos serve."""
     if args.reference:
         pictures = {str(path): images.load_image(path) for path in args.reference}
     elif len(photos) > 1:
@@ -383,7 +383,7 @@ def choose_references(args: argparse.Namespace, photos: Mapping) -> Mapping[str,
 
 
 def used_references(shared: Shared) -> dict:
-    """{"references": names, "references_resized": {name: "WxH"}} of "another picture"."""
+    """The pictures calibrated with: {"references": names, "references_resized": {name: "WxH"}}."""
     squares = shared.squares
     if squares.references is None:
         return {"references": list(shared.photos), "references_resized": {}}
@@ -426,7 +426,7 @@ def make_parser() -> cli.ProblemParser:
 
 
 def forecast_seconds(part: str, shared: Shared) -> float:
-    """About how long a part takes, by the pixels that go through VGG-16."""
+    """Estimated seconds of a part, by the pixels that go through VGG-16."""
     args, photos = shared.args, len(shared.photos)
     if part == "1.1":
         return SECONDS_A_MEGAPIXEL * 0.1 * sum(w * h for w, h in shared.sizes.values()) / 1e6

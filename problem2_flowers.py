@@ -1,9 +1,9 @@
 """Problem 2: what does EfficientNetV2-S learn from the 1,020 images of Oxford Flowers-102?
 
-Method: the official splits are decoded once into a packed cache; all networks compared are trained
-by one loop on whole augmented batches, with the same seeds and budget; the epoch is chosen on val,
-test looked at once, with that epoch's weights. Beside stand classifiers without any training of a
-network; the best of them, of VGG-16's features, may teach.
+Method: the official splits are decoded once into a packed cache. One loop trains all compared
+networks on augmented batches, with the same seeds and budget. The epoch is chosen on val, and test
+is evaluated once, with that epoch's weights. Baselines classify without training a network; the
+features of the best one, VGG-16's, can also serve as a teacher.
 
     python problem2_flowers.py 2.2 --data-root DIR --image-size 64 --epochs 60    from scratch
     python problem2_flowers.py 2.2 --data-root DIR --image-size 64 --teacher vgg16     taught
@@ -12,7 +12,7 @@ network; the best of them, of VGG-16's features, may teach.
 
 Hardware: any CPU or GPU. Minutes on 2 CPU cores: 42 for the first command, 4 for the third; all
 parts with their defaults (224 px, 150 epochs) are for a GPU.
-Finding: from scratch, at 64 px and in 60 epochs, 36.05 % of test are classified rightly (95 %
+Finding: from scratch, at 64 px and in 60 epochs, 36.05 % of test are classified correctly (95 %
 interval 34.86 - 37.26); chance is 0.98 %, the nearest colour histogram has 26.41 %, a linear
 classifier of VGG-16's features 72.35 %, and the report had 1.46 %.
 """
@@ -55,19 +55,19 @@ from common.studies import teacher as teaching
 from common.training import parallel, recipe, runs
 from common.training.runs import NetworkSpec, Setup, differences, train_seeds, training_seconds
 
-# The wide networks are named by their width.
+# Names of networks; the wide networks' names have their width (`wide_name`).
 NARROW, CONTINUED, NOISE_BLOCK = "efficientnet_v2_s", "efficientnet_v2_s_continued", "noise_block"
 # Tan & Le 2021, section 5.2, fine-tune at a rate of 0.001 with 512 images a step, without weight
-# decay or mixing: less with 32, by the square root (Malladi et al. 2022).
+# decay or mixing. For 32 images the rate is scaled by the square root (Malladi et al. 2022).
 FINE_TUNING = {"lr": 2.5e-4, "epochs": 30, "weight_decay": 0.0, "cutmix": 0.0, "stages": 1}
-CONTINUE_RATE = 0.1  # of networks that go on from a trained one, in --lr: to keep what it knows
-SYMMETRY_NOISE = 0.01  # by which copied weights are varied, in their size, to part them
+CONTINUE_RATE = 0.1  # in --lr, for networks that start from a trained one: keeps what it learnt
+SYMMETRY_NOISE = 0.01  # relative noise on copied weights, so that the copies can diverge
 TIMED_BATCHES = 30  # of the noise block's timing
 
 
 # --------------------------------------------------------------------------- the networks compared
 def networks(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
-    """The networks that parts train, by name: how each starts, what its recipe has differently."""
+    """The networks that parts train, by name: their starts and their changes of the recipe."""
     wide, slower = wide_name(setup), {"learning_rate": setup.args.lr * CONTINUE_RATE}
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     trained = [
@@ -85,14 +85,14 @@ def networks(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
 
 
 def wide_name(setup: Setup) -> str:
-    """The wide network's name, which says how wide it is, such as wide_1.1."""
+    """The wide network's name, which has its width, such as wide_1.1."""
     return f"wide_{setup.args.width:g}"
 
 
 def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[str, list[dict]]:
-    """Train a part's networks once a seed, by default of --seeds: their runs by name.
+    """Train a part's networks once per seed (default: --seeds); returns their runs by name.
 
-    With --jobs those of the other parts are trained beside them.
+    With --jobs the networks of all requested parts are trained side by side.
     """
     runs.train_side_by_side(setup, networks(setup, *setup.args.parts).values())
     specs = networks(setup, part)
@@ -100,7 +100,7 @@ def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[st
 
 
 def start_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
-    """torchvision's EfficientNetV2-S as --init and --zero-head have it start, and its identity."""
+    """torchvision's EfficientNetV2-S with the start that the flags choose, and its identity."""
     args = setup.args
     network, init, new = efficientnet.build(setup.classes, args.init, seed)
     flags = zero_start(args, network, head=bool(new), blocks=init == "scratch")
@@ -116,7 +116,7 @@ def start_wide(setup: Setup, seed: int) -> tuple[Normalized, dict]:
 
 
 def zero_start(args: argparse.Namespace, network: EfficientNet, head: bool, blocks: bool) -> dict:
-    """Let a new head and new blocks start as two flags ask for; returns these flags."""
+    """Apply --zero-head to a new head, --zero-init-residual to new blocks; returns both flags."""
     if head and args.zero_head:
         efficientnet.zero_head(network)
     if blocks and args.zero_init_residual:
@@ -125,7 +125,7 @@ def zero_start(args: argparse.Namespace, network: EfficientNet, head: bool, bloc
 
 
 def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
-    """The wide network as a trained narrow one's function, symmetry broken, and its identity."""
+    """A wide network with a trained narrow one's function but for noise, and its identity."""
     path, _, wide = widened(setup, seed)
     widening.break_symmetry(wide, SYMMETRY_NOISE, streams.mixed_seed(seed, streams.SYMMETRY))
     narrow = f"SHA-256 {files.sha256_of(path)}"
@@ -134,7 +134,7 @@ def start_wide_from_narrow(setup: Setup, seed: int) -> tuple[Normalized, dict]:
 
 
 def start_continued(setup: Setup, seed: int) -> tuple[Normalized, dict]:
-    """The trained narrow network itself, the control of the one that is widened from it."""
+    """The trained narrow network, the control of the one widened from it, and its identity."""
     path = narrow_file(setup, seed)
     network, _ = efficientnet.trained(path, setup.classes)
     return Normalized(network), {"narrow": f"SHA-256 {files.sha256_of(path)}"}
@@ -201,7 +201,7 @@ def part_2_2(setup: Setup) -> Findings:
 
 
 def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str, str]:
-    """torchsummary's table of a network by its file name; its last 7 lines are said."""
+    """torchsummary's table of a network, by its file name; its last 7 lines are printed."""
     text = str(summary.summary_table(bare, (3, image_size_px, image_size_px)))
     say("Last 7 lines of torchsummary:", *text.rstrip().splitlines()[-7:])
     return {f"{part}_summary.txt": text}
@@ -211,7 +211,7 @@ def layer_summary(part: str, bare: EfficientNet, image_size_px: int) -> dict[str
 def part_2_3(setup: Setup) -> Findings:
     """EfficientNetV2-S truly widened: narrow, wide, and wide from the narrow one.
 
-    The trained narrow network is continued too, for as many epochs as the one widened from it.
+    The trained narrow network is trained further, for as many epochs as the one widened from it.
     """
     args, classes, wide_one = setup.args, setup.classes, wide_name(setup)
     narrow = summary.without_weights(partial(efficientnet_v2_s, num_classes=classes))
@@ -244,7 +244,7 @@ def widened(setup: Setup, seed: int) -> tuple[Path, Normalized, Normalized]:
 
 
 def logit_difference(setup: Setup) -> float:
-    """The largest difference of logits, narrow against widened, on val images and on noise."""
+    """The largest difference between narrow and widened logits, on val images and on noise."""
     val, seed = setup.packed["val"], setup.args.seed
     path, narrow, wide = widened(setup, seed)
     squares, _ = val.batch(torch.arange(min(8, len(val))), torch.device("cpu"))
@@ -273,9 +273,9 @@ def part_2_4(setup: Setup) -> Findings:
 class NoiseBlock:
     """Random rectangles of noise on some of the images, made on their device.
 
-    Each image has its own rectangle with probability `prob`: its part of the area is uniform in
+    Each image has its own rectangle with probability `prob`: its share of the area is uniform in
     [area_low, area_high], its aspect ratio log-uniform in [1/2, 2] where both sides fit, its place
-    uniform. `kind`: "uniform" in [0, 1), or "gaussian", mean 1/2, deviation 1/4, clipped.
+    uniform. `kind`: "uniform" in [0, 1), or "gaussian" with mean 1/2, deviation 1/4, clipped.
     """
 
     prob: float
@@ -304,7 +304,7 @@ class NoiseBlock:
 
 
 def _span(length: Tensor, place: Tensor, size_px: int) -> Tensor:
-    """Bool (N, size_px): a span of `length` (in sides) at `place` (in [0, 1]) of where it fits."""
+    """Bool (N, size_px): spans of `length` (in sides) at `place`, 0 at the start, 1 at the end."""
     length_px = (length * size_px).round().clamp(min=1)
     start_px = ((size_px - length_px + 1) * place).floor()
     pixels = torch.arange(size_px, device=length.device)[None]
@@ -343,7 +343,7 @@ def part_2_5(setup: Setup) -> Findings:
 
 
 def block_seconds(setup: Setup, block: NoiseBlock) -> float:
-    """Median seconds that the block takes for a batch, after a warm-up."""
+    """The median seconds that the block takes for a batch, after a warm-up."""
     count, size_px, device = setup.args.batch_size, setup.args.image_size, setup.device
     images = torch.rand(count, 3, size_px, size_px, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -352,7 +352,7 @@ def block_seconds(setup: Setup, block: NoiseBlock) -> float:
 
 
 def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[str, list]]:
-    """The first train images' classes, and these uint8 (H, W, 3) as "original" and "covered"."""
+    """Classes of up to 5 train images, and the images, uint8 (H, W, 3): "original", "covered"."""
     train, cpu = setup.packed["train"], torch.device("cpu")
     rows = torch.linspace(0, len(train) - 1, min(5, len(train))).long()  # of several classes
     squares, labels = train.batch(rows, cpu)
@@ -370,7 +370,7 @@ def part_2_6(setup: Setup) -> Findings:
     specs, tag = networks(setup, "2.6"), setup.tag_in(trained[NARROW]["precision"])
     loaded = {name: cams.load_trained(setup, specs[name], run) for name, run in trained.items()}
     # The sanity check (Adebayo et al. 2018): maps that show the flower without training say
-    # nothing of what was learnt. With torchvision's head: zeros give no gradient.
+    # nothing about what was learnt. The head is torchvision's, since a zero head has no gradient.
     bare = partial(efficientnet_v2_s, num_classes=setup.classes)
     untrained = seeded(bare, setup.args.seed)
     return cams.measure(setup, loaded, untrained, tag)
@@ -427,7 +427,7 @@ def make_parser() -> cli.ProblemParser:
 
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
-    """The flags; with another --init than scratch the defaults are those of fine-tuning."""
+    """Parse the flags; an --init other than scratch has the defaults of fine-tuning."""
     parser = make_parser()
     args = parser.parse_args(words)
     if args.init != "scratch":
@@ -440,7 +440,7 @@ def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | s
     """The name of --data in tables, and its splits train, val and test, not yet decoded.
 
     Raises:
-        UserError: data that is not there, or classes that the embedded data has not.
+        UserError: the data is missing, or the embedded data cannot have so many classes.
     """
     if args.data == "flowers102":
         return "Oxford Flowers-102", sets.flowers102(args.data_root)
@@ -454,7 +454,7 @@ def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | s
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Setup:
-    """Set up what the parts share; raises UserError before work that would fail in the middle."""
+    """Set up what the parts share; raises UserError early for what would fail later."""
     if args.width <= 1:
         raise UserError(f"--width {args.width:g}: a wider network has more than 1")
     if args.originals and not args.originals.is_dir():
@@ -480,9 +480,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
 
 
 def forecast_seconds(part: str, setup: Setup) -> float:
-    """About how long a part takes on this machine, as far as its networks tell."""
+    """Estimated seconds of a part on this machine, mostly for its trainings."""
     specs = [*networks(setup, part).values()]
-    if setup.args.jobs > 1 and specs:  # the first part trains those of the others too
+    if setup.args.jobs > 1 and specs:  # the first part trains the other parts' networks too
         specs = [*networks(setup, *setup.args.parts).values()]
     if part == "2.4":  # two modes
         specs *= 2

@@ -1,9 +1,9 @@
 """Problem 3: does a 36-layer ResNet learn with the activation x^2 / 0.2x; why did it diverge?
 
-Method: images are drawn from class folders, verified and kept as a manifest; the report's network
-with the activation in stem and branches is trained beside ResNet-34 and itself with ReLU; the form
-with it after the sums (assumed, the report does not say) is watched until it diverges, and changed
-one thing at a time.
+Method: images are drawn from class folders, verified and listed in a manifest. The report's network
+with the activation f in stem and branches is trained beside ResNet-34 and its own version with
+ReLU. The version with f after the sums (assumed: the report does not say) is watched until it
+diverges, and then changed in one thing at a time.
 f is in common/networks/activations.py, ResNet-36 in resnet36.py beside it.
 
     python problem3_resnet36.py --data DIR             all parts, DIR holds class folders
@@ -16,9 +16,9 @@ Hardware: any CPU or GPU; at 64 px and half the width a training takes 12 to 17 
 core with bf16 instructions, --reproduce about an hour and 11 GB.
 Finding (README, outputs/published/problem3): with f after the sums 11 of 15 first passes at the
 report's size (five networks, three kinds of pictures) end dead, with a loss near ln 650; one
-network, followed with 64 pictures a batch, had NaN in the next step. With f in stem and branches,
-the stem divided by its power, no difference to ReLU shows: 72 and 71 % of ten ImageNet classes at
-64 px and half the width, +0.9 points (-0.9 to +2.5).
+network, followed with 64 pictures a batch, had NaN in the next step. With f in stem and branches
+and the stem's output divided by its power, no difference to ReLU shows: 72 and 71 % of ten ImageNet
+classes at 64 px and half the width, +0.9 points (-0.9 to +2.5).
 """
 
 import sys
@@ -67,17 +67,17 @@ from common.training.runs import NetworkSpec, Setup, images_per_second, training
 REPORT_SIZE = (3, 224, 224)  # of the report's tables: channels, height, width
 DEVIATIONS, SAMPLES = (0.5, 1.0, 2.0), 4_000_000  # of the normal input of part 3.3
 TIMED_IMAGES, REPEATS = 4, 9  # of the activation's timing
-BLOCK = re.compile(r"maxpool|layer\d\.\d+|fc")  # what a value passes through on its way down
-LAST_STEPS = 10  # that a loss reached is averaged over
-# The report's network and its training; the same training with f off the sums.
+BLOCK = re.compile(r"maxpool|layer\d\.\d+|fc")  # the stem's end, the blocks and the last layer
+LAST_STEPS = 10  # over which the last loss is averaged
+# The report's network in the report's training; the same training with f off the sums.
 REPORT, BRANCH_BY_REPORT = "resnet36_sum", "resnet36_report_recipe"
-BEST_STEM = "f,f+dn"  # on val, of those that keep f
+BEST_STEM = "f,f+dn"  # the best on val of the stems that keep f
 
 
 # --------------------------------------------------------------------------- 3.1 the data set
 @dataclass(frozen=True)
 class Prepared:
-    """What the parts share; the data set, `drawn`, is None where no part needs images."""
+    """What the parts share; the data set, `drawn`, is None if no part needs images."""
 
     setup: Setup
     drawn: manifest.Manifest | None
@@ -127,7 +127,7 @@ def part_3_2(prepared: Prepared) -> Findings:
 def summary_tables(network: ResNet36) -> dict[str, summary.Table]:
     """torchsummary's tables at 224 px of the stem, of each stage on its own, and of the whole.
 
-    As in the report's Figures 22 to 24 the activation is not listed.
+    The activation is not listed, as in the report's Figures 22 to 24.
     """
     stem = (network.conv1, network.bn1, network.conv2, network.bn2, network.maxpool)
     parts = {"stem": nn.Sequential(*stem)}
@@ -139,7 +139,7 @@ def summary_tables(network: ResNet36) -> dict[str, summary.Table]:
 
 # ------------------------------------------------------------------------- 3.3 the activation
 FORMS = {"f": square_leaky, "where": where_form, "ReLU": torch.relu}
-# Each with what it is for x > 0 and x < 0, a x^p as (a, p).
+# Each function with its form for x > 0 and for x < 0: a x^p as (a, p).
 POWERS = {"f": (square_leaky, (1, 2), (0.2, 1)), "ReLU": (torch.relu, (1, 1), (0, 1))}
 
 
@@ -172,11 +172,11 @@ def part_3_3(prepared: Prepared) -> Findings:
 
 # --------------------------------------------------- 3.4 the networks, and what they start with
 def compared_networks(setup: Setup) -> dict[str, NetworkSpec]:
-    """The networks compared, by name: ResNet-34, and ResNet-36 with f, with less of it, without.
+    """The compared networks by name: ResNet-34, and ResNet-36 with f in all, some or no places.
 
-    resnet36 has f in all places that the flags name, resnet36_relu_stem in all but the stem,
-    resnet36_relu in none. With the seed all of them see the same images in the same order,
-    augmented alike: that is all that order and augmentation depend on.
+    resnet36 has f in all places that the flags name, resnet36_relu_stem in all but the stem, and
+    resnet36_relu in none. With equal seeds all of them see the same images in the same order,
+    augmented alike, since order and augmentation depend on the seed alone.
     """
     args, gammas = setup.args, {"zero_init_residual": setup.args.zero_init_residual}
     ours = {"residual": args.residual, "width": args.width, **gammas}
@@ -191,13 +191,13 @@ def compared_networks(setup: Setup) -> dict[str, NetworkSpec]:
 
 
 def report_network(setup: Setup, **changes) -> Normalized:
-    """The report's ResNet-36, f after the sum, or with `changes` of the constructor's arguments."""
+    """The report's ResNet-36, with f after the sums; `changes` replace constructor arguments."""
     arguments = {"residual": "sum", "width": setup.args.width, **changes}
     return seeded(partial(ResNet36, setup.classes, **arguments), setup.args.seed)
 
 
 def forecast_all(setup: Setup) -> dict[str, dict]:
-    """Forecast all networks, as `doctor.forecast` does; warn of overflow in one to be trained."""
+    """Apply `doctor.forecast` to all networks; warn if one to be trained exceeds fp16's range."""
     images, seed = divergence.first_images(setup), setup.args.seed
     trained = {name: spec.build(seed)[0] for name, spec in compared_networks(setup).items()}
     others = {REPORT: report_network(setup)}
@@ -221,7 +221,7 @@ RESNET34_F = "(ResNet-34 with f for its ReLUs)"
 def changes_of_report(half_epochs: float) -> dict[str, tuple[dict, dict]]:
     """The changes to the report's training, by name: arguments of `ResNet36`, fields of the recipe.
 
-    Half of the steps that are followed take `half_epochs`.
+    `half_epochs` is half of the followed steps, in epochs.
     """
     return {
         "none": ({}, {}),
@@ -286,7 +286,7 @@ def part_3_4(prepared: Prepared) -> Findings:
 
 
 def follow_changes(setup: Setup) -> dict[str, Followed]:
-    """Follow the report's training with each change, and that of ResNet-34 with f beside them."""
+    """Follow the report's training with each change, and with ResNet-34 that has f for ReLU."""
     half_epochs = setup.args.steps / 2 / loop.steps_per_epoch(setup.packed["train"], setup.recipe)
     by_report, changed = replace(setup.recipe, **REPORT_RECIPE), {}
     for name, (arguments, in_recipe) in changes_of_report(half_epochs).items():
@@ -299,7 +299,7 @@ def follow_changes(setup: Setup) -> dict[str, Followed]:
 
 
 def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
-    """Follow the network of the flags by the recipe that it was trained by."""
+    """Follow the network that the flags choose, with the recipe that has trained it."""
     args, spec = setup.args, compared_networks(setup)["resnet36"]
     flags = {"stem": args.stem, "residual": args.residual}
     flags["zero_init_residual"] = args.zero_init_residual
@@ -336,7 +336,7 @@ def findings_3_4(
     return Findings(result, tables, texts, figures)
 
 
-STUDIES = {  # flags of 3.4, each with its function, if it has one of its own, and its help
+STUDIES = {  # the studies of 3.4 by flag: a function, or None for part_3_4's own code, and a help
     "diagnose": (None, "the doctor, no training"),
     "reproduce": (reproduction.reproduce, "the report's own first steps, at its own size"),
     "stems": (places.stems, "the stems, a training each"),
@@ -397,7 +397,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
 
 
 def forecast_seconds(number: str, prepared: Prepared) -> float:
-    """About how long a part takes on this machine, apart from the studies of 3.4."""
+    """Estimated seconds of a part on this machine, without the studies of 3.4."""
     setup = prepared.setup
     if number != "3.4":
         return 5
@@ -412,7 +412,7 @@ def main() -> None:
     args = make_parser().parse_args()
     if args.study and args.parts == list(PARTS):
         args.parts = ["3.4"]  # none was named
-    # Of its own, so that the networks trained before are kept.
+    # A study has its own folder, so that the networks of other calls are kept.
     folder = args.out / "problem3" / (args.study or "")
     prepared = prepare(args, results.open_folder(folder, args.parts))
     run_parts(PARTS, args, folder, prepared, forecast_seconds, prepared.setup.provenance)

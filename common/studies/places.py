@@ -71,7 +71,7 @@ def stems(setup: Setup) -> Findings:
 
 
 def factorial(setup: Setup) -> Findings:
-    """Compare f in each set of places, ReLU in the others, by two recipes."""
+    """Compare f in each set of places, ReLU elsewhere, by the report's recipe and the flags'."""
     arms = []
     for recipe, recipe_changes in {"report": REPORT_RECIPE, "flags": {}}.items():
         for chosen in itertools.product((False, True), repeat=3):
