@@ -1,4 +1,4 @@
-"""Whole batches varied on their device: cropped, mirrored, jittered and mixed, each image apart."""
+"""Augmentation of whole batches on their device: crop, mirror, jitter and mix, drawn per image."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,10 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Draws:
-    """Random parameters of one step's images for one purpose, such as `streams.AUGMENT`.
+    """Random parameters for the images of one step and one purpose, such as `streams.AUGMENT`.
 
-    They are drawn on the CPU and for the whole batch, so that they are the same on every device and
-    in every process of a job; `rows` are those of the images whose draws are wanted.
+    They are drawn on the CPU for the whole batch, so that they are the same on every device and in
+    every process of a job. `rows` selects the images whose draws are returned.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Draws:
         self.generator = streams.generator(*self.key)
 
     def another(self, purpose: int) -> "Draws":
-        """The same step's draws for another purpose, from a stream of its own."""
+        """All images' draws in the same step for another purpose, from a stream of its own."""
         seed, _, epoch, step = self.key
         return Draws(seed, purpose, epoch, step, self.images, self.device)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Numbers uniform in [low, high), float32 (images, *shape), on the images' device."""
+        """Uniform numbers in [low, high), float32 (wanted rows, *shape), on the images' device."""
         drawn = torch.rand(self.images, *shape, generator=self.generator)[self.rows]
         return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
@@ -53,9 +53,9 @@ class Draws:
 class Augmentation:
     """How training batches are varied.
 
-    `crop_area_min` is a fraction of the packed image's area, `jitter` what brightness, contrast and
-    saturation may change by, `cutmix_prob` a probability an image. `block` is a transform of a
-    problem's own, a dataclass that is called with images and draws and keeps the images' shape.
+    `crop_area_min` is a fraction of the packed image's area, `jitter` the largest relative change
+    of brightness, contrast and saturation, `cutmix_prob` a probability per image. `block` is a
+    problem's own transform, a dataclass called with images and draws; images keep their shape.
     """
 
     crop_area_min: float = 0.25
@@ -65,16 +65,16 @@ class Augmentation:
     randaugment: float = 0.0  # magnitude, 0 to 10; 0: none
 
     def vary(self, images: Tensor, size_px: int, draws: Draws) -> Tensor:
-        """Crop, mirror and jitter packed images, uint8, each by itself.
+        """Crop, mirror and jitter packed uint8 images, each by its own draws; RandAugment if on.
 
-        They become float32 (N, 3, size_px, size_px) in [0, 1].
+        Returns float32 (N, 3, size_px, size_px) in [0, 1].
         """
         varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
         varied = colour_jitter(varied, self.jitter, draws)
         return rand_augment(varied, self.randaugment, draws) if self.randaugment else varied
 
     def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Mix varied images with each other, and their targets (N, any) alike; put the block on."""
+        """Apply CutMix to the varied images and their targets (N, any), then the block if any."""
         varied, targets = cutmix(varied, targets, self.cutmix_prob, draws)
         if self.block:
             varied = self.block(varied, draws)
@@ -93,10 +93,10 @@ def centre_square(images: Tensor, size_px: int) -> Tensor:
 
 
 def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Draws) -> Tensor:
-    """A random part of each float image (N, 3, S, S), scaled to `size_px`, half of them mirrored.
+    """A random crop of each float image (N, 3, S, S), scaled to `size_px`, mirrored half the time.
 
-    Its area is uniform in [area_min, 1], its aspect ratio log-uniform in [3/4, 4/3] (Szegedy et
-    al. 2015, section 6), where both sides fit. Bilinear, so that one pass crops and mirrors.
+    The crop's area is uniform in [area_min, 1], its aspect ratio log-uniform in [3/4, 4/3] (Szegedy
+    et al. 2015, section 6), if both sides fit. One bilinear pass crops, scales and mirrors.
     """
     area = draws.uniform(area_min, 1)
     root_ratio = torch.exp(draws.uniform(-0.5, 0.5) * math.log(4 / 3))
@@ -115,9 +115,9 @@ def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Dr
 
 
 def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Brightness, contrast and saturation of float images times factors in 1 +- `strength`.
+    """Multiply brightness, contrast and saturation of float images by factors in 1 +- `strength`.
 
-    As torchvision's ColorJitter in that order, clipped to [0, 1] once at the end.
+    This is torchvision's ColorJitter in that order, but clipped to [0, 1] only once, at the end.
     """
     brightness, contrast, saturation = (
         draws.uniform(1 - strength, 1 + strength, 1, 1, 1) for _ in range(3)
@@ -136,10 +136,10 @@ OPERATIONS = ("identity", *SHIFTS, *TINTS, "posterize", "solarize")
 
 
 def rand_augment(images: Tensor, magnitude: float, draws: Draws) -> Tensor:
-    """Two random operations on each float image, of a magnitude up to 10 (Cubuk et al. 2020).
+    """Apply two random operations to each float image, of magnitude 0 to 10 (Cubuk et al. 2020).
 
-    Their ranges are torchvision's: 30 degrees, shear 0.3, shift 0.45, colours 0.9, 4 bits. Its
-    autocontrast and equalize are left out. All images go through every kind of operation at once.
+    The ranges are torchvision's: 30 degrees, shear 0.3, shift 0.45, colours 0.9, 4 bits. Its
+    autocontrast and equalize are left out. The whole batch goes through every kind of operation.
     """
     for _ in range(2):
         chosen = draws.uniform(0, len(OPERATIONS)).long()
@@ -152,7 +152,7 @@ def rand_augment(images: Tensor, magnitude: float, draws: Draws) -> Tensor:
 
 
 def _shifted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
-    """Rotated, sheared or moved, each image by its amounts; grey where nothing is."""
+    """Rotate, shear or move each image by its amounts; fill the empty parts with grey."""
     angle = amounts["rotate"] * math.pi / 6
     theta = images.new_zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
@@ -167,7 +167,7 @@ def _shifted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
 
 
 def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
-    """Away from black, a mean grey, grey or a blur of itself, or with fewer or inverted values."""
+    """Apply TINTS (moves away from black, mean grey, grey or a blur), posterize and solarize."""
     amounts = {name: amount[:, None, None, None] for name, amount in amounts.items()}
     grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), "replicate"), 3, stride=1)
@@ -186,8 +186,8 @@ def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
 def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:
     """Give each image, with probability `prob`, a rectangle of the image before it in the batch.
 
-    Its fraction of the area is uniform in [0, 1] before it is cut at the border, and the targets
-    (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1).
+    The rectangle's share of the area is uniform in [0, 1] before it is cut at the border. The
+    targets (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1).
     """
     height, width = images.shape[2:]
     area = draws.uniform(0, 1)

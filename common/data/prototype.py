@@ -1,4 +1,4 @@
-"""The prototype data set that flags ask for: from class folders or drawn flowers, or a manifest."""
+"""The prototype data set that flags ask for, from class folders, drawn flowers or a manifest."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from common.data.sets import SPLITS, embedded_folders
 from common.errors import UserError
 
 SYNTHETIC_CLASSES = 10
-# Of the flags that a manifest answers.
+# Defaults of the flags that a manifest replaces.
 DEFAULTS = {"classes": None, "per_class": 600, "allow_fewer": False, "split": (0.7, 0.15, 0.15)}
 
 
@@ -32,7 +32,7 @@ def add_flags(parser: cli.Parser) -> None:
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
-    """Refuse flags that can't be drawn by, or that a manifest answers; `parts` need the data."""
+    """Refuse flags that can't work or that a manifest replaces; `parts` are those needing data."""
     if min(args.split) <= 0 or abs(sum(args.split) - 1) > 1e-6:
         shares = " ".join(f"{fraction:g}" for fraction in args.split)
         raise UserError(
@@ -52,7 +52,7 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
 
 
 def draw(args: argparse.Namespace) -> manifest.Manifest:
-    """Draw the data set, or read it by --manifest, and verify every image; say what is left out."""
+    """Draw the data set or read it by --manifest, verify every image, and say what is left out."""
     root = Path(args.data)
     if args.data == "synthetic":
         classes, side_px = args.classes or SYNTHETIC_CLASSES, packed_side_px(args.image_size)
@@ -60,7 +60,7 @@ def draw(args: argparse.Namespace) -> manifest.Manifest:
     if args.manifest:
         return manifest.read(args.manifest, root)
     how = (args.classes, args.per_class, args.split, args.seed, args.allow_fewer)
-    written = (args.out / "problem3", args.cache)  # of someone who works in the data's folder
+    written = (args.out / "problem3", args.cache)  # for someone who works in the data's folder
     drawn = manifest.draw(root, *how, written)
     say_left_out([*drawn.left_out, *drawn.quarantined], str(root))
     return drawn
@@ -73,5 +73,5 @@ def name(args: argparse.Namespace) -> str:
     if not args.data:
         return "no data"
     folder = Path(args.data).absolute()
-    # "train" alone says nothing.
+    # "train" alone would not name the data.
     return f"{folder.parent.name}/{folder.name}" if folder.name in SPLITS else folder.name

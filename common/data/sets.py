@@ -1,4 +1,4 @@
-"""Labelled images by their splits: files on disk, drawn flowers, Oxford Flowers-102."""
+"""Labelled images by split: files on disk, drawn flowers, Oxford Flowers-102."""
 
 import hashlib
 import os
@@ -22,8 +22,8 @@ TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 class FileSet:
     """The labelled image files of a split.
 
-    `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` of the files, if
-    known, tell sets apart whose files have the same names and sizes.
+    `labels` is int64 (n,), 0-based; `class_names[label]` names a label. `sha256` holds the files'
+    digests, if known; they distinguish sets whose files have the same names and sizes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FileSet:
         return load_square(self.files[index], side_px)
 
     def fingerprint(self) -> str:
-        """A SHA-256 that changes with the file list, and any file's size, or SHA-256 if known."""
+        """A SHA-256 that changes with the file list, any file's size and any known SHA-256."""
         digest = hashlib.sha256()
         for path in self.files:
             about = f"{path.parent.name}/{path.name} {path.stat().st_size}\n"
@@ -61,7 +61,7 @@ class FileSet:
 
 
 def class_folders(name: str, root: Path) -> FileSet:
-    """The images of all class folders in `root`, with a label a folder, in their order."""
+    """The images of all class folders in `root`, with one label per folder, in sorted order."""
     classes, _ = list_classes(root)
     files = [root / class_id / image for class_id, images in classes.items() for image in images]
     labels = [label for label, images in enumerate(classes.values()) for _ in images]
@@ -71,7 +71,7 @@ def class_folders(name: str, root: Path) -> FileSet:
 class DrawnSet:
     """A split of the embedded data set: class-balanced flowers, drawn by `common.data.flowers`.
 
-    It is used as a `FileSet` is; image `i` has label `i % classes`.
+    It can be used like a `FileSet`; image `i` has label `i % classes`.
     """
 
     def __init__(self, split: str, images: int, classes: int, seed: int):
@@ -95,7 +95,7 @@ class DrawnSet:
         return image[top : top + side_px, left : left + side_px].copy()
 
     def flower(self, index: int, short_side_px: int | None = None) -> flowers.Flower:
-        """A picture with its mask, which tells where the flower is."""
+        """A picture with its mask, which shows where the flower is."""
         return flowers.draw_flower(self.seed, self.split, index, self.classes, short_side_px)
 
     def fingerprint(self) -> str:
@@ -141,8 +141,8 @@ def embedded_folders(cache: Path, classes: int, per_class: int, side_px: int, se
 def flowers102(root: Path) -> dict[str, FileSet]:
     """Oxford Flowers-102 (Nilsback & Zisserman 2008) by its official splits train, val and test.
 
-    It is in `root`/flowers-102, or in `root` of that name itself, or is downloaded there by
-    torchvision, which knows the MD5 of its label files.
+    It lies in `root`/flowers-102, or in `root` itself if that is so named. What is missing is
+    downloaded there by torchvision, which checks the MD5 of the label files.
     """
     if root.name == "flowers-102":
         root = root.parent
@@ -159,7 +159,7 @@ def flowers102(root: Path) -> dict[str, FileSet]:
             f"no Flowers-102 in {folder}: {reason}; put 102flowers.tgz (extracted: jpg/),"
             " imagelabels.mat and setid.mat there, or choose --data-root DIR or --data synthetic"
         ) from None
-    # Private, but the alternatives decode every image or parse the label files once more.
+    # Private names, but the alternatives decode every image or parse the label files once more.
     paths = {split: each._image_files for split, each in official.items()}
     there = set(os.listdir(folder / "jpg"))
     lacking = sorted({path.name for split in SPLITS for path in paths[split]} - there)

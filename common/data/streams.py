@@ -1,24 +1,24 @@
 """Random streams: every random number is a function of (seed, purpose, epoch, step).
 
-So a resumed run draws what an uninterrupted one does, and two processes what a single one would.
+So a resumed run draws the same numbers as an uninterrupted one, and two processes the same as one.
 """
 
 import numpy as np
 import torch
 
-# Purposes of a training; VIEWS are those of a taught one.
+# Purposes in a training; VIEWS is for trainings with a teacher.
 ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY, VIEWS = range(8)
-RANDOM_MAPS = 8  # a control of 2.6
+RANDOM_MAPS = 8  # for a control in part 2.6
 
 
 def mixed_seed(*key: int) -> int:
-    """A seed of 63 bits for integers of 0 or more, such as (seed, purpose, epoch, step).
+    """A seed of 63 bits from integers of 0 or more, such as (seed, purpose, epoch, step).
 
-    Keys of one purpose have one length: zeros at the end make no difference, (1, 2) is (1, 2, 0).
+    Keys of one purpose must have one length: zeros at the end are ignored, (1, 2) equals (1, 2, 0).
     """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on a device for a key, as in `mixed_seed`."""
+    """A generator on a device, seeded with the `mixed_seed` of a key."""
     return torch.Generator(device).manual_seed(mixed_seed(*key))
