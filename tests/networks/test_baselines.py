@@ -44,8 +44,8 @@ def test_vgg_features_are_means_and_maxima_of_its_own_maps():
 
 
 def test_the_nearest_is_by_l1_and_the_first_of_equals():
-    references = torch.tensor([[0.0, 4.0], [3.0, 0.0], [3.0, 0.0]])
-    queries = torch.tensor([[0.0, 1.0], [3.0, 1.0]])  # L2 would give the same answers
+    references = torch.tensor([[0.0, 3.1], [2.0, 2.0], [2.0, 2.0]])
+    queries = torch.tensor([[0.0, 0.0], [2.0, 1.0]])  # by L2 the first would be nearest to 1
     assert baselines.nearest(queries, references).tolist() == [0, 1]
     many = torch.rand(1500, 8)
     assert torch.equal(baselines.nearest(many, many), torch.arange(1500))
