@@ -313,7 +313,7 @@ def prepare(args: argparse.Namespace) -> Shared:
         UserError: something is missing, or an image is too small for what is asked of it.
     """
     if job.size() > 1:
-        raise UserError("this problem runs as one process; start it by python, not by torchrun")
+        raise UserError("this problem runs as one process; start it with python, not torchrun")
     device = pick_device(args.device, threads=args.threads)
     layers = by_depth(map(layer_name, args.layers))
     photos, sizes, about = read_photos(args)
@@ -350,8 +350,8 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
         left = min(width - int(np.ceil(args.shift)), height)
         if left < SSIM_WINDOW_PX:
             raise UserError(
-                f"{photo}: only {width}x{height} px, of which the shift leaves {left}, less than"
-                f" SSIM's window of {SSIM_WINDOW_PX} px; take a larger image"
+                f"{photo}: {width}x{height} px, of which the shift leaves {left} px, fewer than"
+                f" SSIM's window of {SSIM_WINDOW_PX} px; give a larger image or a smaller --shift"
             )
     if args.parts == ["1.1"]:
         return
@@ -361,9 +361,9 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
         smallest = min(sizes, key=lambda name: min(sizes[name]))
         width, height = sizes[smallest]
         raise UserError(
-            f"squares of {side_px} px (the smallest image is {smallest}, {width}x{height}) are less"
-            f" than {deepest}'s receptive field of {needed_px} px; take a larger --curve-size,"
-            " larger images, or shallower --layers with --no-lpips"
+            f"squares of {side_px} px (the smallest image is {smallest}, {width}x{height}) are"
+            f" smaller than {deepest}'s receptive field of {needed_px} px; give a larger"
+            " --curve-size, larger images, or shallower --layers with --no-lpips"
         )
 
 
@@ -402,26 +402,33 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add, source = parser.add, parser.add_mutually_exclusive_group()
     embedded = "(default: embedded photos)"
-    source.add_argument("--image", type=cli.path, metavar="FILE", help=f"one image {embedded}")
-    folder = f"images of a folder or of its folders {embedded}"
+    source.add_argument("--image", type=cli.path, metavar="FILE", help=f"one image file {embedded}")
+    folder = f"folder of images, or of folders of images {embedded}"
     source.add_argument("--images", type=cli.path, metavar="DIR", help=folder)
-    add("--max-images", type=cli.positive, help="a seeded draw of so many --images (default: all)")
+    most = "draw at most this many of --images, by the seed (default: all)"
+    add("--max-images", type=cli.positive, help=most)
     add("--shift", type=cli.non_negative, default=1.0, help="translation to the left in px")
-    add("--edge", choices=("crop", "replicate", "wrap"), default="crop", help="of the shifted copy")
-    add("--layers", nargs="+", default=REPORT_LAYERS, help="layers, as 30, relu5_3 or pool2")
-    add("--no-lpips", action="store_true", help="leave LPIPS out")
-    reference = "unrelated pictures to calibrate with (default: the other photos)"
+    edges, edge = ("crop", "replicate", "wrap"), "what to do at the edge of the shifted copy"
+    add("--edge", choices=edges, default="crop", help=edge)
+    layers = "VGG-16 layers by number or name, such as 30, relu5_3 or pool2"
+    add("--layers", nargs="+", default=REPORT_LAYERS, help=layers)
+    add("--no-lpips", action="store_true", help="leave out LPIPS")
+    reference = "unrelated pictures for the calibration (default: the other photos)"
     add("--reference", type=cli.path, nargs="+", metavar="FILE", help=reference)
-    add("--max-references", type=cli.positive, default=8, help="about how many of these, a photo")
-    weights = "auto, random (a control) or a file of VGG-16 weights"
+    references = "about how many unrelated pictures to compare each photo with"
+    add("--max-references", type=cli.positive, default=8, help=references)
+    weights = "VGG-16 weights: auto, random (a control) or a file"
     add("--weights", type=cli.word_or_path, default="auto", help=weights)
-    controls = "images that random weights and the other controls are measured on; 0: none"
+    controls = "photos for the controls, such as random weights; below 2: no controls"
     add("--control-images", type=cli.whole, default=2, help=controls)
-    precision = "of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
+    precision = "precision of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
     add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision)
-    add("--sigma", type=cli.non_negative, default=25.0, help="noise of part 1.3 in 0-255 units")
-    add("--noise-seeds", type=cli.at_least(1, 1000), default=1, help="draws of the doses' noise")
-    add("--curve-size", type=cli.positive, default=256, help="side in px, at most, of the squares")
+    sigma = "standard deviation of part 1.3's noise, in 0-255 units"
+    add("--sigma", type=cli.non_negative, default=25.0, help=sigma)
+    draws = "noise draws per dose in part 1.3"
+    add("--noise-seeds", type=cli.at_least(1, 1000), default=1, help=draws)
+    side = "largest side in px of the squares that parts 1.2 and 1.3 compare"
+    add("--curve-size", type=cli.positive, default=256, help=side)
     return parser
 
 

@@ -251,7 +251,7 @@ def logit_difference(setup: Setup) -> float:
     images = centre_square(squares, setup.args.image_size)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
     difference = widening.max_logit_difference(narrow, wide, torch.cat([images, noise]))
-    say(f"widened from {path}: logits differ by at most {difference:.2g} from the narrow one's")
+    say(f"widened from {path}: logits differ from the narrow network's by at most {difference:.2g}")
     return difference
 
 
@@ -391,36 +391,50 @@ def make_parser() -> cli.ProblemParser:
     """The command line of this problem."""
     parser = cli.ProblemParser(__doc__, PARTS)
     add, kinds = parser.add, ("flowers102", "synthetic")
-    add("--data", choices=kinds, default="flowers102", help="synthetic: embedded drawn flowers")
-    add("--data-root", type=cli.path, default=Path("data"), help="has flowers-102, or gets it")
-    full = "class folders of photos at full size, whose resolutions 2.1 counts too (default: none)"
+    data = "Oxford Flowers-102, or synthetic: embedded drawn flowers"
+    add("--data", choices=kinds, default="flowers102", help=data)
+    root = "folder that holds flowers-102; if missing, it is downloaded there"
+    add("--data-root", type=cli.path, default=Path("data"), help=root)
+    full = "class folders of full-size photos; 2.1 counts their resolutions too (default: none)"
     add("--originals", type=cli.path, metavar="DIR", help=full)
-    add("--classes", type=cli.positive, default=10, help="classes of the embedded data")
-    count = "training images of each embedded class (test as many, val half)"
+    add("--classes", type=cli.positive, default=10, help="number of classes of the embedded data")
+    count = "training images per embedded class (test: as many, val: half)"
     add("--images-per-class", type=cli.at_least(1, 10_000), default=100, help=count)
-    add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
-    add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
+    cache = "folder for the cache of decoded images"
+    add("--cache", type=cli.path, default=Path("data/cache"), help=cache)
+    bad = "leave out bad images and list them (default: stop)"
+    add("--skip-bad", action="store_true", help=bad)
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
-    add("--init", type=cli.word_or_path, default="scratch", help="scratch, imagenet or a path")
+    init = "initial weights: scratch, imagenet or a file"
+    add("--init", type=cli.word_or_path, default="scratch", help=init)
     zero = {"action": argparse.BooleanOptionalAction}
-    add("--zero-head", **zero, help="a new head starts at zero (default: yes; no: random)")
-    gammas = "new networks: gamma of each block's last batch norm starts at 0 (default: yes; no: 1)"
+    head = "start a new head with zero weights (default: yes; no: random)"
+    add("--zero-head", **zero, help=head)
+    gammas = "in new networks, start each block's last batch-norm gamma at 0 (default: yes; no: 1)"
     add("--zero-init-residual", **zero, help=gammas)
     parser.set_defaults(zero_head=True, zero_init_residual=True)
-    taught = "vgg16, whose features the networks guess too, or the file kept of it (default: none)"
+    taught = "vgg16: also learn to predict its features; or a saved teacher file (default: none)"
     add("--teacher", type=cli.word_or_path, help=taught)
-    views = "of each image that the teacher sees"
+    views = "augmented views of each image for --teacher"
     add("--views", type=cli.positive, default=20, help=views)
-    add("--width", type=cli.up_to(8), default=1.1, help="of the wide network, in narrow ones")
-    add("--from-narrow", type=cli.path, metavar="FILE", help="a narrow network (default: 2.2's)")
-    add("--noise-prob", type=cli.fraction, default=0.5, help="of an image to get a noise block")
+    width = "width of the wide network, as a multiple of the narrow one's"
+    add("--width", type=cli.up_to(8), default=1.1, help=width)
+    narrow = "weights of a trained narrow network for 2.3 (default: those of 2.2)"
+    add("--from-narrow", type=cli.path, metavar="FILE", help=narrow)
+    prob = "probability that an image gets a noise block"
+    add("--noise-prob", type=cli.fraction, default=0.5, help=prob)
     low_high = {"nargs": 2, "metavar": ("LOW", "HIGH"), "default": (0.05, 0.3)}
-    add("--noise-area", type=cli.fraction, **low_high, help="its part of the image's area")
-    add("--noise", choices=("uniform", "gaussian"), default="uniform", help="what the block holds")
-    add("--layer", default="features.6", help="feature layer for Grad-CAM, by its name")
-    add("--images", type=cli.positive, default=6, help="right and wrong test images in its figures")
-    add("--pointing-images", type=cli.positive, default=300, help="test images it is measured on")
-    add("--curve-images", type=cli.positive, default=32, help="of these in deletion and insertion")
+    area = "smallest and largest area of the noise block, as fractions of the image"
+    add("--noise-area", type=cli.fraction, **low_high, help=area)
+    noises, noise = ("uniform", "gaussian"), "distribution of the noise in the block"
+    add("--noise", choices=noises, default="uniform", help=noise)
+    add("--layer", default="features.6", help="feature layer for Grad-CAM, by name")
+    shown = "number of right and of wrong test images in the Grad-CAM figures"
+    add("--images", type=cli.positive, default=6, help=shown)
+    pointing = "number of test images that get Grad-CAM maps"
+    add("--pointing-images", type=cli.positive, default=300, help=pointing)
+    curves = "number of these used for deletion and insertion"
+    add("--curve-images", type=cli.positive, default=32, help=curves)
     recipe.add_flags(parser)
     parser.set_defaults(epochs=150, cutmix=0.8, clip_norm=1.0, stages=3)
     return parser
@@ -456,12 +470,14 @@ def read_data(args: argparse.Namespace) -> tuple[str, dict[str, sets.FileSet | s
 def prepare(args: argparse.Namespace, folder: Path) -> Setup:
     """Set up what the parts share; raises UserError early for what would fail later."""
     if args.width <= 1:
-        raise UserError(f"--width {args.width:g}: a wider network has more than 1")
+        raise UserError(f"--width {args.width:g}: give a width above 1, such as 1.1")
     if args.originals and not args.originals.is_dir():
-        raise UserError(f"--originals {args.originals}: no such folder; give one of class folders")
+        raise UserError(
+            f"--originals {args.originals}: no such folder; give a folder of class folders"
+        )
     low, high = args.noise_area
     if not 0 < low <= high < 1:
-        raise UserError(f"--noise-area {low:g} {high:g}: give two areas, 0 < low <= high < 1")
+        raise UserError(f"--noise-area {low:g} {high:g}: give two fractions, 0 < LOW <= HIGH < 1")
     parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))  # before a download
     data, sources = read_data(args)
     counts = {split: len(source.labels) for split, source in sources.items()}

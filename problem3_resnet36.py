@@ -119,7 +119,7 @@ def part_3_2(prepared: Prepared) -> Findings:
     job.say(f"{layers} weighted layers on the main path, {parameters:,} parameters")
     result = {"parameters": parameters, "weighted_layers": layers, "classes": classes, **about}
     remarks = problem3.remarks(args.width)
-    caption = ", ".join([f"ResNet-36, {classes} classes, activation: {args.residual}", *remarks])
+    caption = ", ".join([f"ResNet-36, {classes} classes, --residual {args.residual}", *remarks])
     tables = [f"{name}\n{table}" for name, table in summary_tables(network).items()]
     return Findings(result, tables={"3.2_summary.txt": "\n".join([f"{caption}.", *tables])})
 
@@ -208,7 +208,7 @@ def forecast_all(setup: Setup) -> dict[str, dict]:
     }
     for name in trained:
         if module := forecasts[name]["beyond_fp16"]:
-            beyond = f"warning: overflow forecast: {name} starts beyond fp16's range in {module}"
+            beyond = f"warning: overflow forecast: {name} exceeds fp16's range in {module}"
             job.say(f"{beyond}; try --residual branch, or --diagnose", file=sys.stderr)
     return forecasts
 
@@ -337,11 +337,11 @@ def findings_3_4(
 
 
 STUDIES = {  # the studies of 3.4 by flag: a function, or None for part_3_4's own code, and a help
-    "diagnose": (None, "the doctor, no training"),
-    "reproduce": (reproduction.reproduce, "the report's own first steps, at its own size"),
-    "stems": (places.stems, "the stems, a training each"),
-    "factorial": (places.factorial, "f in each set of places, by two recipes"),
-    "exponents": (places.exponents, "x^p for x^2"),
+    "diagnose": (None, "diagnosis by the doctor, no training"),
+    "reproduce": (reproduction.reproduce, "the report's first steps, at its size"),
+    "stems": (places.stems, "one training per stem"),
+    "factorial": (places.factorial, "f in every set of places, with two recipes"),
+    "exponents": (places.exponents, "x^p instead of x^2"),
 }
 PARTS = {"3.1": part_3_1, "3.2": part_3_2, "3.3": part_3_3, "3.4": part_3_4}
 NEED_IMAGES = ("3.1", "3.4")
@@ -355,24 +355,28 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
     prototype.add_flags(parser)
-    add("--cache", type=cli.path, default=Path("data/cache"), help="folder of the packed cache")
-    add("--skip-bad", action="store_true", help="leave bad images out, listed (default: stop)")
+    cache = "folder for the cache of decoded images"
+    add("--cache", type=cli.path, default=Path("data/cache"), help=cache)
+    bad = "leave out bad images and list them (default: stop)"
+    add("--skip-bad", action="store_true", help=bad)
     add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
-    add("--width", type=cli.up_to(8), default=1.0, help="of ResNet-36, in the report's widths")
-    residual = "f in each branch alone, or after the sum too; an --out each"
+    width = "width of ResNet-36, as a multiple of the report's"
+    add("--width", type=cli.up_to(8), default=1.0, help=width)
+    residual = "f in the branches only, or after the sums too; give each its own --out"
     add("--residual", choices=RESIDUALS, default="branch", help=residual)
-    gammas = "of the networks trained: gamma of each block's last batch norm starts at 0"
+    gammas = "in the trained networks, start each block's last batch-norm gamma at 0"
     add("--zero-init-residual", action=argparse.BooleanOptionalAction, default=True, help=gammas)
     stem = (
-        f"of resnet36, two activations with a batch (bn) or divisive (dn) norm: {'  '.join(STEMS)}"
+        f"resnet36's two stem activations, +bn: batch norm, +dn: divisive norm: {'  '.join(STEMS)}"
     )
     add("--stem", choices=STEMS, default=BEST_STEM, metavar="STEM", help=stem)
     alone = parser.add_mutually_exclusive_group()
     for study, (_, words) in STUDIES.items():
-        text = f"3.4 alone, into a folder of its own: {words}"
+        text = f"run 3.4 alone, in a folder of its own: {words}"
         alone.add_argument(f"--{study}", action="store_const", const=study, dest="study", help=text)
-    add("--steps", type=cli.positive, default=200, help="3.4: steps of the doctor and each change")
-    cures = "--reproduce: steps of each change at the report's size"
+    steps = "3.4: steps to follow in each training of the divergence study"
+    add("--steps", type=cli.positive, default=200, help=steps)
+    cures = "--reproduce: steps to train with each change"
     add("--cure-steps", type=cli.positive, default=10, help=cures)
     add_flags(parser)
     parser.set_defaults(batch_size=64, warmup_epochs=1, crop_area=0.5, cutmix=0)
@@ -385,9 +389,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> Prepared:
     prototype.check_flags(args, needing)
     parallel.start(parallel.pick_device(args.device, args.gpus, args.threads))
     if args.study and args.parts != ["3.4"]:
-        raise UserError(f"--{args.study} is of part 3.4 alone; name it, or leave the parts out")
+        raise UserError(f"--{args.study} runs part 3.4 alone; name 3.4 or no part")
     if args.study == "reproduce" and job.size() > 1:
-        raise UserError("--reproduce runs as one process; leave torchrun out")
+        raise UserError("--reproduce runs as one process; start it with python, not torchrun")
     drawn = prototype.draw(args) if needing else None
     sources = drawn.sets() if drawn else {}
     build = partial(ResNet36, args.classes or manifest.CLASSES, width=args.width)

@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].split("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
-            hint = f", did you mean {near[0]}?" if near else ""
-            self.error(f"unknown argument {unknown[0]}{hint}; --help lists them")
+            hint = f"; did you mean {near[0]}?" if near else ";"
+            self.error(f"unknown argument {unknown[0]}{hint} --help lists all flags")
         return args
 
     def error(self, message: str):
@@ -49,13 +49,13 @@ class ProblemParser(Parser):
         self.parts = parts
         meaning = f"parts to run: {', '.join(parts)} (default: all)"
         self.add_argument("parts", nargs="*", metavar="PART", help=meaning)
-        self.add_argument("--list", action="store_true", help="name the parts and stop")
+        self.add_argument("--list", action="store_true", help="list the parts and exit")
         self.add("--out", type=path, default=Path("outputs"), help="folder for the results")
-        self.add("--seed", type=seed, default=0, help="seed of all randomness, below 2^63")
+        self.add("--seed", type=seed, default=0, help="random seed, 0 to 2^63 - 1")
         devices = ("auto", "cpu", "cuda", "mps")
-        meaning = "auto: cuda where there is one; mps: a Mac's GPU, on which this was never run"
+        meaning = "auto: cuda if available, else cpu; mps: a Mac's GPU, never tested"
         self.add("--device", choices=devices, default="auto", help=meaning)
-        self.add("--threads", type=positive, help="of a CPU (default: as many as cores)")
+        self.add("--threads", type=positive, help="CPU threads (default: one per core)")
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse the command line, and put the parts in order; `--list` prints them and exits."""

@@ -26,7 +26,7 @@ def test_help_tells_every_flag_and_its_default(run):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--shfit", "2"], "unknown argument --shfit, did you mean --shift?"),
+        (["--shfit", "2"], "unknown argument --shfit; did you mean --shift?"),
         (["1.4"], "no part 1.4; the parts are 1.1, 1.2, 1.3"),
         (["--seed", "one"], "'one' is not a whole number"),
         (["--sig", "3"], "unknown argument --sig"),

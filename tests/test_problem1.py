@@ -176,7 +176,7 @@ def test_what_a_folder_holds_beside_pictures_is_named_on_one_line(run, folder, t
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--shift", "48"), "only 48x40 px"),
+        (("--shift", "48"), "48x40 px"),
         (("--layers", "32"), "no such layer"),
         (("--layers", "relu5_3", "--no-lpips"), "relu5_3's receptive field of 196 px"),
         (("--layers", "relu1_2"), "receptive field of 196 px"),

@@ -110,6 +110,6 @@ def test_training_the_reports_form_is_warned_of_and_then_stops(train):
     assert "fp32, cpu, f AFTER THE SUM, ResNet-36 0.0625 TIMES AS WIDE" in printed
     *warnings, error = err.splitlines()
     for warning, name in zip(warnings, ["resnet36", "resnet36_relu_stem"], strict=True):
-        assert warning.startswith(f"warning: overflow forecast: {name} starts beyond fp16's range")
+        assert warning.startswith(f"warning: overflow forecast: {name} exceeds fp16's range")
     assert "resnet36-2epochs-seed0: " in printed
     assert "non-finite" in error
