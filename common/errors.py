@@ -13,7 +13,7 @@ from pathlib import Path
 from common import job
 from common.start import STOP_SIGNALS, end
 
-GO_ON = "the run is saved, the same command (without --fresh) goes on with it"
+GO_ON = "the run is saved; the same command (without --fresh) resumes it"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")  # torch's RuntimeErrors
 
@@ -70,13 +70,13 @@ def guard(main: Callable[[], None]) -> int:
 def _remedy(error: Exception) -> str | None:
     """Advice for an error of the system; None for an error of this program."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-        return "take smaller images (--image-size, --curve-size), smaller batches or less data"
+        return "choose smaller images (--image-size, --curve-size), smaller batches or less data"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return "no compiler, or no place for what it makes? leave out --compile"
+        return "install a C++ compiler, free space for its output, or leave out --compile"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return "free space, or choose another place"
+        return "free disk space, or choose another folder"
     if isinstance(error, OSError) and error.filename is not None:
-        return "see to it and its permissions, or choose another place"
+        return "check this path and its permissions, or choose another"
     return None
 
 

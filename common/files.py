@@ -91,11 +91,11 @@ def check(path: Path) -> str:
 def _compare(path: Path, digest: str) -> None:
     known = _sums_of(path)
     if digest not in known:
-        why = f"damaged or changed: its SHA-256 is not that in {SUMS} beside it"
+        why = f"damaged or changed: its SHA-256 differs from that in {SUMS} beside it"
         if not known:
-            why = f"not listed in {SUMS} beside it: of an earlier version, or copied alone"
+            why = f"not listed in {SUMS} beside it: from an earlier version or copied alone"
         name, folder = shlex.quote(path.name), shlex.quote(str(path.parent))
-        accept = f"to take it as it is: cd {folder}; sha256sum -- {name} >> {SUMS}"
+        accept = f"to accept it as it is: cd {folder}; sha256sum -- {name} >> {SUMS}"
         raise UserError(f"{path}: {why} ({accept})")
 
 

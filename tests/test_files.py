@@ -48,7 +48,7 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
         target.write_bytes(content)
     for damaged in (b"", whole[:-1], whole + b"\n"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"its SHA-256 is not that in SHA256SUMS beside it"):
+        with pytest.raises(UserError, match=r"its SHA-256 differs from that in SHA256SUMS"):
             files.load(path)
     assert files.record(path) == files.check(path)  # as if the user had added the line
     assert files.load(path) == whole + b"\n"

@@ -135,7 +135,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
     other = folder / "runs" / "noise_block-1epochs-seed0" / "best.pt"
     folders = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     message = fails(p2, "2.3", *QUICK, *folders, "--from-narrow", other)
-    assert f"{continued}-1epochs-seed0/best.pt is of another run: narrow" in message
+    assert f"{continued}-1epochs-seed0/best.pt belongs to another run: narrow" in message
     assert "noise_block" in fails(p2, "2.5", *QUICK, *folders)  # the noise is uniform again
 
 

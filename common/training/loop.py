@@ -104,8 +104,8 @@ def check_steps(train: Packed, recipe: Recipe) -> None:
         processes = f" for {job.size()} processes" if job.size() > 1 else ""
         raise UserError(
             f"--batch-size {recipe.batch_size}: {len(train)} training images make a step of"
-            f" {least}{processes}, batch norm needs 2 or more in each; take a larger --batch-size"
-            " or more images"
+            f" {least}{processes}, but batch norm needs 2 or more in each; give a larger"
+            " --batch-size or more images"
         )
 
 

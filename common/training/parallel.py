@@ -35,9 +35,9 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
         torch.set_num_threads(threads)
     seen = torch.cuda.device_count()
     if gpus and size() > 1:
-        raise UserError("--gpus is for one process; under torchrun --nproc-per-node says how many")
+        raise UserError("--gpus is for one process; with torchrun give --nproc-per-node instead")
     if gpus > seen:
-        raise UserError(f"--gpus {gpus}: torch sees {seen} here; try --gpus {seen} or --device cpu")
+        raise UserError(f"--gpus {gpus}: torch sees {seen} GPU(s); try --gpus {seen}")
     if gpus and name in ("cpu", "mps"):
         raise UserError(f"--gpus {gpus} and --device {name} contradict each other; leave one out")
     if name == "cuda" and not torch.cuda.is_available():
@@ -51,17 +51,17 @@ def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.d
     if int(os.environ["LOCAL_WORLD_SIZE"]) > seen:
         raise UserError(
             f"torchrun --nproc-per-node: torch sees {seen} GPU(s) here; start at most that many"
-            " processes a machine, or --device cpu"
+            " processes per machine, or choose --device cpu"
         )
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def _mac_gpu() -> torch.device:
     if not torch.backends.mps.is_available():
-        raise UserError("--device mps: torch sees no Mac's GPU here; try --device cpu")
+        raise UserError("--device mps: torch sees no Mac GPU here; try --device cpu")
     if size() > 1:  # neither gloo nor nccl moves its tensors
-        raise UserError("--device mps is for one process; take --device cpu under torchrun")
-    say("--device mps: a Mac's GPU, on which this program was never run; float64 stays on the CPU")
+        raise UserError("--device mps is for one process; with torchrun choose --device cpu")
+    say("--device mps: never tested on a Mac's GPU; float64 is computed on the CPU")
     return torch.device("mps")
 
 
@@ -88,7 +88,7 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
         how = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, **how)
     if gpus > 1:
-        say(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel: torchrun")
+        say(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel (torchrun)")
         return nn.DataParallel(network, device_ids=list(range(gpus)))
     return network
 
@@ -173,7 +173,7 @@ def side_by_side(
                 try:
                     result = pipe.recv()
                 except EOFError:
-                    why = "what it said is above; if nothing, memory was short: start fewer"
+                    why = "see its message above; without one memory was short: start fewer"
                     raise UserError(f"{name}: its process has ended; {why}") from None
                 if isinstance(result, UserError) and not isinstance(result, NotFinite):
                     raise result

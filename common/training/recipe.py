@@ -92,42 +92,42 @@ def add_flags(parser: cli.Parser) -> None:
     """Add the training loop's flags; a problem sets its own defaults with `set_defaults`."""
     add = parser.add
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
-    least = "images a step, 2 or more, as batch norm needs"
+    least = "images per step, at least 2 for batch norm"
     add("--batch-size", type=cli.at_least(2), default=32, help=least)
-    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov, 0.9")
+    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov 0.9")
     add("--lr", type=cli.non_negative, default=1e-3, help="peak learning rate")
-    add("--weight-decay", type=cli.non_negative, default=0.05, help="not on norms and biases")
-    add("--warmup-epochs", type=cli.non_negative, default=5, help="of linear warm-up")
-    add("--label-smoothing", type=cli.fraction, default=0.1, help="share of the target, 0 to 1")
-    add("--ema", type=cli.fraction, default=0.99, help="decay of the averaged weights, 0: none")
-    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm, 0: any")
-    add("--crop-area", type=cli.fraction, default=0.25, help="least share a random crop keeps")
-    add("--jitter", type=cli.fraction, default=0.1, help="of brightness, contrast, saturation")
-    add("--cutmix", type=cli.fraction, default=0.5, help="probability of cutmix")
-    kinds = "magnitude of two random operations on each image, 0 to 10; 0: none"
+    add("--weight-decay", type=cli.non_negative, default=0.05, help="none for norms and biases")
+    add("--warmup-epochs", type=cli.non_negative, default=5, help="epochs of linear warm-up")
+    add("--label-smoothing", type=cli.fraction, default=0.1, help="label smoothing, 0 to 1")
+    add("--ema", type=cli.fraction, default=0.99, help="decay of the weights' average; 0: none")
+    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm; 0: any")
+    add("--crop-area", type=cli.fraction, default=0.25, help="smallest share of a random crop")
+    add("--jitter", type=cli.fraction, default=0.1, help="brightness, contrast, saturation jitter")
+    add("--cutmix", type=cli.fraction, default=0.5, help="probability of cutmix per image")
+    kinds = "RandAugment: magnitude of two random operations per image, 0 to 10; 0: none"
     add("--randaugment", type=int, choices=range(11), metavar="M", default=0, help=kinds)
-    steps = "steps in which regularisation and image size grow over the epochs; 1: from the start"
+    steps = "stages in which image size and regularisation grow over the epochs; 1: no growth"
     add("--stages", type=cli.at_least(1, 100), default=1, help=steps)
-    strength = "of --stages: share of crops, jitter, cutmix and dropout that the first stage has"
+    strength = "strength of augmentation and dropout in the first of --stages (the last has 1)"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
-    first = "of --stages: image size of the first stage in px (default: half, 32 at least)"
+    first = "image size in px in the first of --stages (default: half, at least 32)"
     add("--first-size", type=cli.whole, help=first)
-    both = "test averages the logits of each image and its mirror image (default: the image alone)"
+    both = "on test, average the logits of each image and its mirror image (default: no)"
     add("--flip-test", action="store_true", help=both)
-    precisions, auto = ("auto", *PRECISIONS), "auto: the fastest, measured on this device"
+    precisions, auto = ("auto", *PRECISIONS), "auto: the fastest one, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
-    add("--compile", action="store_true", help="torch.compile the network (default: no)")
-    same = "on a GPU, kernels that repeat their bits; says their cost (default: no)"
+    add("--compile", action="store_true", help="use torch.compile for the network (default: no)")
+    same = "use deterministic GPU kernels and print what they cost (default: no)"
     add("--deterministic", action="store_true", help=same)
-    scalars = "write the scalars and figures for TensorBoard too, where it is installed"
+    scalars = "also write scalars and figures for TensorBoard, which must be installed"
     add("--tensorboard", action="store_true", help=scalars)
-    gpus = "N GPUs in one process by DataParallel; 0: what --device says"
+    gpus = "number of GPUs for DataParallel in one process; 0: use --device"
     add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
-    add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs, of seeds SEED, SEED + 1, ...")
-    jobs = "trainings at a time on a CPU, a share of the threads each; 2 on two cores gain most"
+    add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs; seeds SEED, SEED + 1, ...")
+    jobs = "trainings at a time on a CPU, which share its threads; on two cores 2 is fastest"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)
-    add("--fresh", action="store_true", help="train anew where a run could go on (default: no)")
-    often = "save in mid-epoch this often, beside once an epoch"
+    add("--fresh", action="store_true", help="train anew, ignoring earlier runs (default: no)")
+    often = "seconds between checkpoints within an epoch, besides one per epoch"
     add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)
 
 
@@ -136,7 +136,7 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
     warmup_epochs = args.warmup_epochs
     if warmup_epochs >= args.epochs:
         warmup_epochs = args.epochs / 5
-        say(f"warm-up shortened to {warmup_epochs:g} epochs, a fifth of the {args.epochs}")
+        say(f"--warmup-epochs shortened to {warmup_epochs:g}, a fifth of --epochs {args.epochs}")
     return Recipe(
         epochs=args.epochs,
         batch_size=args.batch_size,

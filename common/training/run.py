@@ -171,11 +171,11 @@ class Saver:
             run.epoch, run.history = stopped["epoch"], stopped["history"]
         stopped.clear()  # or the optimiser's copy would stay in memory during the run
         done = run.epoch >= run.recipe.epochs
-        at = "complete" if done else f"going on at epoch {run.epoch + 1}, step {run.step + 1}"
+        at = "complete" if done else f"resuming at epoch {run.epoch + 1}, step {run.step + 1}"
         say(f"{path}: {at}; --fresh trains anew")
         threads, now = (run.history or [{}])[-1].get("threads"), torch.get_num_threads()
         if not done and run.device.type == "cpu" and threads not in (None, now):
-            say(f"{path}: begun with {threads} threads, now {now}: sums of another order")
+            say(f"{path}: begun with {threads} threads, now {now}: results differ by rounding")
 
     def check(self, path: Path, saved: dict) -> None:
         """Refuse a checkpoint that was saved with another identity."""
@@ -187,8 +187,8 @@ class Saver:
         ]
         if differences:
             raise UserError(
-                f"{path} is of another run: {', '.join(differences)}; give its flags to go on with"
-                " it, another --out, or --fresh to replace it"
+                f"{path} belongs to another run: {', '.join(differences)}; give its flags to"
+                " resume it, another --out, or --fresh to replace it"
             )
 
 

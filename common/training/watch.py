@@ -13,7 +13,7 @@ from common.job import say
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 WHOLE_NETWORK = "all parameters together"
-DEAD_FROM_THE_START = "; what comes in must be smaller: a smaller rate can't help"
+DEAD_FROM_THE_START = "; its input must be smaller: a smaller --lr can't help"
 EQUAL_LOGITS_WITHIN = 0.003  # equal logits for K classes give a first loss this close to ln K
 
 

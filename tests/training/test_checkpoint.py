@@ -55,7 +55,7 @@ def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(
         patched.setattr(loop, "train_one_epoch", None)
         with pytest.raises(TypeError):
             train(tmp_path, replace(RECIPE, learning_rate=0.5), fresh=True)
-    with pytest.raises(UserError, match=r"is of another run: learning_rate 0.5 \(now 0.02\)"):
+    with pytest.raises(UserError, match=r"another run: learning_rate 0.5 \(now 0.02\)"):
         train(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_the_same_seed_makes_equal_files_and_another_other_weights(tmp_path):
 
 def test_other_flags_are_refused_with_the_difference_named(tmp_path):
     before = train_an_epoch(tmp_path).read_bytes()
-    with pytest.raises(UserError, match=r"is of another run: batch_size 4 \(now 5\), jitter 0.3"):
+    with pytest.raises(UserError, match=r"another run: batch_size 4 \(now 5\), jitter 0.3"):
         train(tmp_path, replace(RECIPE, batch_size=5, augmentation=Augmentation(jitter=0)))
     assert (tmp_path / "last.pt").read_bytes() == before
 

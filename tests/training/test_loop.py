@@ -138,8 +138,7 @@ def test_a_first_loss_of_equal_logits_through_a_dead_layer_is_warned_of(tmp_path
     told = "1 is a dead layer: infinite variance, constant output in 4 of 4 channels"
     equal = f"the first loss, {math.log(3):.4f}, is that of equal logits over 3 classes"
     assert (
-        warning
-        == f"warning: {equal}; {told}; what comes in must be smaller: a smaller rate can't help"
+        warning == f"warning: {equal}; {told}; its input must be smaller: a smaller --lr can't help"
     )
 
 

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_two_processes_loads_in_one_and_goes_on(tmp_path):
 
 def test_a_step_of_one_image_in_each_process_is_refused(place):
     place(0, 2)
-    with pytest.raises(UserError, match="a step of 3 for 2 processes, batch norm needs 2 or more"):
+    with pytest.raises(UserError, match="a step of 3 for 2 processes, but batch norm needs 2"):
         loop.check_steps(tiny.packed(), RECIPE)
     loop.check_steps(tiny.packed(), replace(RECIPE, batch_size=6))
 

@@ -59,7 +59,7 @@ def test_every_flag_of_the_recipe_reaches_it():
 def test_a_warm_up_longer_than_the_run_is_shortened_and_the_flags_are_left_alone(capsys):
     args = parse("--epochs", 5, "--warmup-epochs", 9)
     assert recipe_of(args, "fp32").warmup_epochs == 1
-    assert capsys.readouterr().out == "warm-up shortened to 1 epochs, a fifth of the 5\n"
+    assert capsys.readouterr().out == "--warmup-epochs shortened to 1, a fifth of --epochs 5\n"
     assert args.warmup_epochs == 9
 
 

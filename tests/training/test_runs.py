@@ -82,19 +82,19 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
 
 def test_another_network_recipe_or_other_data_are_refused(setup_of):
     train_seeds(setup_of("--precision", "fp32"), TINY)
-    with pytest.raises(UserError, match=r"is of another run: weight_decay 0.05 \(now 0.1\); give"):
+    with pytest.raises(UserError, match=r"another run: weight_decay 0.05 \(now 0.1\); give"):
         train_seeds(setup_of("--precision", "fp32", "--weight-decay", 0.1), TINY)
     for other, difference in (
         (NetworkSpec("tiny", build, {"clip_norm": 1}), r"clip_norm 0.0 \(now 1\)"),
         (NetworkSpec("tiny", partial(build, width=2)), r"width None \(now 2\)"),
     ):
-        with pytest.raises(UserError, match=rf"best\.pt is of another run: {difference}; give"):
+        with pytest.raises(
+            UserError, match=rf"best\.pt belongs to another run: {difference}; give"
+        ):
             train_seeds(setup_of("--precision", "fp32"), other)
     source = type("Source", (tiny.Source,), {"fingerprint": lambda _: "other"})()
     splits = SPLITS | {"val": replace(SPLITS["val"], source=source)}
-    with pytest.raises(
-        UserError, match=r"is of another run: data {.*'val': 'tiny'.* \(now .*other"
-    ):
+    with pytest.raises(UserError, match=r"another run: data {.*'val': 'tiny'.* \(now .*other"):
         train_seeds(setup_of("--precision", "fp32", splits=splits), TINY)
 
 
@@ -146,8 +146,8 @@ def test_a_run_that_goes_on_keeps_the_precision_that_it_began_with(setup_of, bf1
     assert setup.precision.name == "fp32"
     (run,) = train_seeds(setup, TINY)
     assert run["precision"] == "bf16"
-    assert "going on at epoch 2" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"is of another run: precision bf16 \(now fp32\)"):
+    assert "resuming at epoch 2" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"another run: precision bf16 \(now fp32\)"):
         train_seeds(setup_of("--precision", "fp32"), TINY)
     (anew,) = train_seeds(setup_of("--fresh"), TINY)
     assert anew["precision"] == "fp32"
