@@ -61,8 +61,8 @@ def test_allow_fewer_takes_smaller_classes_and_what_is_left_out_is_said(parts_of
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ((), "part 3.1 needs --data DIR"),
-        (("--data", ".", "--diagnose"), "--diagnose is of part 3.4"),
+        ((), "part 3.1 needs --data"),
+        (("--data", ".", "--diagnose"), "--diagnose runs part 3.4"),
         (("--data", "synthetic", "--classes", 103), "103"),
         (("--data", "nowhere"), "nowhere"),
         (("--data", ".", "--split", 0.7, 0.2, 0.2), "sum to 1"),

@@ -87,7 +87,7 @@ def open_folder(
     no image or a bad one, and copies of other pictures, as these are not "unrelated pictures".
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; a single image is given by --image")
+        raise UserError(f"{folder}: no such folder; give a single image with --image")
     candidates, left_out = _images_below(folder)
     if most is not None:
         order = np.random.default_rng(seed).permutation(len(candidates))
@@ -113,7 +113,7 @@ def open_folder(
     reasons = [f"{name}: {left_out[name]}" for name in sorted(left_out)]
     if not sizes:
         found = f"{len(reasons)} left out; first: {reasons[0]}" if reasons else "no images"
-        raise UserError(f"{folder}: none of its files is an image that can be read ({found})")
+        raise UserError(f"{folder}: no readable image ({found}); give another folder of images")
     sizes = {name: sizes[name] for name in sorted(sizes)}
     return Pictures({name: folder / name for name in sizes}), sizes, reasons
 
@@ -152,14 +152,14 @@ def list_classes(
             for other, why in others.items():
                 if why == FOLDER:
                     raise UserError(
-                        f"{root / name / other}: a folder inside a class folder; images are looked"
-                        f" for as {root}/CLASS/IMAGE: move them up, or give the folder of classes"
+                        f"{root / name / other}: a folder inside a class folder; images must lie at"
+                        f" {root}/CLASS/IMAGE: move them up, or give the folder of class folders"
                     )
                 left_out.append(f"{name}/{other}: {why}")
     if len(classes) < 2:
         raise UserError(
-            f"{root}: {len(classes)} class folder(s) in it; give a folder that holds two or"
-            " more, each with the images of a class"
+            f"{root}: holds {len(classes)} class folder(s); give a folder that holds at least"
+            " two, each with the images of one class"
         )
     return classes, left_out
 

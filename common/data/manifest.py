@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.job import printable
 
 CLASSES = 500
-RESTORE = "restore it, or draw the data set anew"
+RESTORE = "restore it, or leave out --manifest to draw a new data set"
 LESS = "lower --classes or --per-class, or add --allow-fewer"
 ENCODING = ("utf-8", "surrogateescape")  # file names may be any bytes
 
@@ -155,7 +155,7 @@ def draw(
         else:
             left_out.append(f"{class_id}: {len(good)} good images, not {least}")
     if len(images) < max(2, classes or 0):
-        few = f"{len(images)} of {len(drawn)} classes have {least} or more good images"
+        few = f"only {len(images)} of {len(drawn)} classes have at least {least} good images"
         raise UserError(f"{root}: {few} ({left_out[-1]}); {LESS}")
     return Manifest(root, _rows(root, images, split), quarantined, left_out)
 
@@ -172,8 +172,8 @@ def choose(
     order = [class_id for class_id in class_ids if len(listing[class_id]) >= least]
     if len(order) < max(2, classes or 0):
         counts = [len(names) for names in listing.values()]
-        span = f"{min(counts):,} to {max(counts):,} a class"
-        few = f"{len(order)} of {len(listing)} classes have {least} or more images ({span})"
+        span = f"{min(counts):,} to {max(counts):,} per class"
+        few = f"only {len(order)} of {len(listing)} classes have at least {least} images ({span})"
         raise UserError(f"--data: {few}; {LESS}")
     return {name: _shuffled(listing[name], seed, name) for name in order[: classes or CLASSES]}
 
@@ -276,7 +276,7 @@ def read(path: Path, root: Path) -> Manifest:
     faults = in_parallel(partial(_fault, root), rows, "checking")
     bad = [f"{root / row.path}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault]
     if bad:
-        count = f"{len(bad):,} such of {len(rows):,} images"
+        count = f"{len(bad):,} of {len(rows):,} images missing or changed"
         raise UserError(f"{bad[0]} since {path} was written ({count}); {RESTORE}")
     return Manifest(root, rows, [], [])
 

@@ -78,7 +78,7 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
     except (FileNotFoundError, ValueError, UserError) as error:
         raise UserError(f"damaged cache: {error}; delete {folder} and run again") from None
     if bad and not skip_bad:
-        raise UserError(f"{bad[0]}; or leave bad images out with --skip-bad")
+        raise UserError(f"{bad[0]}; repair it, or leave out bad images with --skip-bad")
     say_left_out(bad, source.name)
     return Packed(images, torch.from_numpy(source.labels[rows]), rows, source, bad)
 
@@ -114,11 +114,11 @@ def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool
             elif skip_bad:
                 bad.append(square)
             else:
-                raise UserError(f"{square}; mend it, or leave bad images out with --skip-bad")
+                raise UserError(f"{square}; repair it, or leave out bad images with --skip-bad")
         file.seek(0)  # the header's length stays: NumPy leaves room for the first number
         _npy_header(file, (len(rows), side_px, side_px, 3))
     if not rows:
-        raise UserError(f"{source.name}: none of {count} images can be read; first: {bad[0]}")
+        raise UserError(f"{source.name}: none of the {count} images can be read; first: {bad[0]}")
     files.record(folder / "images.npy")
     files.save_json(folder / "about.json", {"rows": rows, "bad": bad})
 

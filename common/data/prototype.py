@@ -18,17 +18,17 @@ DEFAULTS = {"classes": None, "per_class": 600, "allow_fewer": False, "split": (0
 def add_flags(parser: cli.Parser) -> None:
     """Add the flags that say what is drawn from where."""
     add, parts = parser.add, len(SPLITS)
-    source = "folder of class folders; synthetic: embedded drawn flowers"
+    source = "folder of class folders, or synthetic: embedded drawn flowers"
     add("--data", type=cli.word_or_path, metavar="DIR", help=source)
-    classes = "classes drawn (default: 500, or all where fewer; synthetic: 10)"
+    classes = "number of classes to draw (default: 500, or all if fewer; synthetic: 10)"
     add("--classes", type=cli.at_least(2, 100_000), help=classes)
     per_class = {"type": cli.at_least(parts, 1_000_000), "default": DEFAULTS["per_class"]}
-    add("--per-class", **per_class, help="images of each class, one a split or more")
-    add("--allow-fewer", action="store_true", help="take smaller classes too (default: no)")
+    add("--per-class", **per_class, help="images per class, at least one per split")
+    add("--allow-fewer", action="store_true", help="keep smaller classes too (default: no)")
     names = tuple(split.upper() for split in SPLITS)
     numbers = {"nargs": parts, "metavar": names, "default": DEFAULTS["split"]}
-    add("--split", type=cli.fraction, help="fractions of each class", **numbers)
-    add("--manifest", type=cli.path, metavar="FILE", help="this data set again (default: draw one)")
+    add("--split", type=cli.fraction, help="fractions of each class per split", **numbers)
+    add("--manifest", type=cli.path, metavar="FILE", help="listed data set (default: draw one)")
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
@@ -36,19 +36,19 @@ def check_flags(args: argparse.Namespace, parts: list[str]) -> None:
     if min(args.split) <= 0 or abs(sum(args.split) - 1) > 1e-6:
         shares = " ".join(f"{fraction:g}" for fraction in args.split)
         raise UserError(
-            f"--split {shares}: three shares above 0 that sum to 1, such as 0.7 0.2 0.1"
+            f"--split {shares}: give three fractions above 0 that sum to 1, such as 0.7 0.2 0.1"
         )
     if parts and not args.data:
         raise UserError(
-            f"part {parts[0]} needs --data DIR, a folder of class folders, or --data synthetic, the"
-            " embedded data; or name other parts"
+            f"part {parts[0]} needs --data: give a folder of class folders, or synthetic for the"
+            " embedded data, or name other parts"
         )
     if not args.manifest or args.data == "synthetic":
         return
     for name, default in DEFAULTS.items():
         if getattr(args, name) != default:
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag}: --manifest says what was drawn; leave one out")
+            raise UserError(f"{flag}: the data set of --manifest is already drawn; leave out one")
 
 
 def draw(args: argparse.Namespace) -> manifest.Manifest:

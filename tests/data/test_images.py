@@ -146,4 +146,4 @@ def test_a_folder_without_images_is_refused(fails, tmp_path):
     (folder / "notes.txt").write_text("no image")
     (folder / "bad.png").write_text("no image")
     error = fails(p1, "1.1", "--images", folder, "--out", tmp_path)
-    assert "none of its files is an image that can be read (2 left out; first: bad.png: " in error
+    assert "no readable image (2 left out; first: bad.png: " in error

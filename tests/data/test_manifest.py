@@ -110,15 +110,15 @@ def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
     assert with_it.catalogue()["images_per_class"] == [7, 8]
     assert with_it.left_out == ["0 empty: 0 images, not 3"]
     fails(
-        r"3 of 5 classes have 8 or more .*\(0 to 12 a class\)",
+        r"3 of 5 classes have at least 8 .*\(0 to 12 per class\)",
         root,
         classes=4,
     )
 
 
 def test_more_than_there_is_is_refused(root):
-    fails(r"4 of 4 classes have 8 or more images .*lower --classes", root, classes=5)
-    fails(r"0 of 4 classes have 13 or more images \(12 to 12", root, per_class=13)
+    fails(r"4 of 4 classes have at least 8 images .*lower --classes", root, classes=5)
+    fails(r"0 of 4 classes have at least 13 images \(12 to 12", root, per_class=13)
 
 
 def test_a_corrupt_file_is_quarantined_and_its_seat_goes_to_the_next_draw(root):
@@ -147,7 +147,7 @@ def test_a_class_that_runs_out_is_left_out_or_refused(root):
     assert {row.class_id for row in drawn.rows} == {*others}
     assert drawn.left_out == [f"{bad}: 7 good images, not 8"]
     assert draw(root, classes=4, allow_fewer=True).catalogue()["images_per_class"] == [7, 8]
-    fails(r"3 of 4 classes have 8 or more good images \(a: 7 good", root, classes=4)
+    fails(r"3 of 4 classes have at least 8 good images \(a: 7 good", root, classes=4)
 
 
 def test_a_picture_is_never_drawn_twice_also_across_classes_and_saved_again(root):
@@ -212,14 +212,14 @@ def test_a_missing_or_changed_file_is_named(root, tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1  # the length stays the same
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"png: changed since .*manifest.csv .*\(1 such of 24 im"):
+    with pytest.raises(UserError, match=r"png: changed since .*manifest.csv .*\(1 of 24 im"):
         manifest.read(path, root)
     file.unlink()
     (root / drawn.rows[5].path).unlink()
-    with pytest.raises(UserError, match=r"png: missing since .*\(2 such of 24 im") as error:
+    with pytest.raises(UserError, match=r"png: missing since .*\(2 of 24 im") as error:
         manifest.read(path, root)
     assert str(error.value).startswith(str(file))
-    with pytest.raises(UserError, match=r"missing since .*\(24 such of 24 im"):
+    with pytest.raises(UserError, match=r"missing since .*\(24 of 24 im"):
         manifest.read(path, tmp_path / "none")
 
 
@@ -247,7 +247,7 @@ def test_sets_of_other_contents_are_other_sets_though_names_and_sizes_agree(root
 @pytest.mark.usefixtures("root")
 def test_folders_of_no_use_end_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
-    fails(r"empty: 0 class folder\(s\)", tmp_path / "empty")
+    fails(r"empty: holds 0 class folder\(s\)", tmp_path / "empty")
     (tmp_path / "val").mkdir()
     fails(r"images/a: a folder inside a class folder", tmp_path)
     (tmp_path / "val" / "a" / "roses.jpg").mkdir(parents=True)  # a folder in spite of its name
@@ -320,7 +320,7 @@ def test_a_data_set_is_named_by_its_folder_or_said_to_be_embedded():
 )
 def test_a_manifest_answers_what_is_drawn_but_not_of_embedded_data(flags):
     args = parse("--data", "a", "--manifest", "m.csv", *flags)
-    with pytest.raises(UserError, match=f"{flags[0]}: --manifest says what was drawn"):
+    with pytest.raises(UserError, match=f"{flags[0]}: the data set of --manifest"):
         prototype.check_flags(args, ["3.1"])
     prototype.check_flags(argparse.Namespace(**{**vars(args), "data": "synthetic"}), ["3.1"])
     prototype.check_flags(parse("--data", "a", "--manifest", "m.csv"), ["3.1"])
@@ -328,7 +328,7 @@ def test_a_manifest_answers_what_is_drawn_but_not_of_embedded_data(flags):
 
 def test_shares_are_above_0_and_sum_to_1():
     for split in [(0.7, 0.2, 0.2), (1, 0, 0)]:
-        with pytest.raises(UserError, match=r"--split .*: three shares above 0 that sum to 1"):
+        with pytest.raises(UserError, match=r"--split .*: give three fractions above 0 that sum to 1"):
             prototype.check_flags(parse("--data", "a", "--split", *split), [])
     # Their float sum is not exactly 1.
     prototype.check_flags(parse("--data", "a", "--split", 0.7, 0.2, 0.1), [])
