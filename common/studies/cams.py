@@ -106,7 +106,7 @@ def map_figures(
         shown = which.nonzero().flatten()[: args.images].tolist()
         indexes[kind] = test.rows[sample.rows[shown]].tolist()
         if not shown:
-            say(f"no test image that {name} gets {kind}")
+            say(f"{name} gets none of the test images {kind}")
             continue
         images, labels = sample.images[shown], sample.labels[shown]
         layer = network.network.get_submodule(args.layer)

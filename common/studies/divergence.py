@@ -67,12 +67,12 @@ class ResultCache:
             return files.load_json(path)["measured"] if there else None
 
         if (found := parallel.broadcast(read)) is not None:
-            job.say(f"{path}: kept; --fresh measures anew")
+            job.say(f"read from {path}; --fresh measures anew")
             return found
         text = json.dumps({"about": described, "measured": measure()}, indent=1)
         if job.is_first():
             files.make_folder(self.folder)
-            with files.locked(self.folder, "keeps a measurement"):
+            with files.locked(self.folder, "saves a measurement"):
                 files.save(path, text)
         parallel.wait()
         return json.loads(text)["measured"]  # the same values as a later call reads

@@ -132,7 +132,7 @@ def calibrate(
                 ]
                 bar.update()
     if not unrelated:
-        raise UserError(f"{names[0]}: no other picture to calibrate with; name one: --reference")
+        raise UserError(f"{names[0]}: no other picture to calibrate with; give --reference FILE")
     rows = np.array([raw[name] for name in names])
     return Calibrated(list(pairs), list(losses), rows, np.array(unrelated), others)
 

@@ -140,7 +140,7 @@ def measured_pass(study: Study, case: Case) -> dict:
     found = study.kept.get("first_pass", {**about, "peaks_of": TOLD.pattern}, measure)
     words = ", ".join(f"{key} {value}" for key, value in about.items())
     job.say(
-        f"{words}: first loss {found['first_loss']:.6g}, infinite from"
+        f"{words}: first loss {found['first_loss']:.6g}, first infinite variance in"
         f" {found['infinite_from']}, {found['dead_share']:.0%} of the channels dead"
     )
     return {**about, **found, **forecast_of(found["peaks"], case.residual)}
@@ -252,7 +252,7 @@ def take_steps(
     losses = ", ".join(f"{loss:.6g}" for loss in row["losses"][:3])
     bad = f"{len(row['non_finite_gradients'])} of {row['tensors']} gradients not finite"
     words = ", ".join(str(row[key]) for key in about)
-    job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s a step")
+    job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s per step")
     return with_words(row)
 
 
@@ -263,7 +263,7 @@ def fitting_images(case: Case, device: torch.device) -> int:
     while images > 2 and images * image_bytes > free_bytes(device):
         images //= 2
     if images < case.images:
-        job.say(f"{images} images a step for {case.images}: memory is short")
+        job.say(f"memory is short: {images} images per step instead of {case.images}")
     return images
 
 
@@ -335,7 +335,7 @@ def reproduce(setup: Setup) -> Findings:
     """Why the report printed 6.4761 and then NaN: first passes, first steps, and cures."""
     args = setup.args
     if setup.classes > OUTPUTS:
-        raise UserError(f"--reproduce has {OUTPUTS} outputs, as the report's; take fewer --classes")
+        raise UserError(f"--reproduce has {OUTPUTS} outputs; give at most that many --classes")
     # Packed at about the side that networks see: scaling up and down again would soften edges, and
     # these make the stem's peak.
     train = pack(setup.sources["train"], round(args.image_size * 7 / 8), args.cache, args.skip_bad)

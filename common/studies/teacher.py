@@ -144,7 +144,7 @@ def _make(path: Path, setup: Setup) -> None:
     start, train = time.perf_counter(), setup.packed["train"]
     views, steps = range(about["views"]), torch.arange(len(train)).split(BATCH_SIZE)
     features = []
-    for view in job.progress(views, "VGG-16 of the views", leave=False):
+    for view in job.progress(views, "VGG-16 on the views", leave=False):
         for rows in steps:
             images = train.batch(rows, setup.device)[0]
             features.append(
@@ -155,20 +155,20 @@ def _make(path: Path, setup: Setup) -> None:
     stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
     files.make_folder(path.parent, "--cache")
     save_checkpoint(path, {"about": about, "classifier": classifier, "features": stacked})
-    job.say(f"teacher: {len(views)} views of {len(train):,} images in {seconds:.0f} s, in {path}")
+    job.say(f"teacher: {len(views)} views of {len(train):,} images, {seconds:.0f} s, in {path}")
 
 
 def _read(path: Path, setup: Setup) -> Teacher:
     """Read a teacher's file; raises UserError if it was made for other data or flags."""
     if not path.is_file():
-        raise UserError(f"--teacher {path}: no such file; give vgg16 or a file that it has made")
+        raise UserError(f"--teacher {path}: no such file; give vgg16 or a saved teacher file")
     try:
         made = Teacher(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged or hostile file can raise anything
         reason = f"not a teacher's file that can be read safely ({type(error).__name__})"
-        raise UserError(f"--teacher {path}: {reason}") from None
+        raise UserError(f"--teacher {path}: {reason}; give vgg16") from None
     for name, value in _asked(setup).items():
         if made.about.get(name) != value:
-            differs = f"its {name} is {made.about.get(name)}, this training's {value}"
+            differs = f"its {name} is {made.about.get(name)}, not this training's {value}"
             raise UserError(f"--teacher {path}: {differs}; give the flags it was made with")
     return made

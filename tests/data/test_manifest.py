@@ -328,7 +328,7 @@ def test_a_manifest_answers_what_is_drawn_but_not_of_embedded_data(flags):
 
 def test_shares_are_above_0_and_sum_to_1():
     for split in [(0.7, 0.2, 0.2), (1, 0, 0)]:
-        with pytest.raises(UserError, match=r"--split .*: give three fractions above 0 that sum to 1"):
+        with pytest.raises(UserError, match=r"--split .*: give three fractions above 0"):
             prototype.check_flags(parse("--data", "a", "--split", *split), [])
     # Their float sum is not exactly 1.
     prototype.check_flags(parse("--data", "a", "--split", 0.7, 0.2, 0.1), [])

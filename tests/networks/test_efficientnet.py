@@ -28,7 +28,7 @@ def test_all_782_tensors_of_a_file_are_loaded(state, tmp_path, capsys):
     for content, words in ((state, ""), (wrapped, '; taken from "model.module._orig_mod"')):
         torch.save(content, tmp_path / "weights.pt")
         loaded, new, told = built(tmp_path / "weights.pt", capsys)
-        assert told == f"{tmp_path / 'weights.pt'}: 782 tensors loaded; new: none{words}\n"
+        assert told == f"{tmp_path / 'weights.pt'}: 782 tensors loaded; not loaded: none{words}\n"
         assert new == []
         assert all(torch.equal(loaded[name], state[name]) for name in state)
 
@@ -39,10 +39,10 @@ def test_of_other_classes_or_without_a_head_780_are_loaded(state, tmp_path, caps
     for content, classes in ((state, 9), (headless, 4)):
         save_file(content, path)
         loaded, new, told = built(path, capsys, classes)
-        assert told == f"{path}: 780 tensors loaded; new: {head}\n"
+        assert told == f"{path}: 780 tensors loaded; not loaded: {head}\n"
         assert all(torch.equal(loaded[name], tensor) for name, tensor in headless.items())
         assert new == head.split(", ")
-        with pytest.raises(UserError, match=f"no head of {classes} classes, as the data has"):
+        with pytest.raises(UserError, match=f"no head for the data's {classes} classes"):
             efficientnet.trained(path, classes)
 
 

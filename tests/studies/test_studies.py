@@ -54,7 +54,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_to_be_smaller(monkeypatch,
     monkeypatch.setattr(reproduction, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(reproduction, "STEP_BYTES", 100)
     assert reproduction.fitting_images(Case(64), torch.device("cpu")) == 8
-    assert "8 images a step for 64: memory is short" in capsys.readouterr().out
+    assert "8 images per step instead of 64" in capsys.readouterr().out
 
 
 def test_the_batches_of_the_report_are_of_650_whole_classes():

@@ -96,12 +96,12 @@ def test_a_file_of_another_training_is_refused(tmp_path):
     teaching.teacher(Setup(tmp_path))
     path = kept_in(tmp_path)
     for setup, differs in (
-        (Setup(tmp_path, path, seed=6), "its seed is 5, this training's 6"),
-        (Setup(tmp_path, path, views=3), "its views is 2, this training's 3"),
+        (Setup(tmp_path, path, seed=6), "its seed is 5, not this training's 6"),
+        (Setup(tmp_path, path, views=3), "its views is 2, not this training's 3"),
     ):
         with pytest.raises(UserError, match=differs):
             teaching.teacher(setup)
-    with pytest.raises(UserError, match=r"nowhere.pt: no such file; give vgg16 or a file"):
+    with pytest.raises(UserError, match=r"nowhere.pt: no such file; give vgg16"):
         teaching.teacher(Setup(tmp_path, tmp_path / "nowhere.pt"))
     files.save(tmp_path / "odd.pt", "no tensors")
     with pytest.raises(UserError, match=r"odd.pt: not a teacher's file"):
