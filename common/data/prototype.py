@@ -28,7 +28,7 @@ def add_flags(parser: cli.Parser) -> None:
     names = tuple(split.upper() for split in SPLITS)
     numbers = {"nargs": parts, "metavar": names, "default": DEFAULTS["split"]}
     add("--split", type=cli.fraction, help="fractions of each class per split", **numbers)
-    add("--manifest", type=cli.path, metavar="FILE", help="listed data set (default: draw one)")
+    add("--manifest", type=cli.path, metavar="FILE", help="reuse this data set (default: draw one)")
 
 
 def check_flags(args: argparse.Namespace, parts: list[str]) -> None:

@@ -64,12 +64,12 @@ def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Modul
     stages = [f"features.{k}" for k in range(len(network.features))]
     if name not in modules or not name.startswith("features."):
         choice = f"choose from {', '.join(stages)} or a part of one"
-        raise UserError(f"--layer {name}: no such feature layer; {choice}")
+        raise UserError(f"layer {name}: no such feature layer; {choice}")
     height, width = map_size(network, name, image_size_px)
     if min(height, width) < 2:
         raise UserError(
-            f"--layer {name}: its map is {height}x{width} for images of {image_size_px} px, but"
-            " Grad-CAM needs at least 2x2; choose an earlier layer or a larger --image-size"
+            f"layer {name}: its map is {height}x{width} for images of {image_size_px} px, but"
+            " Grad-CAM needs at least 2x2; choose an earlier layer or larger images"
         )
     return modules[name]
 

@@ -180,7 +180,7 @@ class Calibrated:
             if not value > 0:
                 raise UserError(
                     f"{loss} is {value:g} between unrelated pictures, so it cannot be calibrated;"
-                    " give other --reference pictures or other --weights"
+                    " give other reference pictures or other weights"
                 )
         self.relative = raw.mean(0) / yardstick
 

@@ -61,7 +61,7 @@ def layer_name(text: str) -> str:
     name = by_number.get(text, text)
     if name not in LAYERS:
         raise UserError(
-            f"--layers {text}: no such layer; choose from conv1_1, relu1_1 ... relu5_3, pool1 ..."
+            f"layer {text}: no such layer; choose from conv1_1, relu1_1 ... relu5_3, pool1 ..."
             " pool5, or torchsummary's numbers of these (1 to 31)"
         )
     return name

