@@ -90,6 +90,8 @@ ROWS = [
     ("1 flowers", "flowers-originals/problem1", 12, f"{SET} {{originals}} --control-images 3"),
     ("1 imagenet", "imagenet-10/problem1", 9, f"{SET} {{imagenet}} --control-images 0"),
     ("two epochs", "two_epochs/problem2", 1, f"{SCRATCH} --epochs 2 --seeds 3"),
+    ("two epochs 2.4", "two_epochs/problem2", 5,
+     FLOWERS.format(parts="2.4") + " --clip-norm 0 --epochs 2 --seeds 3"),
     ("2.2", "problem2", 90, f"{SCRATCH} --epochs 150 --seeds 3"),
     *(
         (f"without {what}", f"recipe/without_{what.replace(' ', '_')}/problem2", 10,

@@ -104,7 +104,7 @@ def _find_vgg16(spec: str) -> tuple[Path, str]:
         return path, f"torchvision, cached {path.name}"
     if package := package_file():
         return package, f"package {PACKAGE}, {package.name}"
-    path = published_file(VGG16_URL, f'type: {INSTALL}, or choose the weights "random"')
+    path = published_file(VGG16_URL, f"type: {INSTALL}")
     return path, f"torchvision, downloaded {path.name}"
 
 
