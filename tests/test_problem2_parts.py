@@ -141,10 +141,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
 
 @pytest.mark.usefixtures("small_networks")
 def test_part_2_4_compares_the_modes_by_seed_and_image(parts_of, monkeypatch, tmp_path):
-    asked = {}
-
-    def launch(processes, _function, setup, spec):
-        asked.update(processes=processes, precision=setup.recipe.precision)
+    def launch(_processes, _function, setup, spec):
         of_one = runs.train_seeds(setup, spec)
         return [[{**run, "hits": "0" * 12, "test_top1": 0.0} for run in of_one]]
 
@@ -155,7 +152,7 @@ def test_part_2_4_compares_the_modes_by_seed_and_image(parts_of, monkeypatch, tm
     assert [row.get("processes") for row in (single, copied, spread)] == [1, None, 2]
     assert single["seeds"] == spread["seeds"] == 2
     assert copied["not_run"] == "not run: no second GPU"
-    assert asked == {"processes": 2, "precision": "fp32"}
+    assert single["precision"] == spread["precision"] == "fp32"
     (difference,) = parts["2.4"]["differences"]
     assert (difference["a"], difference["b"]) == ("DistributedDataParallel", "1 process")
     assert difference["mean"] == pytest.approx(-single["test_top1"])

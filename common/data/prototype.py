@@ -25,9 +25,8 @@ def add_flags(parser: cli.Parser) -> None:
     per_class = {"type": cli.at_least(parts, 1_000_000), "default": DEFAULTS["per_class"]}
     add("--per-class", **per_class, help="images per class, at least one per split")
     add("--allow-fewer", action="store_true", help="keep smaller classes too (default: no)")
-    names = tuple(split.upper() for split in SPLITS)
-    numbers = {"nargs": parts, "metavar": names, "default": DEFAULTS["split"]}
-    add("--split", type=cli.fraction, help="fractions of each class per split", **numbers)
+    add("--split", type=cli.fraction, nargs=parts, metavar=tuple(map(str.upper, SPLITS)),
+        default=DEFAULTS["split"], help="fractions of each class per split")  # fmt: skip
     add("--manifest", type=cli.path, metavar="FILE", help="reuse this data set (default: draw one)")
 
 

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
@@ -86,6 +87,7 @@ def wrap(network: nn.Module, device: torch.device, gpus: int) -> nn.Module:
         ids = [device.index] if device.type == "cuda" else None
         # `share_buffers` sends the buffers before an evaluation, so no step has to.
         how = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
+        warnings.filterwarnings("ignore", "Grad strides")  # 1x1 kernels have two ways to write them
         return nn.parallel.DistributedDataParallel(network, device_ids=ids, **how)
     if gpus > 1:
         say(f"DataParallel on {gpus} GPUs; torch recommends DistributedDataParallel (torchrun)")

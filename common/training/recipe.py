@@ -92,8 +92,7 @@ def add_flags(parser: cli.Parser) -> None:
     """Add the training loop's flags; a problem sets its own defaults with `set_defaults`."""
     add = parser.add
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
-    least = "images per step, at least 2 for batch norm"
-    add("--batch-size", type=cli.at_least(2), default=32, help=least)
+    add("--batch-size", type=cli.at_least(2), default=32, help="images per step, 2 or more")
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov momentum 0.9")
     add("--lr", type=cli.non_negative, default=1e-3, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="none for norms and biases")
@@ -117,10 +116,8 @@ def add_flags(parser: cli.Parser) -> None:
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest one, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="use torch.compile for the network (default: no)")
-    same = "use deterministic GPU kernels and print what they cost (default: no)"
-    add("--deterministic", action="store_true", help=same)
-    scalars = "also write scalars and figures for TensorBoard, which must be installed"
-    add("--tensorboard", action="store_true", help=scalars)
+    add("--deterministic", action="store_true", help="deterministic GPU kernels; prints their cost")
+    add("--tensorboard", action="store_true", help="also write logs for TensorBoard (default: no)")
     gpus = "number of GPUs for DataParallel in one process; 0: use --device"
     add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="number of runs, from seed SEED on")

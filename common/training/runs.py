@@ -149,6 +149,8 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
         if is_waiting(setup, folders[name]):
             trainings[name] = partial(train_and_test, setup, spec, seed, 0)
             after[name] = f"{spec.after}, seed {seed}"
+        elif folders[name] not in setup.finished:
+            train_and_test(setup, spec, seed, 0)  # complete: read, since others may start from it
     if len(trainings) > 1:
         _ = setup.packed  # made once here, not in each process; so is the teacher
         if setup.teach:

@@ -220,7 +220,5 @@ def test_results_of_versions_without_doses_of_their_own_for_random_weights_are_d
     losses = {"relu5_3": {"shift": row, "noise": row}}
     doses = {"shift_px": [0, 1, 2], "sigma": [0, 5, 9]}
     curves = {**doses, "weights": losses, "random_weights": losses}
-    assert [chart["x"] for chart in html_charts.dose_response({"curves": curves})][2:] == [
-        [1, 2],
-        [5, 9],
-    ]
+    x = [chart["x"] for chart in html_charts.dose_response({"curves": curves})]
+    assert x[2:] == [[1, 2], [5, 9]]

@@ -80,6 +80,15 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
 
 
+def test_a_complete_run_is_there_for_those_that_start_from_it(setup_of, monkeypatch):
+    first = train_seeds(setup_of("--precision", "fp32"), TINY)
+    setup = setup_of("--precision", "fp32", "--jobs", 2)
+    monkeypatch.setattr(runs.parallel, "side_by_side", lambda *_: [])
+    others = [replace(TINY, name=name, after="tiny") for name in "bc"]
+    runs.train_side_by_side(setup, [TINY, *others])
+    assert list(setup.finished.values()) == first
+
+
 def test_another_network_recipe_or_other_data_are_refused(setup_of):
     train_seeds(setup_of("--precision", "fp32"), TINY)
     with pytest.raises(UserError, match=r"another run: weight_decay 0.05 \(now 0.1\); give"):
