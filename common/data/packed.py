@@ -135,9 +135,6 @@ def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray 
         return str(error)
 
 
-# ---------------------------------------------------------------------------------------- threads
-
-
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:
     """Yield `work(item)` of every item in order, with a progress bar and one thread per core.
 

@@ -80,9 +80,6 @@ class ClampedSquareLeaky(nn.Module):
         return square_leaky(x).clamp(max=6)
 
 
-# ------------------------------------------------------------------------- derivative, moments
-
-
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The derivative of an elementwise function at x, of x's shape and dtype."""
     x = x.detach().requires_grad_()

@@ -142,9 +142,6 @@ def compare(
     return values
 
 
-# -------------------------------------------------------------------------------- calibration
-
-
 def interval(resampled: np.ndarray) -> dict:
     """The 95 % interval {"low", "high"} of resampled values (resamples,); lists for (resamples, n).
 

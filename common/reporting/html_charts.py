@@ -56,7 +56,8 @@ def _curve(key: str, label: str, found: list) -> dict:
                 line["low"] = [min(values, default=None) for values in epochs]
                 line["high"] = [max(values, default=None) for values in epochs]
             series.append(line)
-    x = list(range(1, max(len(line["values"]) for line in series) + 1))
+    longest = max((history for _, runs in found for history in runs), key=len)
+    x = [row["epoch"] for row in longest]
     title = f"{label} over the epochs, train dashed"
     chart = {"title": title, "xlabel": "epoch", "ylabel": label, "x": x, "series": series}
     # The scale follows train: one odd picture can make the val loss arbitrarily large.

@@ -241,9 +241,6 @@ def unchecked_steps(
     }
 
 
-# -------------------------------------------------------------------------------- of a problem
-
-
 def first_images(setup: Setup) -> Tensor:
     """A batch of training images drawn by the seed, not augmented, for forecasts."""
     args, train = setup.args, setup.packed["train"]

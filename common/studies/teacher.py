@@ -104,7 +104,6 @@ def describe(setup: Setup, trained: list[dict]) -> dict | None:
     return {**about, "kept_share": top1 / made.classifier["test_top1"]}
 
 
-# ------------------------------------------------------------------------------- made and read
 @cache
 def teacher(setup: Setup) -> Teacher | None:
     """The teacher that --teacher names, read from its file, or None without the flag.

@@ -39,9 +39,6 @@ from common.training.watch import (
 STATISTICS_IMAGES = 2048  # the most images that batch statistics are recomputed from
 
 
-# --------------------------------------------------------------------------------------- training
-
-
 def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) -> list[dict]:
     """Train a run from its start or from where it stopped; its network gets the best weights.
 
@@ -50,9 +47,9 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
     is refused if it belongs to another run. Without it the run starts anew.
 
     Returns:
-        One dict per epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None if an
-        image's is not finite), val_top1, val_top5, images_per_second, seconds, peak_memory_mib,
-        threads.
+        One dict per evaluated epoch: epoch, learning_rate, train_loss, train_top1, val_loss (None
+        if an image's is not finite), val_top1, val_top5, images_per_second, seconds,
+        peak_memory_mib, threads. Those of training are since the evaluation before.
 
     Raises:
         Stopped: after Ctrl-C or SIGTERM, once the run is saved.
@@ -67,6 +64,9 @@ def fit(save: Saver, train: Packed, val: Packed, stopped: dict | None = None) ->
     with _stop_between_steps() as asked_to_stop:
         while run.epoch < run.recipe.epochs:
             train_one_epoch(run, train, save, asked_to_stop)
+            if not run.recipe.evaluates_after(run.epoch):
+                run.epoch, run.step = run.epoch + 1, 0
+                continue
             if run.average:
                 recompute_batch_norms(run, train)
             _finish_epoch(run, val)
@@ -253,7 +253,7 @@ def _loss(
 
 
 def _finish_epoch(run: Run, val: Packed) -> None:
-    """Evaluate on val, add a row to the history and print it."""
+    """Evaluate on val, add a row to the history and print it, and begin the next epoch."""
     parallel.share_buffers(run.evaluated)
     sums, on_val = run.sums, evaluate(run.evaluated, val, run.recipe, run.device)
     row = {

@@ -140,9 +140,6 @@ def wait() -> None:
         dist.barrier()
 
 
-# ------------------------------------------------------------------------ new processes
-
-
 def side_by_side(
     trainings: Mapping[str, Callable[[], object]], after: Mapping[str, str], jobs: int
 ) -> Iterator[tuple[str, object]]:

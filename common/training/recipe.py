@@ -10,6 +10,8 @@ from common.data.augment import Augmentation
 from common.job import say
 from common.training.precision import PRECISIONS
 
+EVALUATIONS = 30  # on val in a run, about; on 1,020 images each costs half an epoch's training
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -34,6 +36,7 @@ class Recipe:
     stages: int = 1
     first_strength: float = 1
     first_size_px: int = 0  # 0: image_size_px
+    val_interval: int = 1  # epochs
 
     def as_dict(self) -> dict:
         """The recipe as plain values, for checkpoints and results."""
@@ -45,10 +48,16 @@ class Recipe:
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
+        if self.val_interval == 1:
+            del values["val_interval"]
         if self.stages == 1:  # these then have no effect, and earlier runs lack them
             for name in ("stages", "first_strength", "first_size_px"):
                 del values[name]
         return {**values, **augmentation}
+
+    def evaluates_after(self, epoch: int) -> bool:
+        """Whether val is evaluated after an epoch (from 0); it always is after the last one."""
+        return (self.epochs - 1 - epoch) % self.val_interval == 0
 
     def strength_at(self, epoch: int) -> float:
         """The strength of regularisation in an epoch: from `first_strength` to 1 in `stages`."""
@@ -93,6 +102,8 @@ def add_flags(parser: cli.Parser) -> None:
     add = parser.add
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
     add("--batch-size", type=cli.at_least(2), default=32, help="images per step, 2 or more")
+    often = "epochs from one evaluation on val to the next (default: a thirtieth of --epochs, >= 1)"
+    add("--val-interval", type=cli.positive, metavar="N", help=often)
     add("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: Nesterov momentum 0.9")
     add("--lr", type=cli.non_negative, default=1e-3, help="peak learning rate")
     add("--weight-decay", type=cli.non_negative, default=0.05, help="none for norms and biases")
@@ -155,4 +166,5 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         stages=args.stages,
         first_strength=args.first_strength,
         first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
+        val_interval=args.val_interval or max(1, args.epochs // EVALUATIONS),
     )

@@ -142,7 +142,7 @@ class Saver:
             self.now()
 
     def epoch(self) -> None:
-        """Save after an epoch: last.pt comes last, when the best weights it refers to are saved.
+        """Save after an evaluation: last.pt comes last, after the best weights it refers to.
 
         After the last epoch last.pt is deleted, since nothing is left to resume.
         """
@@ -225,6 +225,7 @@ def load_stopped(folder: Path) -> dict | None:
         return None
     about = load_checkpoint(folder / "best.pt")["about"]
     lines = _load(folder / "metrics.jsonl").decode().splitlines()
-    if len(lines) != about["epochs"]:
+    history = [json.loads(line) for line in lines]
+    if not history or history[-1]["epoch"] != about["epochs"]:
         return None  # somebody has removed its last.pt
-    return {"about": about, "epoch": len(lines), "history": [json.loads(line) for line in lines]}
+    return {"about": about, "epoch": about["epochs"], "history": history}

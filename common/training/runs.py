@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -174,7 +175,7 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
         interval test_top1_low and test_top1_high, test_top5, test_per_class (the mean over classes
         of the accuracy within the class; all in per cent), test_flip (mirror images averaged?),
         test_not_finite (images without finite logits), hits (on test, one character per image),
-        training_seconds, images_per_second (median), peak_memory_mib, history (a dict per epoch).
+        training_seconds, images_per_second (median), peak_memory_mib, history (`fit`'s dicts).
     """
     folder = run_folder(setup, spec.name, seed, gpus)
     if folder not in setup.finished:
@@ -277,9 +278,6 @@ def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, st
     return [{"a": a, "b": b, **paired_difference(hits[a], hits[b])} for a, b in pairs]
 
 
-# ------------------------------------------------------------------------------------ how long
-
-
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
     """Estimated seconds to train and test the networks, as if all were like the one timed."""
     args, counts = setup.args, {split: len(one.labels) for split, one in setup.sources.items()}
@@ -289,7 +287,9 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
     )
     if not waiting:
         return 0
-    evaluated = args.epochs * counts["val"] + counts["test"]
+    averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
+    evaluations = math.ceil(args.epochs / setup.recipe.val_interval)
+    evaluated = evaluations * (counts["val"] + averaged) + counts["test"]
     images = args.epochs * counts["train"] + EVALUATED * evaluated
     return images * waiting / images_per_second(setup, waiting)
 

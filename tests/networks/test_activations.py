@@ -61,9 +61,6 @@ def test_the_ratio_of_costs_weighs_rows_by_how_often_they_occur():
     assert timing.cost_ratio(rows, "seconds", "f", "g") == 0.5
 
 
-# ------------------------------------------------------------------------------------------------ f
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_value_and_gradient_equal_the_where_form(dtype):
     generator = torch.Generator().manual_seed(0)

@@ -109,9 +109,6 @@ def test_networks_have_names_that_a_reader_knows():
     assert plotting.shown_name("relu5_3") == "relu5_3"
 
 
-# -------------------------------------------------------------------------------------------- names
-
-
 # Users' names of files, class folders and data folders, and how figures show them.
 SHOWN = {
     "Ba$$in $5_vs_$6.png": "Ba$$in $5_vs_$6.png",

@@ -121,9 +121,6 @@ def test_each_part_is_published_before_the_next_one_runs(tmp_path, capsys):
     assert "\n== 1.2 The second part (about 2 minutes)\n" in told
 
 
-# ------------------------------------------------------------------------------------- the files
-
-
 def test_tables_are_printed_and_kept_texts_and_figures_kept_alone(tmp_path, capsys):
     told = {
         "texts": {"1.1.csv": b"a,b\r\n", "1.1.md": "a"},

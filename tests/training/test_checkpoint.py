@@ -21,11 +21,13 @@ def timeless(history):
     ]
 
 
-@pytest.mark.parametrize(("stopped_by", "save_seconds"), [("a crash", 0), ("SIGTERM", 300)])
+@pytest.mark.parametrize(
+    ("stopped_by", "save_seconds", "interval"), [("a crash", 0, 2), ("SIGTERM", 300, 1)]
+)
 def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_weights(
-    tmp_path, monkeypatch, stopped_by, save_seconds
+    tmp_path, monkeypatch, stopped_by, save_seconds, interval
 ):
-    step, recipe = loop.train_step, replace(RECIPE, epochs=4)
+    step, recipe = loop.train_step, replace(RECIPE, epochs=4, val_interval=interval)
 
     def stopping_step(run, *args):
         if (run.epoch, run.step) == (1, 1):
@@ -45,6 +47,18 @@ def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_weights(
     )
     assert_same(*(net.state_dict() for net in nets))
     assert timeless(histories[0]) == timeless(histories[1])
+
+
+def test_fewer_evaluations_on_val_leave_the_training_as_it_was(tmp_path):
+    each, some = (
+        timeless(train(tmp_path / str(n), replace(RECIPE, epochs=5, val_interval=n))[1])
+        for n in (1, 2)
+    )
+    assert [row["epoch"] for row in some] == [1, 3, 5]
+    for key in ("val_loss", "val_top1", "learning_rate"):
+        assert [row[key] for row in some] == [row[key] for row in each[::2]]
+    both = [row["train_loss"] for row in each[1:3]]
+    assert some[1]["train_loss"] == pytest.approx(sum(both) / 2)
 
 
 def test_a_fresh_run_that_is_killed_at_once_leaves_no_run_that_looks_complete(

@@ -143,9 +143,6 @@ def test_a_damaged_record_of_the_test_is_made_again(setup_of, looks_at_test):
     assert len(looks_at_test) == 2
 
 
-# -------------------------------------------------------------------------------------- precision
-
-
 def test_a_run_that_goes_on_keeps_the_precision_that_it_began_with(setup_of, bf16_gains, capsys):
     bf16_gains(True)
     with tiny.stopped_after_an_epoch():
