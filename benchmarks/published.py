@@ -64,7 +64,7 @@ FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
 # A taught network's images are not mixed at first: CutMix grows from 0 over the stages.
 TAUGHT = FLOWERS + " --teacher vgg16 --first-strength 0 --cutmix 0.5 --seeds 3 --epochs "
-COMPARED = TAUGHT + "40 --layer features.5"
+COMPARED = TAUGHT + "25 --views 15 --warmup-epochs 2 --val-interval 4 --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
 LEFT_OUT = {  # pieces of the recipe, each with the flags that switch it off
     "nothing": "",
@@ -99,9 +99,9 @@ ROWS = [
         for what, flags in LEFT_OUT.items()
     ),
     ("taught", "taught/problem2", 60, TAUGHT.format(parts="2.2") + "100"),
-    ("2.3", "problem2", 90, COMPARED.format(parts="2.3")),
-    ("2.5", "problem2", 30, BLOCKS),
-    ("small block", "small_block/problem2", 50, f"{BLOCKS} --noise-area 0.02 0.1"),
+    ("2.3", "problem2", 25, COMPARED.format(parts="2.3")),
+    ("2.5", "problem2", 15, BLOCKS),
+    ("small block", "small_block/problem2", 15, f"{BLOCKS} --noise-area 0.02 0.1"),
     ("2.6", "problem2", 5, COMPARED.format(parts="2.6")),
     ("drawn 2.2 2.5", "drawn-30/problem2", 15, DRAWN.format(parts="2.2 2.5") + " --seeds 5"),
     ("drawn 2.3", "drawn-30/problem2", 15, DRAWN.format(parts="2.3") + " --seeds 3"),
