@@ -362,7 +362,7 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
         width, height = sizes[smallest]
         raise UserError(
             f"squares of {side_px} px (the smallest image is {smallest}, {width}x{height}) are"
-            f" smaller than {deepest}'s receptive field of {needed_px} px; give a larger"
+            f" smaller than the {needed_px} px that {deepest} or SSIM looks at; give a larger"
             " --curve-size, larger images, or shallower --layers with --no-lpips"
         )
 

@@ -178,8 +178,8 @@ def test_what_a_folder_holds_beside_pictures_is_named_on_one_line(run, folder, t
     [
         (("--shift", "48"), "48x40 px"),
         (("--layers", "32"), "no such layer"),
-        (("--layers", "relu5_3", "--no-lpips"), "relu5_3's receptive field of 196 px"),
-        (("--layers", "relu1_2"), "receptive field of 196 px"),
+        (("--layers", "relu5_3", "--no-lpips"), "the 196 px that relu5_3 or SSIM looks at"),
+        (("--layers", "relu1_2"), "the 196 px that"),
         (("--weights", "/no/such/file.pth"), "no such file"),
         (("--curve-size", "8", "--layers", "conv2_2", "--no-lpips"), "squares of 8 px"),
         (("--device", "cuda"), "no CUDA device"),

@@ -290,7 +290,8 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
     averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
     evaluations = math.ceil(args.epochs / setup.recipe.val_interval)
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]
-    images = args.epochs * counts["train"] + EVALUATED * evaluated
+    sizes = np.array([setup.recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
+    images = counts["train"] * ((sizes / args.image_size) ** 2).sum() + EVALUATED * evaluated
     return images * waiting / images_per_second(setup, waiting)
 
 
