@@ -413,8 +413,8 @@ def make_parser() -> cli.ProblemParser:
     gammas = "in new networks, start each block's last batch-norm gamma at 0 (default: yes; no: 1)"
     add("--zero-init-residual", **zero, help=gammas)
     parser.set_defaults(zero_head=True, zero_init_residual=True)
-    taught = "vgg16: also learn to predict its features; or a saved teacher file (default: none)"
-    add("--teacher", type=cli.word_or_path, help=taught)
+    taught = "also learn to predict VGG-16's features of the views (default: no teacher)"
+    add("--teacher", choices=("vgg16",), help=taught)
     views = "augmented views of each image for --teacher"
     add("--views", type=cli.positive, default=20, help=views)
     width = "width of the wide network, as a multiple of the narrow one's"

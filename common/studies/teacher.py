@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from common import files, job
 from common.data import streams
 from common.data.augment import Augmentation, Draws
-from common.errors import UserError
 from common.networks import baselines as instrument
 from common.networks.efficientnet import Taught
 from common.networks.vgg import VGG16Features
@@ -106,18 +105,15 @@ def describe(setup: Setup, trained: list[dict]) -> dict | None:
 
 @cache
 def teacher(setup: Setup) -> Teacher | None:
-    """The teacher that --teacher names, read from its file, or None without the flag.
+    """The teacher that --teacher asks for, kept in --cache, or None without the flag.
 
-    The file of `vgg16` is in --cache; if it is missing, the first process of a job makes it.
+    If its file is missing, the first process of a job makes it.
     """
-    args, _ = setup.args, setup.packed
-    if args.teacher is None:
+    if setup.args.teacher is None:
         return None
-    path = Path(args.teacher)
-    if args.teacher == "vgg16":
-        path = args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
-        parallel.broadcast(lambda: None if path.exists() else _make(path, setup))
-    return _read(path, setup)
+    path = setup.args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
+    parallel.broadcast(lambda: None if path.exists() else _make(path, setup))
+    return Teacher(**torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _asked(setup: Setup) -> dict:
@@ -155,19 +151,3 @@ def _make(path: Path, setup: Setup) -> None:
     files.make_folder(path.parent, "--cache")
     save_checkpoint(path, {"about": about, "classifier": classifier, "features": stacked})
     job.say(f"teacher: {len(views)} views of {len(train):,} images, {seconds:.0f} s, in {path}")
-
-
-def _read(path: Path, setup: Setup) -> Teacher:
-    """Read a teacher's file; raises UserError if it was made for other data or flags."""
-    if not path.is_file():
-        raise UserError(f"--teacher {path}: no such file; give vgg16 or a saved teacher file")
-    try:
-        made = Teacher(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # a damaged or hostile file can raise anything
-        reason = f"not a teacher's file that can be read safely ({type(error).__name__})"
-        raise UserError(f"--teacher {path}: {reason}; give vgg16") from None
-    for name, value in _asked(setup).items():
-        if made.about.get(name) != value:
-            differs = f"its {name} is {made.about.get(name)}, not this training's {value}"
-            raise UserError(f"--teacher {path}: {differs}; give the flags it was made with")
-    return made

@@ -120,8 +120,6 @@ def add_flags(parser: cli.Parser) -> None:
     add("--stages", type=cli.at_least(1, 100), default=1, help=steps)
     strength = "strength of augmentation and dropout in the first of --stages (the last has 1)"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
-    first = "image size in px in the first of --stages (default: half, at least 32)"
-    add("--first-size", type=cli.whole, help=first)
     both = "on test, average the logits of each image and its mirror image (default: no)"
     add("--flip-test", action="store_true", help=both)
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest one, measured on this device"
@@ -165,6 +163,6 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         ),
         stages=args.stages,
         first_strength=args.first_strength,
-        first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
+        first_size_px=max(min(32, args.image_size), args.image_size // 2),
         val_interval=args.val_interval or max(1, args.epochs // EVALUATIONS),
     )

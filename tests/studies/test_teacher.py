@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from common import files
 from common.data.augment import Augmentation
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
-from common.errors import UserError
 from common.networks.normalized import Normalized
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
@@ -42,15 +40,11 @@ def train_set():
 class Setup:
     """The fields of a Setup that a teacher needs."""
 
-    def __init__(self, folder, teacher="vgg16", views=2, recipe=RECIPE, seed=5):
+    def __init__(self, folder, seed=5):
         self.args = SimpleNamespace(
-            teacher=str(teacher), views=views, seed=seed, image_size=16, cache=folder
+            teacher="vgg16", views=2, seed=seed, image_size=16, cache=folder
         )
-        self.packed, self.device, self.recipe = {"train": train_set()}, CPU, recipe
-
-
-def kept_in(folder):
-    return next(folder.glob("teacher-*.pt"))
+        self.packed, self.device, self.recipe = {"train": train_set()}, CPU, RECIPE
 
 
 def batch_of(made, indexes, epoch=0, size_px=16):
@@ -77,35 +71,16 @@ def test_what_the_teacher_saw_is_what_the_student_sees(tmp_path, monkeypatch):
     assert not torch.equal(shown[0], shown[1])
 
 
-def test_a_file_teaches_where_weights_are_missing(tmp_path, monkeypatch):
+def test_a_kept_teacher_teaches_where_weights_are_missing(tmp_path, monkeypatch):
     made = teaching.teacher(Setup(tmp_path))
     monkeypatch.setattr(teaching, "load_vgg16", None)
     monkeypatch.setattr(teaching, "kept_baselines", None)
-    for name in ("vgg16", kept_in(tmp_path)):
-        again = teaching.teacher(Setup(tmp_path, name))
-        assert again.about == made.about
-        assert again.classifier == made.classifier
-        assert torch.equal(again.features, made.features)
+    again = teaching.teacher(Setup(tmp_path))
+    assert (again.about, again.classifier) == (made.about, made.classifier)
+    assert torch.equal(again.features, made.features)
     assert made.about["weights"] is None  # random ones have no SHA-256
-    copied = tmp_path / "copied.pt"
-    copied.write_bytes(kept_in(tmp_path).read_bytes())
-    assert torch.equal(teaching.teacher(Setup(tmp_path, copied)).features, made.features)
-
-
-def test_a_file_of_another_training_is_refused(tmp_path):
-    teaching.teacher(Setup(tmp_path))
-    path = kept_in(tmp_path)
-    for setup, differs in (
-        (Setup(tmp_path, path, seed=6), "its seed is 5, not this training's 6"),
-        (Setup(tmp_path, path, views=3), "its views is 2, not this training's 3"),
-    ):
-        with pytest.raises(UserError, match=differs):
-            teaching.teacher(setup)
-    with pytest.raises(UserError, match=r"nowhere.pt: no such file; give vgg16"):
-        teaching.teacher(Setup(tmp_path, tmp_path / "nowhere.pt"))
-    files.save(tmp_path / "odd.pt", "no tensors")
-    with pytest.raises(UserError, match=r"odd.pt: not a teacher's file"):
-        teaching.teacher(Setup(tmp_path, tmp_path / "odd.pt"))
+    with pytest.raises(TypeError):  # another seed has another teacher
+        teaching.teacher(Setup(tmp_path, seed=6))
 
 
 def taught_network():
