@@ -9,7 +9,6 @@ labels of x), "log" (the logarithmic axes, "y" or "xy"), "top" (the upper end of
 import csv
 import math
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 
@@ -43,9 +42,11 @@ def curves(result: Mapping) -> list[dict]:
 
 def _curve(key: str, label: str, found: list) -> dict:
     series, train_most = [], []
+    x = sorted({row["epoch"] for _, runs in found for rows in runs for row in rows})
     for name, runs in found:
         for split in ("val", "train"):
-            epochs = [[row[f"{split}_{key}"] for row in rows if row] for rows in zip_longest(*runs)]
+            rows = [row for history in runs for row in history]
+            epochs = [[row[f"{split}_{key}"] for row in rows if row["epoch"] == at] for at in x]
             epochs = [[value for value in values if value is not None] for values in epochs]
             line = {"label": f"{shown_name(name)}, {split}"}
             line["values"] = [fmean(values) if values else None for values in epochs]
@@ -56,8 +57,6 @@ def _curve(key: str, label: str, found: list) -> dict:
                 line["low"] = [min(values, default=None) for values in epochs]
                 line["high"] = [max(values, default=None) for values in epochs]
             series.append(line)
-    longest = max((history for _, runs in found for history in runs), key=len)
-    x = [row["epoch"] for row in longest]
     title = f"{label} over the epochs, train dashed"
     chart = {"title": title, "xlabel": "epoch", "ylabel": label, "x": x, "series": series}
     # The scale follows train: one odd picture can make the val loss arbitrarily large.

@@ -255,7 +255,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     """
     seeds = max(map(len, histories.values()))
     settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
-    settings += ". Train is of augmented images and smoothed labels, which cost more than val's."
+    settings += ". Train: means since the point before, of augmented images and smoothed labels."
     about = ("Loss and accuracy over the epochs", (1, 2), (13, 4.2), settings)
     labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
     with new_figure(path, *about) as (figure, axes):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from common import files, job
 from common.data import streams
 from common.data.augment import Augmentation, Draws
+from common.errors import UserError
 from common.networks import baselines as instrument
 from common.networks.efficientnet import Taught
 from common.networks.vgg import VGG16Features
@@ -113,7 +114,11 @@ def teacher(setup: Setup) -> Teacher | None:
         return None
     path = setup.args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
     parallel.broadcast(lambda: None if path.exists() else _make(path, setup))
-    return Teacher(**torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        return Teacher(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file can raise anything
+        damage = f"{path}: damaged ({type(error).__name__}); delete it, and it is made again"
+        raise UserError(damage) from None
 
 
 def _asked(setup: Setup) -> dict:

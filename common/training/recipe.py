@@ -10,7 +10,7 @@ from common.data.augment import Augmentation
 from common.job import say
 from common.training.precision import PRECISIONS
 
-EVALUATIONS = 30  # on val in a run, about; on 1,020 images each costs half an epoch's training
+EVALUATIONS = 30  # on val in a run, or up to 59: one costs much of an epoch in a small data set
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Recipe:
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
-        if self.val_interval == 1:
+        if self.val_interval == 1:  # earlier runs lack this entry
             del values["val_interval"]
         if self.stages == 1:  # these then have no effect, and earlier runs lack them
             for name in ("stages", "first_strength", "first_size_px"):
@@ -118,6 +118,8 @@ def add_flags(parser: cli.Parser) -> None:
     add("--randaugment", type=int, choices=range(11), metavar="M", default=0, help=kinds)
     steps = "stages in which image size and regularisation grow over the epochs; 1: no growth"
     add("--stages", type=cli.at_least(1, 100), default=1, help=steps)
+    first = "image size in px in the first of --stages (default: half, at least 32)"
+    add("--first-size", type=cli.whole, help=first)
     strength = "strength of augmentation and dropout in the first of --stages (the last has 1)"
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
     both = "on test, average the logits of each image and its mirror image (default: no)"
@@ -133,7 +135,7 @@ def add_flags(parser: cli.Parser) -> None:
     jobs = "trainings at a time on a CPU, which share its threads; on two cores 2 is fastest"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)
     add("--fresh", action="store_true", help="train anew, ignoring earlier runs (default: no)")
-    often = "seconds between checkpoints within an epoch, besides one per epoch"
+    often = "seconds between checkpoints, besides one per evaluation on val"
     add("--checkpoint-seconds", type=cli.non_negative, default=300.0, help=often)
 
 
@@ -163,6 +165,6 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         ),
         stages=args.stages,
         first_strength=args.first_strength,
-        first_size_px=max(min(32, args.image_size), args.image_size // 2),
+        first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
         val_interval=args.val_interval or max(1, args.epochs // EVALUATIONS),
     )

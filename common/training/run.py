@@ -76,7 +76,7 @@ class Run:
 
 
 def no_sums() -> dict:
-    """The sums that an epoch's steps add to, before its first step."""
+    """The sums that the steps since an evaluation add to, before the first one."""
     return {"loss": 0.0, "top1": 0, "images": 0, "seconds": 0.0}
 
 
@@ -179,7 +179,7 @@ class Saver:
 
     def check(self, path: Path, saved: dict) -> None:
         """Refuse a checkpoint that was saved with another identity."""
-        wanted = self.identity
+        saved, wanted = ({"val_interval": 1, **about} for about in (saved, self.identity))
         differences = [
             f"{key} {saved.get(key)} (now {wanted.get(key)})"
             for key in sorted(saved.keys() | wanted.keys())

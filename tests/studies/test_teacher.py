@@ -79,7 +79,7 @@ def test_a_kept_teacher_teaches_where_weights_are_missing(tmp_path, monkeypatch)
     assert (again.about, again.classifier) == (made.about, made.classifier)
     assert torch.equal(again.features, made.features)
     assert made.about["weights"] is None  # random ones have no SHA-256
-    with pytest.raises(TypeError):  # another seed has another teacher
+    with pytest.raises(TypeError, match="NoneType"):  # another seed has another teacher
         teaching.teacher(Setup(tmp_path, seed=6))
 
 

@@ -63,6 +63,16 @@ def looks_at_test(monkeypatch):
 # ---------------------------------------------------------------------------- what identifies a run
 
 
+def test_the_forecast_counts_growing_images_evaluations_and_averaged_batch_norms(
+    setup_of, monkeypatch
+):
+    monkeypatch.setattr(runs, "images_per_second", lambda *_: 1)
+    train, val, test = (len(SPLITS[split].labels) for split in ("train", "val", "test"))
+    setup = setup_of("--epochs", 3, "--val-interval", 2, "--precision", "fp32")
+    wanted = 3 * train + 0.35 * (2 * (train + val) + test)
+    assert runs.training_seconds(setup, [TINY], seeds=1) == pytest.approx(wanted)
+
+
 def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch):
     first = train_seeds(setup_of("--seeds", 2, "--precision", "fp32"), TINY)
     assert [run["seed"] for run in first] == [0, 1]
