@@ -44,8 +44,8 @@ def _curve(key: str, label: str, found: list) -> dict:
     series, train_most = [], []
     x = sorted({row["epoch"] for _, runs in found for rows in runs for row in rows})
     for name, runs in found:
+        rows = [row for history in runs for row in history]
         for split in ("val", "train"):
-            rows = [row for history in runs for row in history]
             epochs = [[row[f"{split}_{key}"] for row in rows if row["epoch"] == at] for at in x]
             epochs = [[value for value in values if value is not None] for values in epochs]
             line = {"label": f"{shown_name(name)}, {split}"}

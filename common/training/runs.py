@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -288,7 +287,7 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
     if not waiting:
         return 0
     averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
-    evaluations = math.ceil(args.epochs / setup.recipe.val_interval)
+    evaluations = sum(map(setup.recipe.evaluates_after, range(args.epochs)))
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]
     sizes = np.array([setup.recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
     images = counts["train"] * ((sizes / args.image_size) ** 2).sum() + EVALUATED * evaluated
