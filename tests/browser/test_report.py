@@ -61,11 +61,16 @@ def page(out):
 
 def see(browser, path: Path, width_px: int = 1440, theme: str = "light"):
     """Open a page at this width and theme; returns a function that evaluates JavaScript in it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": theme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.get(path.as_uri())
+    # `get` may return too early if a page is loaded again.
+    complete = "return document.readyState === 'complete'"
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(complete))
     return lambda code, *values: browser.execute_script(f"return {code}", *values)
 
 
