@@ -92,9 +92,12 @@ def wide_name(setup: Setup) -> str:
 def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[str, list[dict]]:
     """Train a part's networks once per seed (default: --seeds); returns their runs by name.
 
-    With --jobs the networks of all requested parts are trained side by side.
+    With --jobs the networks of all requested parts are trained side by side, and so are 2.2's
+    baselines, which `baselines.baselines` then reads from the cache.
     """
-    runs.train_side_by_side(setup, networks(setup, *setup.args.parts).values())
+    beside = {"baselines": partial(baselines.kept_baselines, setup)}
+    beside = beside if "2.2" in setup.args.parts else {}
+    runs.train_side_by_side(setup, networks(setup, *setup.args.parts).values(), beside)
     specs = networks(setup, part)
     return {name: train_seeds(setup, spec, seeds) for name, spec in specs.items()}
 
@@ -180,9 +183,9 @@ def part_2_2(setup: Setup) -> Findings:
     """EfficientNetV2-S, trained."""
     args, init = setup.args, problem2.init_words(setup.args)
     bare = summary.without_weights(partial(efficientnet_v2_s, num_classes=setup.classes))
+    trained = train_networks(setup, "2.2")[NARROW]
     beside = baselines.baselines(setup)
     rows = [{"network": name, **row} for name, row in beside.items()]
-    trained = train_networks(setup, "2.2")[NARROW]
     result = {
         "parameters": summary.count_parameters(bare),
         "parameters_report": widening.report_counts(),

@@ -27,7 +27,7 @@ from benchmarks import bench, estimate, growth, problem1, problem2, problem3, re
 from common import cli, files
 from common.errors import UserError, guard
 from common.job import say
-from common.reporting import results
+from common.reporting import provenance
 from common.training.parallel import pick_device
 from common.training.precision import Example, choose_precision
 
@@ -67,8 +67,8 @@ def opened(folder: Path, machine: bench.Machine) -> dict:
     """The contents of bench.json; it keeps earlier results if they are from this machine."""
     result = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "git_commit": results.git_commit(),
-        "environment": results.environment() | {"threads": torch.get_num_threads()},
+        "git_commit": provenance.git_commit(),
+        "environment": provenance.environment() | {"threads": torch.get_num_threads()},
         "device": machine.device.type,
         "kind": machine.kind,
         "precision_why": machine.precision.why,

@@ -26,7 +26,7 @@ from common.data.images import centre_crop, to_uint8
 from common.errors import guard
 from common.job import progress
 from common.networks import baselines
-from common.reporting import results, tables
+from common.reporting import provenance, tables
 from common.reporting.statistics import wilson_interval
 
 CLASSES, SIDE_PX, BATCH_SIZE = 10, 64, 100
@@ -126,7 +126,7 @@ def main() -> None:
     train, test = (draw_split(args.seed, split, args.images) for split in ("train", "test"))
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.flowers", *sys.argv[1:]]),
-        "environment": results.environment() | {"threads": torch.get_num_threads()},
+        "environment": provenance.environment() | {"threads": torch.get_num_threads()},
         "images_per_second_one_core": rate,
         "classifiers": compare(train, test, args.epochs),
     }

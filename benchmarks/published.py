@@ -180,7 +180,7 @@ def parse_args() -> argparse.Namespace:
     add("--imagenet", type=cli.path, default=Path("data/imagenet"), help="class folders")
     add("--hundred", type=cli.path, default=Path("data/hundred"), help="a hundred class folders")
     jobs = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
-    add("--jobs", type=cli.at_least(1, 64), default=jobs, help="trainings at a time on a CPU")
+    add("--jobs", type=cli.at_least(1, 64), default=jobs, help="trainings at a time")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the trainings")
     return parser.parse_args()
 

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.job import is_first, printable, say
 from common.reporting import html, results
 from common.reporting.html_charts import trainings
+from common.reporting.provenance import provenance
 
 
 def run_parts(
@@ -37,7 +38,7 @@ def run_parts(
         say(f"\n== {number} {title(parts[number])} ({duration(seconds)})")
         start = time.perf_counter()
         findings = parts[number](shared)
-        about = results.provenance(args.seed, time.perf_counter() - start, **described())
+        about = provenance(args.seed, time.perf_counter() - start, **described())
         results.publish(folder, number, findings, about)
     html.write(args.out)
     if has_log and is_first():

@@ -245,7 +245,7 @@ def draw_overlays(path: Path, title: str, settings: str, rows: list[list[Overlay
     size = (2.0 * shape[1] + 0.9, 2.45 * shape[0] + 0.6 + 0.14 * more)
     with new_figure(path, title, shape, size, settings) as (figure, axes):
         for axis in axes.flat:
-            axis.set_axis_off()
+            axis.set(xticks=[], yticks=[], frame_on=False)
         for row, cells, texts in zip(axes, rows, captions, strict=True):
             for axis, cell, caption in zip(row, cells, texts, strict=False):
                 if cell.map is None:

@@ -25,6 +25,9 @@ from common.job import rank, say, size
 from common.training.watch import NotFinite
 
 WAIT = timedelta(minutes=10)  # how long processes wait for each other
+# A server that has loaded PyTorch once starts each process of `side_by_side` in no time.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["__main__", "common.training.runs", "scipy.stats"])
 
 
 def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.device:
@@ -152,17 +155,14 @@ def side_by_side(
     small operation.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
-    # A server that has loaded PyTorch once starts each process in no time.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "common.training.runs"])
     try:
         while waiting or working:
             unfinished = {*waiting, *(name for name, _ in working.values())}
             ready = [name for name in waiting if after.get(name) not in unfinished]
             for name in ready[: jobs - len(working)]:
-                pipe, its_end = context.Pipe(duplex=False)
+                pipe, its_end = SERVER.Pipe(duplex=False)
                 arguments = (its_end, name, trainings[name], threads)
-                process = context.Process(target=_train, args=arguments, daemon=True)
+                process = SERVER.Process(target=_train, args=arguments, daemon=True)
                 process.start()
                 its_end.close()
                 working[pipe] = (name, process)

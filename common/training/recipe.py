@@ -132,7 +132,7 @@ def add_flags(parser: cli.Parser) -> None:
     gpus = "number of GPUs for DataParallel in one process; 0: use --device"
     add("--gpus", type=cli.whole, default=0, metavar="N", help=gpus)
     add("--seeds", type=cli.at_least(1, 1000), default=1, help="number of runs, from seed SEED on")
-    jobs = "trainings at a time on a CPU, which share its threads; on two cores 2 is fastest"
+    jobs = "trainings at a time, which share the GPU or the CPU; on two cores 2 is fastest"
     add("--jobs", type=cli.at_least(1, 64), default=1, help=jobs)
     add("--fresh", action="store_true", help="train anew, ignoring earlier runs (default: no)")
     often = "seconds between checkpoints, besides one per evaluation on val"

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,8 @@ def set_up(
         make_deterministic(step)
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
+    if step and _side_by_side(args):
+        forkserver.ensure_running()  # it loads PyTorch meanwhile, which takes seconds
     return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
 
@@ -134,13 +137,16 @@ class NetworkSpec:
 # ------------------------------------------------------------------------------ trained and tested
 
 
-def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
+def train_side_by_side(
+    setup: Setup, specs: Iterable[NetworkSpec], beside: Mapping[str, Callable] | None = None
+) -> None:
     """Train networks once per seed, --jobs at a time; `train_seeds` then finds their runs.
 
-    This does nothing with --jobs 1, on a GPU, or in a job of several processes.
+    `beside` has further work by name: picklable functions, called last, that keep their results
+    themselves. This does nothing with --jobs 1, with --gpus, or in a job of several processes.
     """
     args = setup.args
-    if args.jobs == 1 or setup.device.type != "cpu" or job.size() > 1:
+    if not _side_by_side(args):
         return
     trainings, after, folders = {}, {}, {}
     for spec, seed in itertools.product(specs, range(args.seed, args.seed + args.seeds)):
@@ -155,8 +161,13 @@ def train_side_by_side(setup: Setup, specs: Iterable[NetworkSpec]) -> None:
         _ = setup.packed  # made once here, not in each process; so is the teacher
         if setup.teach:
             setup.teach(setup)
-        for name, result in parallel.side_by_side(trainings, after, args.jobs):
-            setup.finished[folders[name]] = result
+        for name, result in parallel.side_by_side(trainings | (beside or {}), after, args.jobs):
+            if name in folders:
+                setup.finished[folders[name]] = result
+
+
+def _side_by_side(args: argparse.Namespace) -> bool:
+    return args.jobs > 1 and not args.gpus and job.size() == 1
 
 
 def train_seeds(setup: Setup, spec: NetworkSpec, seeds: int | None = None) -> list[dict]:
@@ -234,8 +245,8 @@ def _test_once(
     path, flip = folder / "test.json", setup.args.flip_test
     tested_as = {"weights_sha256": files.check(folder / "best.pt"), "flip": flip}
     with contextlib.suppress(FileNotFoundError, UserError):  # a damaged one is made again
-        kept = {"flip": False, **files.load_json(path)}
-        if tested_as.items() <= kept.items() and {"hits", "not_finite"} <= kept.keys():
+        kept = files.load_json(path)
+        if tested_as.items() <= kept.items():
             return kept
     tested = evaluate(network, test, recipe, setup.device, flip=flip) | tested_as
     if job.is_first():

@@ -15,6 +15,7 @@ from common import files
 from common.errors import UserError
 from common.reporting import parts, results
 from common.reporting.parts import run_parts
+from common.reporting.provenance import provenance
 from common.reporting.results import Findings
 
 ABOUT = {"command": "python problem1_perceptual.py", "call_seconds": 1.5}
@@ -70,7 +71,7 @@ def test_one_part_replaces_its_own_key_alone(tmp_path):
 
 def test_provenance_says_command_commit_and_machine(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/problem1_perceptual.py", "--image", "a b.png"])
-    about = results.provenance(3, 1.5, data="one image", precision=None)
+    about = provenance(3, 1.5, data="one image", precision=None)
     assert about["command"] == "python problem1_perceptual.py --image 'a b.png'"
     assert (about["seed"], about["call_seconds"], about["data"]) == (3, 1.5, "one image")
     assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", about["git_commit"] or "0" * 40)

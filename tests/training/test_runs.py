@@ -82,10 +82,8 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert train_seeds(setup, TINY, seeds=1) == first[:1]
     assert set(first[0]) == {
         "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
-        "test_top1_high", "test_top5", "test_per_class", "test_flip",
-        "training_seconds", "images_per_second", "peak_memory_mib",
-        "test_not_finite",
-        "history", "hits",
+        "test_top1_high", "test_top5", "test_per_class", "test_flip", "test_not_finite",
+        "training_seconds", "images_per_second", "peak_memory_mib", "history", "hits",
     }  # fmt: skip
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
 
@@ -97,6 +95,16 @@ def test_a_complete_run_is_there_for_those_that_start_from_it(setup_of, monkeypa
     others = [replace(TINY, name=name, after="tiny") for name in "bc"]
     runs.train_side_by_side(setup, [TINY, *others])
     assert list(setup.finished.values()) == first
+
+
+def test_work_beside_the_trainings_comes_last_and_is_no_run(setup_of, monkeypatch):
+    called, give = [], lambda work, *_: called.extend(work) or [(name, name) for name in work]
+    monkeypatch.setattr(runs.forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(runs.parallel, "side_by_side", give)
+    setup = setup_of("--jobs", 2, "--seeds", 2)
+    runs.train_side_by_side(setup, [TINY], {"more": None})
+    assert called == ["tiny, seed 0", "tiny, seed 1", "more"]
+    assert list(setup.finished.values()) == called[:2]
 
 
 def test_another_network_recipe_or_other_data_are_refused(setup_of):
