@@ -166,16 +166,11 @@ def bad_batch_norms(network: nn.Module) -> Iterator[list[dict]]:
 
         output.register_hook(look)
 
-    handles = [
-        module.register_forward_hook(partial(watch, name))
-        for name, module in network.named_modules()
-        if isinstance(module, BATCH_NORMS)
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, BATCH_NORMS):
+                hooks.enter_context(module.register_forward_hook(partial(watch, name)))
         yield bad
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def backward_terms(

@@ -39,12 +39,8 @@ def _logits_and_maps(
         outputs.append(output)
         return output.clone()  # the layers that follow may work in place
 
-    handle = layer.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            logits = network(images.detach().requires_grad_())
-    finally:
-        handle.remove()
+    with layer.register_forward_hook(keep), torch.enable_grad():
+        logits = network(images.detach().requires_grad_())
     classes = logits.argmax(1) if classes is None else classes
     scores = logits.gather(1, classes[:, None]).sum()
     (gradients,) = torch.autograd.grad(scores, outputs[0])

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -99,27 +100,15 @@ def watched(network: nn.Module, look: Callable[[str, str, Tensor], None]) -> Ite
     the order of execution, a block's after those of its parts, so that what it computes outside
     modules is seen too; gradients come in the order of the backward pass.
     """
-    handles = []
+    with contextlib.ExitStack() as hooks:
 
-    def make_hook(name: str):
-        def hook(_module, _inputs, output):
-            if not isinstance(output, Tensor):
-                return
-            look(name, "output", output.detach())
-            if output.requires_grad:
-                handles.append(
-                    output.register_hook(lambda gradient: look(name, "gradient", gradient))
-                )
+        def see(name: str, _module, _inputs, output) -> None:
+            if isinstance(output, Tensor):
+                look(name, "output", output.detach())
+                if output.requires_grad:
+                    hooks.enter_context(output.register_hook(partial(look, name, "gradient")))
 
-        return hook
-
-    handles += [
-        module.register_forward_hook(make_hook(name))
-        for name, module in network.named_modules()
-        if name  # the network's own output is that of its last module
-    ]
-    try:
+        for name, module in network.named_modules():
+            if name:  # the network's own output is that of its last module
+                hooks.enter_context(module.register_forward_hook(partial(see, name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
