@@ -6,6 +6,7 @@ the network once. All tables and curves come from the calibrated losses of pairs
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations, product
@@ -121,20 +122,25 @@ def calibrate(
             for a, b, of_b in _unrelated(squares, members, known, features):
                 unrelated.append(list(evaluate(losses, known[a], of_b).values()))
                 others.append((index[a], index.get(b)))
-            for name in members:
-                copies, pairs = made[name]
-                values = compare(
-                    losses, features, copies, chain(*pairs.values()), {"original": known[name]}
-                )
-                raw[name] = [
-                    np.mean([list(values[draw].values()) for draw in draws], axis=0)
-                    for draws in pairs.values()
-                ]
-                bar.update()
+            # A pass of one picture is too small for several threads: each thread takes a picture.
+            cores = torch.get_num_threads()
+            with ThreadPoolExecutor(cores, "picture", torch.set_num_threads, (1,)) as threads:
+                work = partial(_pair_losses, losses, features)
+                found = threads.map(work, known.values(), *zip(*made.values(), strict=True))
+                for name, row in zip(members, found, strict=True):
+                    raw[name] = row
+                    bar.update()
+            pairs = made[name][1]
     if not unrelated:
         raise UserError(f"{names[0]}: no other picture to calibrate with; give --reference FILE")
     rows = np.array([raw[name] for name in names])
     return Calibrated(list(pairs), list(losses), rows, np.array(unrelated), others)
+
+
+def _pair_losses(losses: Mapping, features: Callable, known: Mapping, copies: Copies, pairs: Pairs):
+    """Raw losses of a picture's pairs, means of their draws; `known` has the square's features."""
+    values = compare(losses, features, copies, chain(*pairs.values()), {"original": known})
+    return [np.mean([list(values[d].values()) for d in draws], axis=0) for draws in pairs.values()]
 
 
 def _unrelated(squares: Squares, members: Sequence[str], known: Mapping, features: Callable):
