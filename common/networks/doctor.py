@@ -37,10 +37,8 @@ def tensor_statistics(values: Tensor) -> dict[str, float]:
     norm, constant the `constant_share`. In float64, where squares of fp32 values do not overflow.
     """
     values = for_float64(values)
-    peak = max(-values.min().item(), values.max().item()) + 0.0  # of zeros not -0.0
+    peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
     non_finite = 1 - values.isfinite().double().mean().item()
-    if math.isnan(peak):
-        peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
     mean = values.mean(dtype=torch.float64).item()
     norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
     variance = max(0.0, norm**2 / values.numel() - mean**2) if math.isfinite(norm) else math.nan

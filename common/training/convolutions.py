@@ -69,8 +69,7 @@ def with_fast_convolutions(network: nn.Module, device: torch.device) -> nn.Modul
     """Replace each plain convolution by a `FastConv2d` on a CPU; returns the same network."""
     if device.type != "cpu":
         return network
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Conv2d:
-                parent.register_module(name, FastConv2d(child))
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.Conv2d:
+            network.set_submodule(name, FastConv2d(module))
     return network
