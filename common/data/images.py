@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,20 +62,11 @@ def say_left_out(reasons: Sequence[str], source: str) -> None:
         say(printable(f"left out {len(reasons):,} of {source}: {first}{rest}"), file=sys.stderr)
 
 
-class Pictures(Mapping[str, np.ndarray]):
-    """Images by name, uint8 (height, width, 3); each file is read when its image is asked for."""
-
-    def __init__(self, paths: Mapping[str, Path]):
-        self.paths = dict(paths)
+class Pictures(UserDict):
+    """Images of the paths given by name; each file is read when its image is asked for."""
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return load_image(self.paths[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        return load_image(self.data[name])
 
 
 def open_folder(
