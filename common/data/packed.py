@@ -69,14 +69,18 @@ def pack(source: FileSet | DrawnSet, image_size_px: int, cache: Path, skip_bad: 
     nothing is enlarged to be cropped again. The folder's name holds the side and a fingerprint.
     """
     side_px = min(packed_side_px(image_size_px), max(image_size_px, _short_side_px(source)))
-    about = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
-    name = f"{source.name.replace(' ', '-')}-{about}"
+    settings = f"{side_px}px-v{FORMAT}-{source.fingerprint()[:16]}"
+    name = f"{source.name.replace(' ', '-')}-{settings}"
     fill = partial(_fill, source=source, side_px=side_px, skip_bad=skip_bad)
     folder = files.cached_folder(cache, name, fill)
     try:
-        images, rows, bad = _open(folder)
+        if is_first():  # once per job, since it reads the whole file
+            files.check(folder / "images.npy")
+        images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
+        about = files.load_json(folder / "about.json")
     except (FileNotFoundError, ValueError, UserError) as error:
         raise UserError(f"damaged cache: {error}; delete {folder} and run again") from None
+    rows, bad = np.array(about["rows"], dtype=np.int64), about["bad"]
     if bad and not skip_bad:
         raise UserError(f"{bad[0]}; repair it, or leave out bad images with --skip-bad")
     say_left_out(bad, source.name)
@@ -90,14 +94,6 @@ def _short_side_px(source: FileSet | DrawnSet) -> int:
         with contextlib.suppress(UserError):  # packing reports what can't be read
             short_sides_px.append(min(source.size(int(index))))
     return max(short_sides_px)
-
-
-def _open(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    if is_first():  # once per job, since it reads the whole file
-        files.check(folder / "images.npy")
-    images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
-    about = files.load_json(folder / "about.json")
-    return images, np.array(about["rows"], dtype=np.int64), about["bad"]
 
 
 def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool) -> None:
