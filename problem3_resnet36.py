@@ -132,9 +132,11 @@ def summary_tables(network: ResNet36) -> dict[str, summary.Table]:
     stem = (network.conv1, network.bn1, network.conv2, network.bn2, network.maxpool)
     parts = {"stem": nn.Sequential(*stem)}
     parts |= {f"layer{stage}": network.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)}
-    shown = {"input_size": REPORT_SIZE, "hide": ("SquareLeaky",)}
-    whole = summary.summary_table(network, **shown)
-    return {**summary.tables_in_turn(parts, **shown), "whole network": whole}
+    table, tables, size = partial(summary.summary_table, hide=("SquareLeaky",)), {}, REPORT_SIZE
+    for name, part in parts.items():
+        tables[name] = table(part, size)
+        _, (_, *size), _ = tables[name].rows[-1]  # a part's output is the next one's input
+    return {**tables, "whole network": table(network, REPORT_SIZE)}
 
 
 # ------------------------------------------------------------------------- 3.3 the activation

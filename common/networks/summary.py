@@ -9,7 +9,7 @@ All of it follows from shapes: nothing is computed, and the network stays unchan
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -73,17 +73,6 @@ def summary_table(
 def shapes_alone(network: nn.Module) -> nn.Module:
     """A copy in eval mode on PyTorch's meta device, where tensors have shapes but no values."""
     return copy.deepcopy(network).to("meta").eval()
-
-
-def tables_in_turn(
-    parts: Mapping[str, nn.Module], input_size: tuple[int, int, int], hide: Collection[str] = ()
-) -> dict[str, Table]:
-    """The `summary_table` of each part; a part's input has the shape of the last part's output."""
-    tables, size = {}, input_size
-    for name, part in parts.items():
-        tables[name] = summary_table(part, size, hide)
-        _, (_, *size), _ = tables[name].rows[-1]
-    return tables
 
 
 def without_weights(build: Callable[[], nn.Module]) -> nn.Module:

@@ -59,12 +59,6 @@ def report_counts() -> dict[str, int]:
     return counts
 
 
-def draw_copies(narrow: int, wide: int, generator: torch.Generator) -> Tensor:
-    """The narrow channels to copy: all in order, then random ones (Chen et al. 2016, eq. 1)."""
-    more = torch.randint(narrow, (wide - narrow,), generator=generator)
-    return torch.cat([torch.arange(narrow), more])
-
-
 def shares(copies: Tensor) -> Tensor:
     """The factor of each copy in the next layer's weights, (wide,): 1 over the number of copies."""
     return 1 / copies.bincount()[copies].float()
@@ -134,7 +128,9 @@ def _widen_conv(
     if depthwise:
         outputs = inputs
     elif outputs is None:
-        outputs = draw_copies(narrow.out_channels, wide.out_channels, generator)
+        count = narrow.out_channels  # all in order, then random ones (Chen et al. 2016, eq. 1)
+        more = torch.randint(count, (wide.out_channels - count,), generator=generator)
+        outputs = torch.cat([torch.arange(count), more])
     weight = narrow.weight[outputs]
     if not depthwise:
         weight = weight[:, inputs] * shares(inputs).view(1, -1, 1, 1)
