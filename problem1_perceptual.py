@@ -53,7 +53,7 @@ SECONDS_A_MEGAPIXEL = 6  # through VGG-16 on two AVX2 cores
 SSIM_WINDOW_PX = 11
 SUMMARY_SIDE_PX = 224  # of the VGG-16 table
 DRAWS = 5  # of random weights, as a control
-FIGURE_ROWS, DETAIL_PX = 2, 128
+FIGURE_ROWS, DETAIL_PX, STRIP_PX = 2, 128, 176
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -259,13 +259,14 @@ def dose_response(shared: Shared) -> dict:
 
 
 def first_under_doses(shared: Shared) -> list[np.ndarray]:
-    """The first photo's square: unchanged, then under each shift, then under each noise."""
+    """The centre of the first photo's square: unchanged, under each shift, and each noise."""
     region = shared.squares.region(next(iter(shared.photos)))
     square = region[..., : shared.squares.side_px]
     noise = unit_noise(square.shape, shared.args.seed, 0, 0)
     shifted = [moved(region, px) for px in TRAINED.shifts_px[1:]]
     noisy = [add_noise(square, sigma, noise)[0] for sigma in TRAINED.sigmas[1:]]
-    return [images.to_uint8(copy) for copy in (square, *shifted, *noisy)]
+    centres = [images.centre_crop(c, STRIP_PX, STRIP_PX) for c in (square, *shifted, *noisy)]
+    return [images.to_uint8(centre) for centre in centres]
 
 
 def noise_losses(shared: Shared) -> tuple[dict, partial]:

@@ -60,6 +60,7 @@ def load_matplotlib():
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib.figure  # not pyplot, which would keep every figure in memory
+        import matplotlib.style
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
@@ -80,9 +81,7 @@ def new_figure(
     `shape`: (rows, columns) of axes. `settings`, in small print below, names data and settings.
     """
     matplotlib = load_matplotlib()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # ignore the user's matplotlibrc
-        matplotlib.rcParams.update(STYLE)
+    with matplotlib.style.context(STYLE, after_reset=True):  # ignore the user's matplotlibrc
         title = wrapped(title, characters=round(12 * size[0]))
         settings = wrapped(settings, characters=round(16 * size[0]))
         more = 0.18 * lines_more([title]) + 0.15 * len(settings.splitlines())

@@ -16,7 +16,6 @@ from common.reporting import plotting
 from common.reporting.tables import table
 
 ROWS = 24  # at most, in a table with one row per photo
-STRIP_PX = 176
 CALIBRATED = {"raw": "{raw:.4g}", "relative": "{relative:.4f}"}
 CALIBRATED["95 % interval"] = "{low:.4f} - {high:.4f}"
 DOSES = {
@@ -184,11 +183,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     result = finite(result)  # NaN becomes None, as in results.json
     curves, side_px = result["curves"], result["curves"]["crop_px"]
     both = "; control: ".join(tags.values())
-    tables, figures, of_weights = (
-        {"1.3_noise.txt": _noise_table(result, both)},
-        {},
-        tags["weights"],
-    )
+    tables, figures = {"1.3_noise.txt": _noise_table(result, both)}, {}
     for key, tag in tags.items():
         prefix = "random_" if key == "random_weights" else ""
         doses = {"shift": curves[f"{prefix}shift_px"], "noise": curves[f"{prefix}sigma"]}
@@ -204,6 +199,7 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
             panels=[_panel(curves[key], kind, doses[kind]) for kind in DOSES],
             ylim=_limits([curves[key] for key in tags]),
         )
+    of_weights = tags["weights"]
     tables["1.3_shift_equivalent_noise.txt"] = _equivalents_table(result, of_weights)
     tables["1.3_order_turns.txt"] = _turns_table(result, of_weights)
     tables["1.3_slopes.txt"] = _slopes_table(result["slopes"], of_weights)
@@ -352,11 +348,7 @@ def _other_pictures(result: Mapping) -> str:
 
 
 def dose_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
-    """Save the centres of pictures, uint8 (height, width, 3), in a row for the page's sliders."""
+    """Save pictures, uint8 (height, width, 3), in a row for the page's sliders."""
     from PIL import Image
 
-    row = []
-    for picture in pictures:
-        top, left = (max(0, side - STRIP_PX) // 2 for side in picture.shape[:2])
-        row.append(picture[top : top + STRIP_PX, left : left + STRIP_PX])
-    Image.fromarray(np.concatenate(row, axis=1)).save(path, "JPEG", quality=88)
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(path, "JPEG", quality=88)
