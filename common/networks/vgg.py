@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
 from common.errors import UserError
+from common.networks.normalized import Normalized
 from common.networks.weights import Weights
 
 LPIPS_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -89,7 +89,7 @@ def valid_cells(tap: str, side_px: int) -> slice:
     return slice(first, max(first, last + 1))
 
 
-class VGG16Features(nn.Module):
+class VGG16Features(Normalized):
     """VGG-16's convolutions up to the deepest tapped layer, for images in [0, 1].
 
     `layers` are those whose maps are wanted; LPIPS' taps are added if the weights have heads. The
@@ -98,33 +98,30 @@ class VGG16Features(nn.Module):
     """
 
     def __init__(self, weights: Weights, layers: list[str], dtype: torch.dtype = torch.float32):
-        super().__init__()
+        super().__init__(make_layers(cfgs["D"]))
+        self.network.load_state_dict(weights.features)
         heads = zip(LPIPS_TAPS, weights.lpips_heads, strict=True) if weights.lpips_heads else ()
         self.layers, self.lpips_heads = by_depth(layers), dict(heads)
         self.taps = by_depth([*self.layers, *self.lpips_heads])
         self.dtype = dtype
-        whole = make_layers(cfgs["D"])
-        whole.load_state_dict(weights.features)
-        self.steps = whole[: LAYERS[self.taps[-1]].number]
+        steps = self.network[: LAYERS[self.taps[-1]].number]
         self._tap_of = {LAYERS[tap].number: tap for tap in self.taps}
         for number in self._tap_of:
-            if number < len(self.steps) and isinstance(self.steps[number], nn.ReLU):
+            if number < len(steps) and isinstance(steps[number], nn.ReLU):
                 # In place it would overwrite the tapped convolution's map.
-                self.steps[number].inplace = False
-        self.to(dtype=dtype, memory_format=torch.channels_last)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+                steps[number].inplace = False
+        self.network = steps.to(dtype=dtype, memory_format=torch.channels_last)
 
     def normalise(self, images: Tensor) -> Tensor:
         """The first layer's input for an image (3, H, W) or images (N, 3, H, W), on any device."""
-        images = (images.to(self.mean.device) - self.mean) / self.std
+        images = super().normalise(images.to(self.mean.device))
         images = images if images.ndim == 4 else images[None]
         return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The maps (N, C, h, w) of all taps, by name, for the same images as in `normalise`."""
         state, maps = self.normalise(images), {}
-        for number, step in enumerate(self.steps, 1):
+        for number, step in enumerate(self.network, 1):
             state = step(state)
             if number in self._tap_of:
                 maps[self._tap_of[number]] = state
