@@ -42,14 +42,12 @@ def load_square(path: Path, side_px: int) -> np.ndarray:
 
 
 def _central_square(image: Image.Image, side_px: int) -> Image.Image:
-    starts, ends = [], []
-    for side in image.size:
-        scaled = side_px * side // min(image.size)
-        start = (scaled - side_px) // 2
-        starts.append(start * side / scaled)
-        ends.append(min(side, (start + side_px) * side / scaled))
-    size, box = (side_px, side_px), (*starts, *ends)
-    return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3)
+    sides = np.array(image.size)
+    scaled = side_px * sides // sides.min()
+    start = (scaled - side_px) // 2
+    ends = np.minimum(sides, (start + side_px) * sides / scaled)
+    box = (*(start * sides / scaled), *ends)
+    return image.resize((side_px, side_px), Image.Resampling.BICUBIC, box, reducing_gap=3)
 
 
 @contextlib.contextmanager
