@@ -252,10 +252,8 @@ def reproduction_tables(result: Mapping, size_px: int, width: float, tag: str) -
         [{**row, "bad": len(row["non_finite_gradients"])} for row in result[key]]
         for key in ("steps", "cures")
     )
-    changes = {
-        "change": "{change}",
-        **{head: cell for head, cell in STEPS.items() if head != "form"},
-    }
+    changes = {"change": "{change}", **STEPS}
+    del changes["form"]
     autopsies = "".join(autopsy_text(row) for row in steps if row.get("autopsy"))
     return {
         "3.4_first_losses.txt": table(passes, CASES, result["first_losses"]),

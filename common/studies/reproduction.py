@@ -253,7 +253,13 @@ def take_steps(
     bad = f"{len(row['non_finite_gradients'])} of {row['tensors']} gradients not finite"
     words = ", ".join(str(row[key]) for key in about)
     job.say(f"{words}: losses {losses}; in step 1 {bad}; {row['seconds']:.1f} s per step")
-    return with_words(row)
+    row["told_losses"] = problem3.losses_words(row["losses"])
+    if row.get("autopsy"):
+        row["autopsy"] = {  # infinities and NaN would be null in results.json
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row["autopsy"].items()
+        }
+    return row
 
 
 def fitting_images(case: Case, device: torch.device) -> int:
@@ -276,17 +282,6 @@ def free_bytes(device: torch.device) -> float:
     if not information.exists():
         return math.inf
     return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", information.read_text())[1])
-
-
-def with_words(row: Mapping) -> dict:
-    """A row with told_losses added, and the autopsy's infinities and NaN as words, not null."""
-    row = {**row, "told_losses": problem3.losses_words(row["losses"])}
-    if row.get("autopsy"):
-        row["autopsy"] = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row["autopsy"].items()
-        }
-    return row
 
 
 # ------------------------------------------------------------------------------------ the study
