@@ -24,17 +24,15 @@ from common.training.watch import BATCH_NORMS, dead_batch_norms, watched
 
 # The largest finite value of each precision, the narrowest first.
 RANGES = {name: torch.finfo(PRECISIONS[name]).max for name in ("fp16", "bf16", "fp32")}
-ALL_MODULES = re.compile(".*")
 # A stem's peak of 256, squared three times and once more for a variance, is fp32's largest value.
 # This border is an estimate, since weights in between also scale the values.
 BORDER_PEAK = RANGES["fp32"] ** (1 / 2**4)
 
 
 def tensor_statistics(values: Tensor) -> dict[str, float]:
-    """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
+    """Summarise a tensor in float64, where squares of fp32 values do not overflow.
 
-    peak is the largest absolute value, non_finite the share of such values, norm the Euclidean
-    norm, constant the `constant_share`. In float64, where squares of fp32 values do not overflow.
+    peak is the largest absolute value, non_finite the share of such values, norm the Euclidean.
     """
     values = for_float64(values)
     peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
@@ -71,7 +69,7 @@ def bare_name(module: str) -> str:
 # ----------------------------------------------------------------------------- before any training
 
 
-def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULES) -> dict:
+def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern | str = ".*") -> dict:
     """Probe a network with one batch, in training mode and fp32, and leave it unchanged.
 
     Keys: peak, the largest |output|; module, where it occurs; beyond_fp16, the first module beyond
@@ -88,7 +86,7 @@ def forecast(network: nn.Module, images: Tensor, blocks: re.Pattern = ALL_MODULE
         "module": largest,
         "beyond_fp16": next((name for name in peaks if peaks[name] > RANGES["fp16"]), None),
         **_dead_layers(network, outputs),
-        "blocks": {name: outputs[name] for name in outputs if blocks.fullmatch(name)},
+        "blocks": {name: outputs[name] for name in outputs if re.fullmatch(blocks, name)},
     }
 
 

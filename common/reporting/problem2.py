@@ -125,10 +125,7 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
 
 
 def pointing_table(result: Mapping, tag: str) -> str:
-    """2.6's table of the pointing game: one row per network or control.
-
-    Its columns give all test images, and those whose flower is off-centre.
-    """
+    """2.6's table of the pointing game, for all images and for those whose flower is off-centre."""
     columns, rows = {"maps of": "{name}"}, []
     for head, key in (("on the flower", "all"), ("off-centre", "aside")):
         columns[head] = f"{{{key}[hits]:.1f}}"

@@ -71,10 +71,8 @@ def _baselines(setup: Setup) -> dict[str, dict]:
     measures = ("val_top1", "test_top1", "test_top1_low", "test_top1_high", "test_per_class")
     chance = dict.fromkeys(measures, 100 / setup.classes)
     rows = {"chance": {**chance, "seconds": 0.0, "chosen": {}}}
-    for name, features_of in (
-        ("colour", instrument.colour_histograms),
-        ("HOG", instrument.hog_features),
-    ):
+    kinds = {"colour": instrument.colour_histograms, "HOG": instrument.hog_features}
+    for name, features_of in kinds.items():
         start, size_px = time.perf_counter(), setup.args.image_size
         features = {s: features_of(part.images, size_px) for s, part in setup.packed.items()}
         if name == "HOG":  # colours are the same in a mirrored image
