@@ -110,25 +110,18 @@ def distorted(image: Tensor, l2: float, noise: Tensor) -> dict[str, Tensor]:
     return copies
 
 
-def rank_losses(
-    losses: Mapping[str, Callable],
-    images: Iterable[np.ndarray],
-    features: Callable[[Tensor], object] = lambda image: image,
-    seed: int = 0,
-) -> dict[str, dict]:
+def rank_losses(losses: Mapping[str, Callable], images: Iterable[np.ndarray]) -> dict[str, dict]:
     """Rank losses: the best forgive a one-pixel shift but see distortions of equal pixel loss.
 
-    `losses` is {name: function(a, b) -> number}; a and b are the `features` of two images, by
-    default the images, float (3, H, W - 1) in [0, 1]. Losses of `registry` need the features
-    `partial(features_of, network)`. `images` are uint8 (H, W, 3), any sizes. Returns as `ranking`.
+    `losses` is {name: function(a, b) -> number} of two images, float (3, H, W - 1) in [0, 1].
+    `images` are uint8 (H, W, 3), any sizes. Returns as `ranking`.
     """
     raw = []
     for number, image in enumerate(images):
         original, moved = translate(to_tensor(image), 1, "crop")
-        noise = unit_noise(original.shape, seed, number, 0)
-        copies = distorted(original, pixel_losses(original, moved)["l2"], noise)
-        of_original, of_copies = features(original), map(features, (moved, *copies.values()))
-        raw.append([[float(f(of_original, copy)) for f in losses.values()] for copy in of_copies])
+        noise = unit_noise(original.shape, 0, number, 0)
+        copies = distorted(original, pixel_losses(original, moved)["l2"], noise).values()
+        raw.append([[float(f(original, c)) for f in losses.values()] for c in (moved, *copies)])
     return ranking(list(losses), np.array(raw))
 
 
