@@ -102,12 +102,11 @@ def set_up(
     folder: Path,
     example: Callable[[], nn.Module] | None,
 ) -> Setup:
-    """Join the job, if there is one, and choose the precision; check the flags before.
+    """Choose the precision; call `parallel.start` and check the flags before.
 
     `example` makes a network like those to be trained, for timing a step; None without trainings.
     """
     device = parallel.pick_device(args.device, args.gpus)
-    parallel.start(device)
     step = Example(example, args.batch_size, args.image_size, device) if example else None
     if args.deterministic and step:
         make_deterministic(step)
