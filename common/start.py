@@ -14,11 +14,9 @@ for _name in ("stdout", "stderr"):
     if getattr(sys, _name) is None:
         setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115
 
-STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGUSR1"):  # Slurm's warning that time is nearly up; Windows lacks it
-    STOP_SIGNALS.append(signal.SIGUSR1)
-# SIGHUP says that the terminal was closed; nohup ignores it, and Windows lacks it.
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+# SIGUSR1 is Slurm's warning that time is nearly up.
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores a closed terminal
     STOP_SIGNALS.append(signal.SIGHUP)
 # Threads wait for each other after every operation. Beside another busy process a long spin leaves
 # 0.3 of the speed, this short one 0.6; sleeping at once is slow where no other process is busy.
