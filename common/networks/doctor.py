@@ -199,10 +199,9 @@ def backward_terms(
     result |= {name: of_channels[channel].item() for name, of_channels in terms.items()}
     for name, dtype in dtypes.items():
         x = values.detach().to(dtype, copy=True).requires_grad_()
-        gamma = torch.ones(x.shape[1]) if weight is None else weight
-        gamma, bias = gamma.to(x), torch.zeros(x.shape[1]).to(x)
+        gamma = None if weight is None else weight.to(x)
         with torch.enable_grad():  # a backward pass runs its hooks without gradients
-            y = functional.batch_norm(x, None, None, gamma, bias, training=True, eps=eps)
+            y = functional.batch_norm(x, None, None, gamma, training=True, eps=eps)
         (back,) = torch.autograd.grad(y, x, gradient.to(dtype))
         result[f"output_peak_{name}"] = y.abs().max().item()
         result[f"finite_in_{name}"] = bool(torch.isfinite(back).all())
