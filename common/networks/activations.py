@@ -112,7 +112,8 @@ def normal_moments(
 ) -> list[dict]:
     """Moments of functions of normal values, measured on samples and in closed form.
 
-    `functions` is {name: (function, positive, negative)}, with the pairs of `power_moments`.
+    `functions` is {name: (function, positive, negative)}, with the pairs of `power_moments`. There
+    is a row for each deviation and function: function (its name), deviation, measured, closed_form.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(samples, dtype=torch.float64, generator=generator)

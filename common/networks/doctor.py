@@ -30,9 +30,10 @@ BORDER_PEAK = RANGES["fp32"] ** (1 / 2**4)
 
 
 def tensor_statistics(values: Tensor) -> dict[str, float]:
-    """Summarise a tensor in float64, where squares of fp32 values do not overflow.
+    """Summarise a tensor: {"peak", "mean", "variance", "non_finite", "norm", "constant"}.
 
-    peak is the largest absolute value, non_finite the share of such values, norm the Euclidean.
+    peak is the largest absolute value, non_finite the share of such values, norm the Euclidean
+    norm, constant the `constant_share`. In float64, where squares of fp32 values do not overflow.
     """
     values = for_float64(values)
     peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
