@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -31,10 +32,12 @@ def full_disk_named(place: Path) -> Iterator[None]:
     """Turn a full-disk error in the block into a UserError that names `place`."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except (OSError, RuntimeError) as error:
+        # The RuntimeError is PyTorch's, which it raises while it handles the system's error.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if getattr(cause, "errno", None) not in DISK_FULL:
             raise
-        reason = f"{place}: cannot be written ({error.strerror})"
+        reason = f"{place}: cannot be written ({cause.strerror})"
         raise UserError(f"{reason}; free space or choose another folder") from None
 
 
@@ -51,16 +54,18 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save(path: Path, content: bytes | memoryview | str) -> str:
+def save(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> str:
     """Write a file that will be read back, in one step. Returns its hexadecimal SHA-256.
 
+    `content` may be a function that writes into the open file.
     If the process is killed or the disk is full, the previous file stays. Processes that save into
     one folder at the same time must each hold the folder's lock (`locked`).
     """
-    written = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    digest = hashlib.sha256(written).hexdigest()
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with atomic(path) as temporary:
-        temporary.write_bytes(written)
+        with temporary.open("wb") as file:
+            content(file) if callable(content) else file.write(content)
+        digest = sha256_of(temporary)
         # Both sums are listed until the file is replaced: a kill here leaves the previous file.
         _enter(path, {digest, *_sums_of(path)})
     _enter(path, {digest})

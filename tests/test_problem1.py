@@ -63,9 +63,7 @@ def test_all_parts_on_a_folder_and_their_tables_again_from_results_json(run, fol
     assert parts["1.3"]["distortions"]["weights"].keys() == losses
     tables, figures = problem1.dose_reports(parts["1.3"], {"weights": tag})
     more = problem1.feature_reports(parts["1.2"], 1, "crop", {"weights": tag})
-    tables |= more[0] | {
-        "1.1_pixel_losses.txt": problem1.shift_table(parts["1.1"]),
-    }
+    tables |= more[0] | {"1.1_pixel_losses.txt": problem1.shift_table(parts["1.1"])}
     for name, text in tables.items():
         assert text in out
         assert (tmp_path / "problem1" / name).read_text() == text

@@ -162,7 +162,8 @@ def image_grid(
     ]
     shape = (len(rows), len(headers))
     fitting = np.maximum(10, 24 * heights).astype(int)  # characters that fit a row's height
-    names, headers = list(map(wrapped, rows, fitting)), [wrapped(text, 18) for text in headers]
+    names = list(map(wrapped, rows, fitting))
+    headers = [wrapped(text.replace("_", " "), 18) for text in headers]  # lines break at spaces
     width, height = 2.1 * shape[1] + 0.9, 2.1 * sum(heights) + 0.1 * shape[0] + 0.7
     size = (width + 0.17 * lines_more(names), height + 0.17 * lines_more(headers))
     with new_figure(path, title, shape, size, height_ratios=heights) as (figure, axes):

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -197,9 +198,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
     Equal states make equal files; `torch.save` to a path would write the file's name into it.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.save(path, buffer.getbuffer())
+    files.save(path, partial(torch.save, state))
 
 
 def load_checkpoint(path: Path) -> dict:

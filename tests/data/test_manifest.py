@@ -109,11 +109,7 @@ def test_a_small_class_is_left_out_or_taken_with_what_it_has(root):
     assert [counts["c", split] for split in SPLITS] == [5, 1, 1]
     assert with_it.catalogue()["images_per_class"] == [7, 8]
     assert with_it.left_out == ["0 empty: 0 images, not 3"]
-    fails(
-        r"3 of 5 classes have at least 8 .*\(0 to 12 per class\)",
-        root,
-        classes=4,
-    )
+    fails(r"3 of 5 classes have at least 8 .*\(0 to 12 per class\)", root, classes=4)
 
 
 def test_more_than_there_is_is_refused(root):

@@ -3,13 +3,7 @@ import torch
 from torch import nn
 
 from common.networks.activations import SquareLeaky, where_form
-from common.networks.resnet36 import (
-    RELU_STEM,
-    STEMS,
-    DivisiveNorm,
-    ResidualBlock,
-    ResNet36,
-)
+from common.networks.resnet36 import RELU_STEM, STEMS, DivisiveNorm, ResidualBlock, ResNet36
 from common.training.watch import watched
 
 

@@ -36,8 +36,7 @@ def test_the_same_run_agrees_in_all_numbers(both, run):
 
 
 @pytest.mark.parametrize(
-    ("l1", "code"),
-    [(7.0, 0), (7.0 * (1 + 0.9 * page.RELATIVE), 0), (7.1, 1), (None, 1)],
+    ("l1", "code"), [(7.0, 0), (7.0 * (1 + 0.9 * page.RELATIVE), 0), (7.1, 1), (None, 1)]
 )
 def test_a_deterministic_number_that_differs_ends_in_1(both, run, l1, code):
     other = {"images": {**PHOTOS["images"], "cat": {"l1": l1, "size": [3, 4]}}}

@@ -162,8 +162,7 @@ def test_each_prediction_is_a_picture_with_its_kind(out):
 
 def test_the_page_stands_alone_and_is_in_order(published):
     assert not re.search(
-        r"""(src|href)=["']?(https?:)?//|url\(["']?http|@import|<link rel="style""",
-        published,
+        r"""(src|href)=["']?(https?:)?//|url\(["']?http|@import|<link rel="style""", published
     )
     assert len(published) < 5e6
     page = Page(published)

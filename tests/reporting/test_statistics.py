@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from common.reporting.statistics import (
-    bootstrap_interval,
-    paired_difference,
-    wilson_interval,
-)
+from common.reporting.statistics import bootstrap_interval, paired_difference, wilson_interval
 
 SIX_PHOTOS = np.random.default_rng(0).gamma(2, size=6)
 
