@@ -122,9 +122,10 @@ def calibrate(
             for a, b, of_b in _unrelated(squares, members, known, features):
                 unrelated.append(list(evaluate(losses, known[a], of_b).values()))
                 others.append((index[a], index.get(b)))
-            # A pass of one picture is too small for several threads: each thread takes a picture.
-            cores = torch.get_num_threads()
-            with ThreadPoolExecutor(cores, "picture", torch.set_num_threads, (1,)) as threads:
+            # A pass of one picture keeps few cores busy, so pictures are measured side by side.
+            workers = min(torch.get_num_threads(), len(members))
+            shared = (torch.get_num_threads() // workers,)
+            with ThreadPoolExecutor(workers, "", torch.set_num_threads, shared) as threads:
                 work = partial(_pair_losses, losses, features)
                 found = threads.map(work, known.values(), *zip(*made.values(), strict=True))
                 for name, row in zip(members, found, strict=True):
