@@ -93,10 +93,10 @@ def train_networks(setup: Setup, part: str, seeds: int | None = None) -> dict[st
     """Train a part's networks once per seed (default: --seeds); returns their runs by name.
 
     With --jobs the networks of all requested parts are trained side by side, and so are 2.2's
-    baselines, which `baselines.baselines` then reads from the cache.
+    baselines, if two networks or more are still to be trained.
     """
-    beside = {"baselines": partial(baselines.kept_baselines, setup)}
-    beside = beside if "2.2" in setup.args.parts else {}
+    kept = partial(baselines.kept_baselines, setup)
+    beside = {"baselines": kept} if "2.2" in setup.args.parts else None
     runs.train_side_by_side(setup, networks(setup, *setup.args.parts).values(), beside)
     specs = networks(setup, part)
     return {name: train_seeds(setup, spec, seeds) for name, spec in specs.items()}

@@ -33,8 +33,10 @@ def full_disk_named(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # The RuntimeError is PyTorch's, which it raises while it handles the system's error.
+        # The RuntimeError is PyTorch's: it hides the system's error, or a stop signal.
         cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if getattr(cause, "errno", None) not in DISK_FULL:
             raise
         reason = f"{place}: cannot be written ({cause.strerror})"

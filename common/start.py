@@ -34,6 +34,7 @@ def end(number: int, _frame) -> None:
     os._exit(128 + number)
 
 
-if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]:  # not in tests
+# Not in tests, nor in the server of `parallel.side_by_side`.
+if Path(sys.argv[0]).resolve() in Path(__file__).resolve().parents[1].glob("*.py"):
     for _number in STOP_SIGNALS:
         signal.signal(_number, end)

@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILES = [*SCRIPTS, *COMMON, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 SCRIPT_LINES_MAX, LINES_MAX, FUNCTION_LINES_MAX = 550, 400, 60
-COMMON_LINES_MAX, TESTS_LINES_MAX = 10_120, 8_490
+COMMON_LINES_MAX, TESTS_LINES_MAX = 10_170, 8_490
 # Rooms of common/ by floor, lowest first; a room may import itself and rooms on lower floors only.
 FLOORS = (
     ("start",),

@@ -63,7 +63,7 @@ def say_left_out(reasons: Sequence[str], source: str) -> None:
 
 
 class Pictures(UserDict):
-    """Images of the paths given by name; each file is read when its image is asked for."""
+    """Images by name, uint8 (height, width, 3), from paths; each is read when it is asked for."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return load_image(self.data[name])

@@ -44,7 +44,8 @@ def baselines(setup: Setup) -> dict[str, dict]:
         in per cent), seconds, and chosen (the settings, by name).
     """
     _ = setup.packed  # on all processes, since packing waits for all of them
-    rows = parallel.broadcast(partial(kept_baselines, setup))
+    made = setup.finished.get("baselines")  # beside the trainings
+    rows = made or parallel.broadcast(partial(kept_baselines, setup))
     for name, row in rows.items():
         chosen = "".join(f", {key} {value}" for key, value in row["chosen"].items())
         job.say(f"{name}: {row['val_top1']:.2f} % on val, {row['test_top1']:.2f} % on test{chosen}")

@@ -124,13 +124,17 @@ def calibrate(
                 others.append((index[a], index.get(b)))
             # A pass of one picture keeps few cores busy, so pictures are measured side by side.
             workers = min(torch.get_num_threads(), len(members))
-            shared = (torch.get_num_threads() // workers,)
-            with ThreadPoolExecutor(workers, "", torch.set_num_threads, shared) as threads:
+            each = torch.get_num_threads() // workers
+            with ThreadPoolExecutor(workers, "", torch.set_num_threads, (each,)) as threads:
                 work = partial(_pair_losses, losses, features)
                 found = threads.map(work, known.values(), *zip(*made.values(), strict=True))
-                for name, row in zip(members, found, strict=True):
-                    raw[name] = row
-                    bar.update()
+                try:
+                    for name, row in zip(members, found, strict=True):
+                        raw[name] = row
+                        bar.update()
+                finally:  # after Ctrl-C each thread ends at its next copy
+                    for copies, _ in made.values():
+                        copies.clear()
             pairs = made[name][1]
     if not unrelated:
         raise UserError(f"{names[0]}: no other picture to calibrate with; give --reference FILE")

@@ -6,6 +6,7 @@ and each evaluation is partitioned exactly: every process takes every `size`-th 
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 import torch
@@ -27,7 +29,7 @@ from common.training.watch import NotFinite
 WAIT = timedelta(minutes=10)  # how long processes wait for each other
 # A server that has loaded PyTorch once starts each process of `side_by_side` in no time.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["__main__", "common.training.runs", "scipy.stats"])
+SERVER.set_forkserver_preload(["torch", "torchvision", "common.training.runs", "scipy.stats"])
 
 
 def pick_device(name: str, gpus: int = 0, threads: int | None = None) -> torch.device:
@@ -143,6 +145,15 @@ def wait() -> None:
         dist.barrier()
 
 
+def load_server() -> None:
+    """Start the server of `side_by_side`, which loads PyTorch for seconds; Ctrl-C spares it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def side_by_side(
     trainings: Mapping[str, Callable[[], object]], after: Mapping[str, str], jobs: int
 ) -> Iterator[tuple[str, object]]:
@@ -155,6 +166,7 @@ def side_by_side(
     small operation.
     """
     waiting, working, threads = list(trainings), {}, max(1, torch.get_num_threads() // jobs)
+    load_server()
     try:
         while waiting or working:
             unfinished = {*waiting, *(name for name, _ in working.values())}

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +42,9 @@ class Setup:
 
     data: the data's name in tables and figures. sources: the splits train, val and test, not yet
     decoded. folder: the problem's results folder, where runs are kept. finished: this call's runs
-    by folder, each its result or its NotFinite. step: an example of the trainings' steps, None
-    without trainings. teach: returns the runs' `common.studies.teacher.Teacher` or None.
+    by folder, each its result or its NotFinite, and work beside them by name. step: an example of
+    the trainings' steps, None without trainings. teach: returns the runs'
+    `common.studies.teacher.Teacher` or None.
     """
 
     args: argparse.Namespace
@@ -55,7 +55,7 @@ class Setup:
     recipe: Recipe
     folder: Path
     step: Example | None = None
-    finished: dict[Path, dict | NotFinite] = field(default_factory=dict)
+    finished: dict[Path | str, dict | NotFinite] = field(default_factory=dict)
     teach: Callable[["Setup"], object] | None = None
 
     def __getstate__(self) -> dict:
@@ -102,7 +102,7 @@ def set_up(
     folder: Path,
     example: Callable[[], nn.Module] | None,
 ) -> Setup:
-    """Choose the precision; call `parallel.start` and check the flags before.
+    """Choose the precision and load the server of --jobs; call `parallel.start` before.
 
     `example` makes a network like those to be trained, for timing a step; None without trainings.
     """
@@ -113,7 +113,7 @@ def set_up(
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
     if step and _side_by_side(args):
-        forkserver.ensure_running()  # it loads PyTorch meanwhile, which takes seconds
+        parallel.load_server()  # meanwhile
     return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
 
@@ -141,8 +141,9 @@ def train_side_by_side(
 ) -> None:
     """Train networks once per seed, --jobs at a time; `train_seeds` then finds their runs.
 
-    `beside` has further work by name: picklable functions, called last, that keep their results
-    themselves. This does nothing with --jobs 1, with --gpus, or in a job of several processes.
+    `beside` has further work by name: picklable functions, listed last, whose results `finished`
+    gets by that name. This does nothing if one network is left to train, with --jobs 1, with
+    --gpus, or in a job of several processes.
     """
     args = setup.args
     if not _side_by_side(args):
@@ -161,8 +162,7 @@ def train_side_by_side(
         if setup.teach:
             setup.teach(setup)
         for name, result in parallel.side_by_side(trainings | (beside or {}), after, args.jobs):
-            if name in folders:
-                setup.finished[folders[name]] = result
+            setup.finished[folders.get(name, name)] = result
 
 
 def _side_by_side(args: argparse.Namespace) -> bool:
@@ -203,6 +203,8 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
 
 def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folder: Path) -> dict:
     args, packed = setup.args, setup.packed
+    # With --jobs this is another process than the one that `set_up` made deterministic.
+    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     stopped = None if args.fresh else load_stopped(folder)
     precision = stopped["about"].get("precision") if stopped else None
     if args.precision != "auto" or precision not in PRECISIONS:  # else a resumed run keeps its own

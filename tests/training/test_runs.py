@@ -99,12 +99,13 @@ def test_a_complete_run_is_there_for_those_that_start_from_it(setup_of, monkeypa
 
 def test_work_beside_the_trainings_comes_last_and_is_no_run(setup_of, monkeypatch):
     called, give = [], lambda work, *_: called.extend(work) or [(name, name) for name in work]
-    monkeypatch.setattr(runs.forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(runs.parallel, "load_server", lambda: None)
     monkeypatch.setattr(runs.parallel, "side_by_side", give)
     setup = setup_of("--jobs", 2, "--seeds", 2)
     runs.train_side_by_side(setup, [TINY], {"more": None})
     assert called == ["tiny, seed 0", "tiny, seed 1", "more"]
-    assert list(setup.finished.values()) == called[:2]
+    assert list(setup.finished.values()) == called
+    assert setup.finished["more"] == "more"
 
 
 def test_another_network_recipe_or_other_data_are_refused(setup_of):
