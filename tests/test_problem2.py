@@ -133,7 +133,7 @@ def small_setup(cache):
         "test": Packed(images[:4], torch.tensor([0, 1, 2, 1]), np.arange(4), source),
     }
     setup = setup_of("--image-size", 32, "--cache", cache, classes=3)
-    return SimpleNamespace(packed=packed, device=torch.device("cpu"), **vars(setup))
+    return SimpleNamespace(packed=packed, device=torch.device("cpu"), finished={}, **vars(setup))
 
 
 def test_baselines_by_hand_and_a_row_left_out_without_weights(tmp_path, monkeypatch, capsys):

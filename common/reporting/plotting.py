@@ -26,7 +26,7 @@ NAMES = {
     "lpips": "LPIPS",
     "dssim": "1 - SSIM",
     "efficientnet_v2_s": "EfficientNetV2-S",
-    "efficientnet_v2_s_continued": "the same, continued",
+    "efficientnet_v2_s_continued": "EfficientNetV2-S, trained on",
     "noise_block": "with noise block",
     "resnet34": "ResNet-34",
     "resnet36": "ResNet-36 with f",
@@ -266,7 +266,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
                 lines[name] = np.moveaxis(np.array(both, float), 2, 0)  # None leaves a gap
             for name, (train, val) in lines.items():
                 epochs = [row["epoch"] for row in histories[name][0]]
-                how = {"marker": "o" if len(epochs) == 1 else None}  # one point makes no line
+                how = {"marker": ".", "markersize": 4}  # a point beside gaps makes no line
                 (line,) = axis.plot(epochs, val.mean(0), label=shown_name(name), **how)
                 colour = line.get_color()
                 if seeds > 1:

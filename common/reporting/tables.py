@@ -97,6 +97,6 @@ def differences_table(differences: Sequence[Mapping], tag: str) -> str:
     columns["95 % interval"] = "{low:+.2f} - {high:+.2f}"
     caption = (
         "Difference of test top-1 in points, paired by seed and image; the interval resamples seeds"
-        f"\nand images. {printable(tag)}."
+        f"\nand images, so with one seed it covers images alone. {printable(tag)}."
     )
     return table(caption, columns, differences)
