@@ -15,12 +15,12 @@ for _name in ("stdout", "stderr"):
     if getattr(sys, _name) is None:
         setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115
 
-# SIGUSR1 is Slurm's warning that time is nearly up.
 if importlib.util.find_spec("torch") is None:
     missing = f"{sys.executable} has no PyTorch; after make, type: . .venv/bin/activate"
     print(f"{Path(sys.argv[0]).name}: error: {missing}", file=sys.stderr)
     sys.exit(2)
 
+# SIGUSR1 is Slurm's warning that time is nearly up.
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores a closed terminal
     STOP_SIGNALS.append(signal.SIGHUP)

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import subprocess
 import time
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -55,11 +57,12 @@ def test_a_file_that_was_changed_is_refused_by_name(tmp_path):
 
 
 def test_a_process_killed_while_it_writes_leaves_a_file_that_can_be_loaded(tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    path = tmp_path / "a"
+    killed, path = Mock(side_effect=KeyboardInterrupt), tmp_path / "a"
     files.save(path, "old")
+    for write in (killed, partial(save_with_pytorch, KeyboardInterrupt)):
+        with pytest.raises(KeyboardInterrupt):
+            files.save(path, write)
+        assert files.load(path) == b"old"
     for module, name in ((os, "replace"), (files, "sha256_of")):
         with monkeypatch.context() as patched:
             patched.setattr(module, name, killed)
@@ -68,17 +71,19 @@ def test_a_process_killed_while_it_writes_leaves_a_file_that_can_be_loaded(tmp_p
         assert files.load(path) == b"old"
 
 
+def save_with_pytorch(error, file):
+    """torch.save, whose second write fails: it hides the error behind a RuntimeError."""
+    file.write = Mock(side_effect=[None, error, *9 * [None]])
+    torch.save(torch.zeros(2), file)
+
+
 def test_a_full_disk_names_the_file(tmp_path):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    def full_for_pytorch(file):
-        file.write = full
-        torch.save(torch.zeros(2), file)
-
-    for write in (full, full_for_pytorch):
-        with pytest.raises(UserError, match=r"b: cannot be written \(No space left.*; free space"):
-            files.save(tmp_path / "b", write)
+    full = OSError(28, "No space left on device")
+    for write in (Mock(side_effect=full), partial(save_with_pytorch, full)):
+        with pytest.raises(
+            UserError, match=r"b\.png: cannot be written \(No space left.*; free space"
+        ):
+            files.save(tmp_path / "b.png", write)
 
 
 def test_atomic_shows_the_new_file_only_when_it_is_whole(tmp_path):

@@ -5,7 +5,7 @@ the network once. All tables and curves come from the calibrated losses of pairs
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -122,24 +122,27 @@ def calibrate(
             for a, b, of_b in _unrelated(squares, members, known, features):
                 unrelated.append(list(evaluate(losses, known[a], of_b).values()))
                 others.append((index[a], index.get(b)))
-            # A pass of one picture keeps few cores busy, so pictures are measured side by side.
-            workers = min(torch.get_num_threads(), len(members))
-            each = torch.get_num_threads() // workers
-            with ThreadPoolExecutor(workers, "", torch.set_num_threads, (each,)) as threads:
-                work = partial(_pair_losses, losses, features)
-                found = threads.map(work, known.values(), *zip(*made.values(), strict=True))
-                try:
-                    for name, row in zip(members, found, strict=True):
-                        raw[name] = row
-                        bar.update()
-                finally:  # after Ctrl-C each thread ends at its next copy
-                    for copies, _ in made.values():
-                        copies.clear()
+            found = _side_by_side(partial(_pair_losses, losses, features), known, made)
+            for name, row in zip(members, found, strict=True):
+                raw[name] = row
+                bar.update()
             pairs = made[name][1]
     if not unrelated:
         raise UserError(f"{names[0]}: no other picture to calibrate with; give --reference FILE")
     rows = np.array([raw[name] for name in names])
     return Calibrated(list(pairs), list(losses), rows, np.array(unrelated), others)
+
+
+def _side_by_side(work: Callable, known: Mapping, made: Mapping) -> Iterator[list]:
+    """Yield `work` of each picture in order: a pass of one picture keeps few cores busy."""
+    workers = min(torch.get_num_threads(), len(made))
+    each = torch.get_num_threads() // workers
+    with ThreadPoolExecutor(workers, "", torch.set_num_threads, (each,)) as threads:
+        try:
+            yield from threads.map(work, known.values(), *zip(*made.values(), strict=True))
+        finally:  # after Ctrl-C each thread ends at its next copy
+            for copies, _ in made.values():
+                copies.clear()
 
 
 def _pair_losses(losses: Mapping, features: Callable, known: Mapping, copies: Copies, pairs: Pairs):

@@ -113,7 +113,7 @@ def set_up(
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
     if step and _side_by_side(args):
-        parallel.load_server()  # meanwhile
+        parallel.load_server()  # it loads PyTorch meanwhile
     return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
 
