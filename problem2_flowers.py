@@ -195,7 +195,7 @@ def part_2_2(setup: Setup) -> Findings:
         **over_seeds(trained, len(setup.packed["test"])),
         "chance": 100 / setup.classes,
         "baselines": beside,
-        "teacher": teaching.describe(setup, trained),
+        "teacher": teaching.describe(setup),
         "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }
@@ -228,6 +228,7 @@ def part_2_3(setup: Setup) -> Findings:
         "width": args.width,
         "stages": efficientnet.stage_rows(narrow, wide, args.image_size),
         "max_logit_difference": logit_difference(setup),
+        "teacher": teaching.describe(setup),
         "symmetry_noise": SYMMETRY_NOISE,
         "runs": with_means(trained, len(setup.packed["test"])),
         "differences": differences(trained, pairs),
@@ -332,6 +333,7 @@ def part_2_5(setup: Setup) -> Findings:
         "paired_difference": [a["test_top1"] - b["test_top1"] for a, b in pairs],
         "differences": differences(trained, [(NOISE_BLOCK, NARROW)]),
         "block_seconds": seconds,
+        "teacher": teaching.describe(setup),
         "step_cost_share": seconds / step_seconds,
     }
     words = problem2.init_words(setup.args)
@@ -416,10 +418,8 @@ def make_parser() -> cli.ProblemParser:
     gammas = "in new networks, start each block's last batch-norm gamma at 0 (default: yes; no: 1)"
     add("--zero-init-residual", **zero, help=gammas)
     parser.set_defaults(zero_head=True, zero_init_residual=True)
-    taught = "also learn to predict VGG-16's features of the views (default: no teacher)"
+    taught = "also learn to predict VGG-16's features of each place (default: no teacher)"
     add("--teacher", choices=("vgg16",), help=taught)
-    views = "augmented views of each image for --teacher"
-    add("--views", type=cli.positive, default=20, help=views)
     width = "width of the wide network, as a multiple of the narrow one's"
     add("--width", type=cli.up_to(8), default=1.1, help=width)
     narrow = "weights of a trained narrow network for 2.3 (default: those of 2.2)"

@@ -64,21 +64,27 @@ class Augmentation:
     block: Callable[[Tensor, Draws], Tensor] | None = None
     randaugment: float = 0.0  # magnitude, 0 to 10; 0: none
 
-    def vary(self, images: Tensor, size_px: int, draws: Draws) -> Tensor:
+    def crops(self, draws: Draws) -> Tensor:
+        """A step's crops, as of `random_crops`; they are drawn before `vary` draws."""
+        return random_crops(self.crop_area_min, draws)
+
+    def vary(self, images: Tensor, crops: Tensor, size_px: int, draws: Draws) -> Tensor:
         """Crop, mirror and jitter packed uint8 images, each by its own draws; RandAugment if on.
 
         Returns float32 (N, 3, size_px, size_px) in [0, 1].
         """
-        varied = random_resized_crop(to_float(images), size_px, self.crop_area_min, draws)
-        varied = colour_jitter(varied, self.jitter, draws)
+        varied = colour_jitter(cut_out(to_float(images), crops, size_px), self.jitter, draws)
         return rand_augment(varied, self.randaugment, draws) if self.randaugment else varied
 
-    def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Apply CutMix to the varied images and their targets (N, any), then the block if any."""
-        varied, targets = cutmix(varied, targets, self.cutmix_prob, draws)
+    def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply CutMix to the varied images and their targets, then the block if any.
+
+        Returns `cutmix`'s images, targets and pasted pixels.
+        """
+        varied, targets, pasted = cutmix(varied, targets, self.cutmix_prob, draws)
         if self.block:
             varied = self.block(varied, draws)
-        return varied.contiguous(memory_format=torch.channels_last), targets
+        return varied.contiguous(memory_format=torch.channels_last), targets, pasted
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -92,11 +98,11 @@ def centre_square(images: Tensor, size_px: int) -> Tensor:
     return to_float(images[..., start : start + size_px, start : start + size_px])
 
 
-def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Draws) -> Tensor:
-    """A random crop of each float image (N, 3, S, S), scaled to `size_px`, mirrored half the time.
+def random_crops(area_min: float, draws: Draws) -> Tensor:
+    """A random crop for each image, mirrored half the time, as `affine_grid` takes it: (N, 2, 3).
 
     The crop's area is uniform in [area_min, 1], its aspect ratio log-uniform in [3/4, 4/3] (Szegedy
-    et al. 2015, section 6), if both sides fit. One bilinear pass crops, scales and mirrors.
+    et al. 2015, section 6), if both sides fit.
     """
     area = draws.uniform(area_min, 1)
     root_ratio = torch.exp(draws.uniform(-0.5, 0.5) * math.log(4 / 3))
@@ -104,10 +110,15 @@ def random_resized_crop(images: Tensor, size_px: int, area_min: float, draws: Dr
     height = (area.sqrt() / root_ratio).clamp(max=1)
     centre = draws.uniform(-1, 1, 2)
     mirror = torch.where(draws.uniform(0, 1) < 0.5, -1.0, 1.0)
-    theta = images.new_zeros(len(images), 2, 3)
+    theta = area.new_zeros(len(area), 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = width * mirror, centre[:, 0] * (1 - width)
     theta[:, 1, 1], theta[:, 1, 2] = height, centre[:, 1] * (1 - height)
-    grid = functional.affine_grid(theta, [len(images), 3, size_px, size_px], align_corners=False)
+    return theta
+
+
+def cut_out(images: Tensor, crops: Tensor, size_px: int) -> Tensor:
+    """Crops of float images (N, 3, S, S), scaled to `size_px` and mirrored in one bilinear pass."""
+    grid = functional.affine_grid(crops, [len(images), 3, size_px, size_px], align_corners=False)
     # The kernel for contiguous input is the fast one on a CPU.
     return functional.grid_sample(
         images.contiguous(), grid, padding_mode="border", align_corners=False
@@ -130,64 +141,28 @@ def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
     return torch.lerp(grey.expand_as(images), images, saturation).clamp_(0, 1)
 
 
-SHIFTS = ("rotate", "shear x", "shear y", "translate x", "translate y")
-TINTS = ("brightness", "contrast", "saturation", "sharpness")
-OPERATIONS = ("identity", *SHIFTS, *TINTS, "posterize", "solarize")
-
-
 def rand_augment(images: Tensor, magnitude: float, draws: Draws) -> Tensor:
-    """Apply two random operations to each float image, of magnitude 0 to 10 (Cubuk et al. 2020).
+    """torchvision's RandAugment: two random operations on each float image (Cubuk et al. 2020).
 
-    The ranges are torchvision's: 30 degrees, shear 0.3, shift 0.45, colours 0.9, 4 bits. Its
-    autocontrast and equalize are left out. The whole batch goes through every kind of operation.
+    The magnitude, 0 to 10, is rounded. torchvision has one operation for all images of a batch, so
+    that they go one by one.
     """
-    for _ in range(2):
-        chosen = draws.uniform(0, len(OPERATIONS)).long()
-        signs = torch.where(draws.uniform(0, 1) < 0.5, -1.0, 1.0)
-        amounts = {
-            name: signs * (chosen == k) * magnitude / 10 for k, name in enumerate(OPERATIONS)
-        }
-        images = _tinted(_shifted(images, amounts), amounts)
-    return images
+    from torchvision.transforms.v2 import RandAugment  # most runs don't need it
+
+    operations = RandAugment(magnitude=round(magnitude), num_magnitude_bins=11)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.mixed_seed(*draws.key, 2))
+        return torch.stack([operations(image) for image in images]).clamp_(0, 1)
 
 
-def _shifted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
-    """Rotate, shear or move each image by its amounts; fill the empty parts with grey."""
-    angle = amounts["rotate"] * math.pi / 6
-    theta = images.new_zeros(len(images), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
-    theta[:, 0, 1] = 0.3 * amounts["shear x"] - angle.sin()
-    theta[:, 1, 0] = 0.3 * amounts["shear y"] + angle.sin()
-    for row, axis in enumerate("xy"):
-        theta[:, row, 2] = 2 * 0.45 * amounts[f"translate {axis}"]
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images.contiguous() - 0.5, grid, align_corners=False) + 0.5
-    is_shifted = sum(amounts[name] for name in SHIFTS) != 0
-    return torch.where(is_shifted[:, None, None, None], moved, images)
-
-
-def _tinted(images: Tensor, amounts: dict[str, Tensor]) -> Tensor:
-    """Apply TINTS (moves away from black, mean grey, grey or a blur), posterize and solarize."""
-    amounts = {name: amount[:, None, None, None] for name, amount in amounts.items()}
-    grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-    blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), "replicate"), 3, stride=1)
-    away_from = (0, grey.mean(dim=(2, 3), keepdim=True), grey, blurred)
-    tinted = images
-    for name, origin in zip(TINTS, away_from, strict=True):
-        tinted = tinted + 0.9 * amounts[name] * (images - origin)
-    levels = 2 ** (8 - 4 * amounts["posterize"].abs()).round()
-    posterized = (tinted * 255 * levels / 256).floor() * 256 / levels / 255
-    tinted = torch.where(amounts["posterize"] != 0, posterized, tinted)
-    limit = 1 - amounts["solarize"].abs()
-    tinted = torch.where((amounts["solarize"] != 0) & (tinted >= limit), 1 - tinted, tinted)
-    return tinted.clamp(0, 1)
-
-
-def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[Tensor, Tensor]:
+def cutmix(
+    images: Tensor, targets: Tensor, prob: float, draws: Draws
+) -> tuple[Tensor, Tensor, Tensor]:
     """Give each image, with probability `prob`, a rectangle of the image before it in the batch.
 
     The rectangle's share of the area is uniform in [0, 1] before it is cut at the border. The
-    targets (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1).
+    targets (N, classes) are mixed by the area that remains (Yun et al. 2019, section 3.1). Returns
+    images, targets and which pixels were pasted, bool (N, 1, H, W).
     """
     height, width = images.shape[2:]
     area = draws.uniform(0, 1)
@@ -195,10 +170,16 @@ def cutmix(images: Tensor, targets: Tensor, prob: float, draws: Draws) -> tuple[
     centre = draws.uniform(0, 1, 2)
     inside_y = _inside(centre[:, 0], area.sqrt(), height)
     inside_x = _inside(centre[:, 1], area.sqrt(), width)
-    inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
-    mixed = torch.where(inside, images.roll(1, dims=0), images)
-    mixed_area = inside.float().mean(dim=(1, 2, 3)).unsqueeze(1)
-    return mixed, torch.lerp(targets, targets.roll(1, dims=0), mixed_area)
+    pasted = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
+    mixed = torch.where(pasted, images.roll(1, dims=0), images)
+    mixed_area = pasted.float().mean(dim=(1, 2, 3)).unsqueeze(1)
+    return mixed, torch.lerp(targets, targets.roll(1, dims=0), mixed_area), pasted
+
+
+def mix_maps(maps: Tensor, pasted: Tensor) -> Tensor:
+    """Mix maps (N, C, h, w) of a batch's images by the share of each cell that was pasted."""
+    shares = functional.adaptive_avg_pool2d(pasted.float(), maps.shape[2:])
+    return torch.lerp(maps, maps.roll(1, dims=0), shares)
 
 
 def _inside(centre: Tensor, length: Tensor, size_px: int) -> Tensor:

@@ -6,8 +6,7 @@ So a resumed run draws the same numbers as an uninterrupted one, and two process
 import numpy as np
 import torch
 
-# Purposes in a training; VIEWS is for trainings with a teacher.
-ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY, VIEWS = range(8)
+ORDER, AUGMENT, DROPOUT, BLOCK, BLOCK_NOISE, WIDEN, SYMMETRY = range(7)  # purposes in a training
 RANDOM_MAPS = 8  # for a control in part 2.6
 
 

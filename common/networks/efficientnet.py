@@ -7,6 +7,7 @@
 Networks are bare (without `Normalized`), except in `Taught`, and on the CPU.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -85,20 +86,29 @@ def zero_residuals(network: EfficientNet) -> None:
 
 
 class Taught(nn.Module):
-    """A network that also predicts a teacher's features, linearly from its own pooled features."""
+    """A network that also predicts a teacher's features, linearly from each place of its last maps.
+
+    `stride_px` is the side of a place in the input: 32 px in EfficientNetV2-S.
+    """
 
     def __init__(self, network: Normalized, features: int):
         super().__init__()
         self.network = network
-        self.guess = nn.Linear(network.network.classifier[1].in_features, features)
+        layers = network.network.features.modules()
+        self.stride_px = math.prod(m.stride[0] for m in layers if isinstance(m, nn.Conv2d))
+        self.guess = nn.Conv2d(network.network.classifier[1].in_features, features, 1)
         nn.init.zeros_(self.guess.weight)
         nn.init.zeros_(self.guess.bias)
 
+    def side(self, size_px: int) -> int:
+        """Places along a side of the last maps, for input of `size_px`."""
+        return math.ceil(size_px / self.stride_px)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) and predicted teacher features (N, F) for images in [0, 1]."""
+        """Logits (N, classes), predicted features (N, F, side, side) for images in [0, 1]."""
         bare = self.network.network
-        pooled = bare.avgpool(bare.features(self.network.normalise(images))).flatten(1)
-        return bare.classifier(pooled), self.guess(pooled)
+        maps = bare.features(self.network.normalise(images))
+        return bare.classifier(bare.avgpool(maps).flatten(1)), self.guess(maps)
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from common import job
 from common.data import streams
-from common.data.augment import Draws, colour_jitter, random_resized_crop, to_float
+from common.data.augment import Draws, colour_jitter, cut_out, random_crops, to_float
 from common.data.packed import Packed, pack
 from common.errors import UserError
 from common.networks.activations import ClampedSquareLeaky, SquareLeaky, WhereForm
@@ -94,7 +94,8 @@ class Study:
         if varied := PICTURES[case.pictures]:
             area_min, jitter = varied
             draws = Draws(case.seed, streams.AUGMENT, 0, step, case.images, self.device)
-            images = random_resized_crop(images, case.image_size_px, area_min, draws)
+            crops = random_crops(area_min, draws)
+            images = cut_out(images, crops, case.image_size_px)
             images = colour_jitter(images, jitter, draws)
         if case.scaling == "normalised":
             images = Normalized(nn.Identity()).to(self.device)(images)

@@ -1,9 +1,10 @@
-"""A teacher: VGG-16's features of the same views that a network is trained on, for it to guess.
+"""A teacher: VGG-16's features of each place in a picture, for a network to guess.
 
 The features with which the baselines classify say more about a picture than its label. A network
-with a teacher learns, besides the label, to guess these features from its own pooled ones. Both see
-the same crop in the same colours (Beyer et al. 2022, "consistent teaching"). Each image has --views
-augmented views, whose features are computed once.
+with a teacher learns, besides the label, to guess them from its own last maps, place by place.
+VGG-16 sees each image once, uncropped; a crop's features are the means of its maps over the crop.
+So both see the same place (Beyer et al. 2022, "consistent teaching") in as many crops as there are
+steps. What a crop does to the features beyond that, and jitter, the teacher doesn't see.
 """
 
 import time
@@ -13,95 +14,83 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from common import files, job
-from common.data import streams
-from common.data.augment import Augmentation, Draws
+from common.data.augment import to_float
+from common.data.packed import Packed
 from common.errors import UserError
-from common.networks import baselines as instrument
 from common.networks.efficientnet import Taught
 from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
-from common.studies.baselines import POOLINGS, VGG_RIDGE, enlarged, kept_baselines
+from common.studies.baselines import enlarged
 from common.training import parallel
 from common.training.run import save_checkpoint
 from common.training.runs import Setup
 
-BATCH_SIZE = 64  # of a pass through VGG-16
-VARIED = ("crop_area_min", "jitter", "randaugment")  # the fields of `Augmentation` for views
+LAYERS = ("relu2_2", "relu3_3", "relu4_3")  # with these VGG-16's ridge regression was best on val
+LEAST_PX = 96  # VGG-16's input: smaller images are enlarged
+CELLS = 12  # along a side of the kept maps
+BATCH_SIZE = 32  # of a pass through VGG-16
 
 
 @dataclass(eq=False)
 class Teacher:
-    """The features that a run learns to guess, and their origin.
+    """VGG-16's maps of the training images, and their origin.
 
-    about: what the features depend on, part of a run's identity: seed, views, data, images,
-    image_size_px, crop_area_min, jitter, randaugment, layers, pooling, size_px (VGG-16's input) and
-    weights (SHA-256). classifier: val_top1 and test_top1 of the baselines' classifier, and seconds,
-    VGG-16's passes. features: square roots of each view's features, fp16 (views, images, F).
+    about: what the maps depend on, part of a run's identity: data, images, layers, size_px
+    (VGG-16's input), cells and weights (SHA-256). seconds: VGG-16's passes took so long. maps: fp16
+    (images, F, cells, cells), all layers' channels.
     """
 
     about: dict
-    classifier: dict
-    features: Tensor
+    seconds: float
+    maps: Tensor
     loss_weight = 8  # of the features' mean square error; that of the cross-entropy is 1
 
     def __post_init__(self):
-        first = self.features[0].float()
+        roots = functional.avg_pool2d(self.maps.float(), CELLS // 2).sqrt()
+        self.mean = roots.mean((0, 2, 3))
         # The lower limit is for channels that are dead on these pictures.
-        self.mean, self.deviation = first.mean(0), first.std(0).clamp(min=1e-3)
+        self.deviation = roots.std((0, 2, 3)).clamp(min=1e-3)
 
-    def views(
-        self, images: Tensor, indexes: Tensor, epoch: int, size_px: int
-    ) -> tuple[Tensor, Tensor]:
-        """An epoch's views of packed images, and the teacher's features of these views.
+    def features(self, indexes: Tensor, crops: Tensor, side: int) -> Tensor:
+        """The features of side x side cells of crops: standardised roots (N, F, side, side).
 
-        Args:
-            images: uint8 (N, 3, S, S).
-            indexes: int64 (N,), which of the training images they are.
-            epoch: from 0; if there are fewer views than epochs, the views repeat in their order.
-            size_px: side of the views. The teacher always sees the run's full image size; if a
-                run's images grow, it sees the same crops more sharply at first.
-
-        Returns:
-            Views, float (N, 3, size_px, size_px) in [0, 1], and standardised features (N, F).
+        indexes: int64 (N,), which of the training images they are. crops: float (N, 2, 3), as of
+        `augment.random_crops`.
         """
-        view = epoch % self.about["views"]
-        standard = (self.features[view, indexes].float() - self.mean) / self.deviation
-        return view_of(self.about, images, indexes, view, size_px), standard.to(images.device)
+        means = cell_means(self.maps[indexes].float(), crops.cpu(), side)
+        roots = means.clamp(min=0).sqrt()
+        standard = (roots - self.mean[:, None, None]) / self.deviation[:, None, None]
+        return standard.to(crops.device)
 
     def taught(self, network: nn.Module) -> Taught:
         """The network with an output layer that also guesses the features."""
         return Taught(network, len(self.mean))
 
 
-def view_of(about: dict, images: Tensor, indexes: Tensor, view: int, size_px: int) -> Tensor:
-    """One view of packed images; it does not depend on the other images in the batch."""
-    key = (about["seed"], streams.VIEWS, view, 0, about["images"])
-    draws = Draws(*key, images.device, rows=indexes)
-    varied = Augmentation(**{name: about[name] for name in VARIED})
-    return varied.vary(images, size_px, draws)
+def cell_means(maps: Tensor, crops: Tensor, side: int) -> Tensor:
+    """Means of maps (N, F, S, S) over the side x side cells of each one's crop, by area."""
+    columns, rows = (
+        _shares(crops[:, axis, 2], crops[:, axis, axis], side, maps.shape[-1]) for axis in (0, 1)
+    )
+    return torch.einsum("nfyx,niy,njx->nfij", maps, rows, columns)
 
 
-def seen(network: VGG16Features, about: dict, views: Tensor) -> Tensor:
-    """Square roots of VGG-16's features of views, with the baselines' settings: fp16 (N, F)."""
-    pooled = instrument.vgg_features(network, enlarged(views, about["size_px"]))
-    kept = POOLINGS[about["pooling"]]
-    return instrument.side_by_side(pooled, about["layers"], kept).sqrt().half()
+def _shares(centre: Tensor, half: Tensor, side: int, pixels: int) -> Tensor:
+    """Along an axis, the share of each cell that lies in each pixel: float (N, side, pixels)."""
+    ends = centre[:, None] + half[:, None] * torch.linspace(-1, 1, side + 1)  # in [-1, 1]
+    low, high = ((ends + 1) * pixels / 2).unfold(1, 2, 1).aminmax(dim=2)  # mirrored ends descend
+    pixel = torch.arange(pixels)
+    covered = (high[..., None].minimum(pixel + 1) - low[..., None].maximum(pixel)).clamp(min=0)
+    return covered / covered.sum(dim=2, keepdim=True)
 
 
-def describe(setup: Setup, trained: list[dict]) -> dict | None:
-    """The results' entry on the teacher, or None without a teacher.
-
-    Returns:
-        `Teacher`'s about and classifier in one, loss_weight, and kept_share: the students' mean
-        test top-1 as a share of the teacher's.
-    """
-    if (made := teacher(setup)) is None:
-        return None
-    top1 = sum(run["test_top1"] for run in trained) / len(trained)
-    about = {**made.about, **made.classifier, "loss_weight": made.loss_weight}
-    return {**about, "kept_share": top1 / made.classifier["test_top1"]}
+def describe(setup: Setup) -> dict | None:
+    """The results' entry on the teacher (about, seconds, loss_weight), or None without one."""
+    made = teacher(setup)
+    return made and {**made.about, "seconds": made.seconds, "loss_weight": made.loss_weight}
 
 
 @cache
@@ -112,47 +101,36 @@ def teacher(setup: Setup) -> Teacher | None:
     """
     if setup.args.teacher is None:
         return None
-    path = setup.args.cache / f"teacher-{files.digest_of(_asked(setup))}.pt"
-    parallel.broadcast(lambda: None if path.exists() else _make(path, setup))
+    train, size_px = setup.packed["train"], max(LEAST_PX, setup.args.image_size)
+    about = {
+        "data": train.source.fingerprint(),
+        "images": len(train),
+        "layers": list(LAYERS),
+        "size_px": size_px,
+        "cells": CELLS,
+    }
+    path = setup.args.cache / f"teacher-{files.digest_of(about)}.pt"
+    parallel.broadcast(lambda: None if path.exists() else _make(path, about, train, setup.device))
     try:
-        return Teacher(**torch.load(path, map_location="cpu", weights_only=True))
+        return Teacher(**torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except Exception as error:  # a damaged file can raise anything
         damage = f"{path}: damaged ({type(error).__name__}); delete it, and it is made again"
         raise UserError(damage) from None
 
 
-def _asked(setup: Setup) -> dict:
-    """The part of a teacher's `about` that flags and data determine."""
-    train = setup.packed["train"]
-    return {
-        "seed": setup.args.seed,
-        "views": setup.args.views,
-        "data": train.source.fingerprint(),
-        "images": len(train),
-        "image_size_px": setup.args.image_size,
-        **{name: getattr(setup.recipe.augmentation, name) for name in VARIED},
-    }
-
-
-def _make(path: Path, setup: Setup) -> None:
-    """Compute the views' features with VGG-16 and the baselines' settings; write their file."""
+@torch.inference_mode()
+def _make(path: Path, about: dict, train: Packed, device: torch.device) -> None:
+    """Compute the training images' maps with VGG-16; write their file."""
     weights = load_vgg16("auto", seed=0, want_lpips=False)
-    row = kept_baselines(setup)[VGG_RIDGE]
-    chosen = {key: row["chosen"][key] for key in ("layers", "pooling", "size_px")}
-    about = {**_asked(setup), **chosen, "weights": weights.sha256}
-    network = VGG16Features(weights, chosen["layers"]).to(setup.device)
-    start, train = time.perf_counter(), setup.packed["train"]
-    views, steps = range(about["views"]), torch.arange(len(train)).split(BATCH_SIZE)
-    features = []
-    for view in job.progress(views, "VGG-16 on the views", leave=False):
-        for rows in steps:
-            images = train.batch(rows, setup.device)[0]
-            features.append(
-                seen(network, about, view_of(about, images, rows, view, about["image_size_px"]))
-            )
+    network, maps = VGG16Features(weights, about["layers"]).to(device), []
+    start, steps = time.perf_counter(), torch.arange(len(train)).split(BATCH_SIZE)
+    for rows in job.progress(steps, "VGG-16 on train", leave=False):
+        images = to_float(train.batch(rows, device)[0])
+        seen = network(enlarged(images, about["size_px"])).values()
+        cells = [functional.adaptive_avg_pool2d(one.float(), about["cells"]) for one in seen]
+        maps.append(torch.cat(cells, dim=1).half().cpu())
     seconds = time.perf_counter() - start
-    classifier = {"val_top1": row["val_top1"], "test_top1": row["test_top1"], "seconds": seconds}
-    stacked = torch.cat(features).cpu().view(len(views), len(train), -1)
     files.make_folder(path.parent, "--cache")
-    save_checkpoint(path, {"about": about, "classifier": classifier, "features": stacked})
-    job.say(f"teacher: {len(views)} views of {len(train):,} images, {seconds:.0f} s, in {path}")
+    about = {**about, "weights": weights.sha256}
+    save_checkpoint(path, {"about": about, "seconds": seconds, "maps": torch.cat(maps)})
+    job.say(f"teacher: {len(train):,} images, {seconds:.0f} s, in {path}")

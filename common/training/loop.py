@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from common import files, job
 from common.data import streams
-from common.data.augment import Draws
+from common.data.augment import Draws, mix_maps
 from common.data.packed import Packed
 from common.errors import GO_ON, Stopped, UserError, stop_at_once, stop_signals
 from common.training import parallel
@@ -185,7 +185,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
 def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
     """This process's share of a step on the images `indexes`: augmented images and targets.
 
-    If the run has a teacher, its features follow the targets in each row and are mixed like them.
+    If the run has a teacher, its features follow the targets in each row, mixed place by place.
 
     Every process augments and mixes the whole batch and then takes its share: an image may be mixed
     with one of another process, and augmentation is cheap compared with the network.
@@ -199,13 +199,15 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[T
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
+    crops = recipe.augmentation.crops(draws)
+    varied = recipe.augmentation.vary(images, crops, recipe.image_size_px, draws)
     targets = functional.one_hot(labels, len(train.class_names)).float()
-    if run.teacher is None:
-        varied = recipe.augmentation.vary(images, recipe.image_size_px, draws)
-    else:
-        varied, features = run.teacher.views(images, indexes, run.epoch, recipe.image_size_px)
-        targets = torch.cat([targets, features], dim=1)
-    return recipe.augmentation.mix(varied, targets, draws)
+    mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)
+    if run.teacher:
+        side = run.trained.side(recipe.image_size_px)
+        features = mix_maps(run.teacher.features(indexes, crops, side), pasted)
+        targets = torch.cat([targets, features.flatten(1)], dim=1)
+    return mixed, targets
 
 
 def recompute_batch_norms(run: Run, train: Packed) -> None:
@@ -247,7 +249,7 @@ def _loss(
         logits.float(), targets[:, :classes], label_smoothing=smoothing, reduction="sum"
     )
     if run.teacher:
-        errors = (guessed.float() - targets[:, classes:]).square().mean(dim=1)
+        errors = (guessed.flatten(1).float() - targets[:, classes:]).square().mean(dim=1)
         loss = loss + run.teacher.loss_weight * errors.sum()
     return logits, loss / batch_size
 

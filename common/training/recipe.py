@@ -37,6 +37,7 @@ class Recipe:
     first_strength: float = 1
     first_size_px: int = 0  # 0: image_size_px
     val_interval: int = 1  # epochs
+    solve_head: bool = False
 
     def as_dict(self) -> dict:
         """The recipe as plain values, for checkpoints and results."""
@@ -48,8 +49,9 @@ class Recipe:
         values["rate_at"] = "middle of the step"
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
-        if self.val_interval == 1:  # earlier runs lack this entry
-            del values["val_interval"]
+        for name, value in (("val_interval", 1), ("solve_head", False)):  # earlier runs lack these
+            if values[name] == value:
+                del values[name]
         if self.stages == 1:  # these then have no effect, and earlier runs lack them
             for name in ("stages", "first_strength", "first_size_px"):
                 del values[name]
@@ -124,6 +126,8 @@ def add_flags(parser: cli.Parser) -> None:
     add("--first-strength", type=cli.fraction, default=0.5, help=strength)
     both = "on test, average the logits of each image and its mirror image (default: no)"
     add("--flip-test", action="store_true", help=both)
+    solved = "after training, solve the last layer anew by ridge regression (default: no)"
+    add("--solve-head", action="store_true", help=solved)
     precisions, auto = ("auto", *PRECISIONS), "auto: the fastest one, measured on this device"
     add("--precision", choices=precisions, default="auto", help=auto)
     add("--compile", action="store_true", help="use torch.compile for the network (default: no)")
@@ -167,4 +171,5 @@ def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
         first_strength=args.first_strength,
         first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
         val_interval=args.val_interval or max(1, args.epochs // EVALUATIONS),
+        solve_head=args.solve_head,
     )

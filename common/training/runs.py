@@ -20,6 +20,7 @@ from common.reporting.statistics import paired_difference, wilson_interval
 from common.training import loop, parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
+from common.training.head import solve_head
 from common.training.precision import (
     PRECISIONS,
     Example,
@@ -180,7 +181,8 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
     """Train one run, choose its best epoch on val, and test that epoch's weights once.
 
     Returns:
-        seed, weights (path of best.pt), precision, best_epoch, val_top1, test_top1, its 95 %
+        seed, weights (path of best.pt), precision, best_epoch, head (what `solve_head` returns, and
+        trained_val_top1, before it; None without --solve-head), val_top1, test_top1, its 95 %
         interval test_top1_low and test_top1_high, test_top5, test_per_class (the mean over classes
         of the accuracy within the class; all in per cent), test_flip (mirror images averaged?),
         test_not_finite (images without finite logits), hits (on test, one character per image),
@@ -219,8 +221,9 @@ def _train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int, folde
     run = Run(network, recipe, setup.device, gpus, teacher)
     save = Saver(run, folder, described, args.checkpoint_seconds)
     history = loop.fit(save, packed["train"], packed["val"], stopped)
+    head = solve_head(save, packed["train"], packed["val"]) if recipe.solve_head else None
     tested = _test_once(setup, network, packed["test"], recipe, folder)
-    return _summary(recipe, folder, history, tested)
+    return _summary(recipe, folder, history, tested, head)
 
 
 def run_folder(setup: Setup, name: str, seed: int, gpus: int) -> Path:
@@ -256,7 +259,9 @@ def _test_once(
     return tested
 
 
-def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) -> dict:
+def _summary(
+    recipe: Recipe, folder: Path, history: list[dict], tested: dict, head: dict | None
+) -> dict:
     best = max(history, key=lambda row: row["val_top1"])
     low, high = wilson_interval(tested["correct"], tested["images"])
     return {
@@ -264,7 +269,8 @@ def _summary(recipe: Recipe, folder: Path, history: list[dict], tested: dict) ->
         "weights": str(folder / "best.pt"),
         "precision": recipe.precision,
         "best_epoch": best["epoch"],
-        "val_top1": best["val_top1"],
+        "val_top1": (head or best)["val_top1"],
+        "head": head and {**head, "trained_val_top1": best["val_top1"]},
         "test_top1": tested["top1"],
         "test_top1_low": 100 * low,
         "test_top1_high": 100 * high,

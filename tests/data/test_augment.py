@@ -34,7 +34,8 @@ def draws(images, seed=0, purpose=streams.AUGMENT, epoch=1, step=2):
 
 def augmented(augmentation, images, labels):
     own, targets = draws(4), torch.nn.functional.one_hot(labels, 3).float()
-    return augmentation.mix(augmentation.vary(images, 8, own), targets, own)
+    varied = augmentation.vary(images, augmentation.crops(own), 8, own)
+    return augmentation.mix(varied, targets, own)[:2]
 
 
 def test_parameters_depend_on_the_key_alone():
@@ -89,7 +90,7 @@ def test_a_whole_crop_at_the_same_size_keeps_every_pixel(mirrored):
     images = torch.rand(2, 3, 7, 7)
     ones, zeros = torch.ones(2), torch.zeros(2)
     fixed = Fixed(ones, zeros, torch.zeros(2, 2), zeros if mirrored else ones)
-    varied = augment.random_resized_crop(images, 7, 1, fixed)
+    varied = augment.cut_out(images, augment.random_crops(1, fixed), 7)
     torch.testing.assert_close(varied, images.flip(3) if mirrored else images)
 
 
@@ -97,7 +98,7 @@ def test_a_crop_equals_torchvisions_resized_crop():
     images = torch.rand(1, 3, 8, 8)
     # A quarter of the area, square, in the upper left corner.
     fixed = Fixed(torch.tensor([0.25]), torch.zeros(1), -torch.ones(1, 2), torch.ones(1))
-    varied = augment.random_resized_crop(images, 8, 0.1, fixed)
+    varied = augment.cut_out(images, augment.random_crops(0.1, fixed), 8)
     wanted = reference.resized_crop(images, 0, 0, 4, 4, [8, 8], antialias=False)
     # At the crop's inner border ours uses neighbouring pixels; torchvision repeats the last pixel.
     torch.testing.assert_close(varied[..., :7, :7], wanted[..., :7, :7])
@@ -105,7 +106,7 @@ def test_a_crop_equals_torchvisions_resized_crop():
 
 def test_crops_never_leave_the_image():
     ramp = torch.linspace(0, 1, 16).expand(500, 3, 16, 16)
-    varied = augment.random_resized_crop(ramp, 4, 0.05, draws(500))
+    varied = augment.cut_out(ramp, augment.random_crops(0.05, draws(500)), 4)
     spread = (varied.amax((1, 2, 3)) - varied.amin((1, 2, 3))).sort().values
     assert spread[0] > 0
     assert 0 <= varied.min() < 0.2
@@ -126,7 +127,7 @@ def test_colour_jitter_equals_torchvision():
 def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
     images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 20, 20)
     targets = torch.eye(6)
-    mixed, mixed_targets = augment.cutmix(images, targets, 1, draws(6))
+    mixed, mixed_targets, pasted = augment.cutmix(images, targets, 1, draws(6))
     areas = []
     for i in range(6):
         partner = (i - 1) % 6
@@ -136,58 +137,18 @@ def test_cutmix_mixes_targets_by_the_pixels_that_were_exchanged():
         torch.testing.assert_close(mixed_targets[i, partner], area)
         torch.testing.assert_close(mixed_targets[i, i], 1 - area)
     assert np.std(areas) > 0.05
+    torch.testing.assert_close(augment.mix_maps(images, pasted), mixed)
+    cells = augment.mix_maps(images[..., ::10, ::10], pasted)  # of 10 x 10 pixels
+    torch.testing.assert_close(cells, torch.nn.functional.avg_pool2d(mixed, 10))
 
 
-# ---------------------------------------------------------------------------------- RandAugment
-
-
-def operate(name, images, magnitude=10, sign=1.0):
-    """Apply one operation to all images at a magnitude."""
-    amounts = {other: torch.zeros(len(images)) for other in augment.OPERATIONS}
-    amounts[name] += sign * magnitude / 10
-    return augment._tinted(augment._shifted(images, amounts), amounts)
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("identity", lambda images: images),
-        ("brightness", lambda images: reference.adjust_brightness(images, 1.45)),
-        ("contrast", lambda images: reference.adjust_contrast(images, 1.45)),
-        ("saturation", lambda images: reference.adjust_saturation(images, 1.45)),
-        ("solarize", lambda images: reference.solarize(images, 0.5)),
-    ],
-)
-def test_operations_equal_torchvisions(name, wanted):
-    images = torch.rand(3, 3, 8, 8)
-    torch.testing.assert_close(operate(name, images, 5), wanted(images), atol=2e-3, rtol=0)
-
-
-def test_posterized_images_keep_their_upper_bits():
-    images = torch.arange(256).view(1, 1, 16, 16).expand(1, 3, 16, 16).to(torch.uint8)
-    wanted = reference.posterize(images, bits=4)
-    assert torch.equal((operate("posterize", images / 255.0) * 255).round().byte(), wanted)
-
-
-def test_shifts_move_the_pixels():
-    images = torch.rand(1, 3, 20, 20)
-    torch.testing.assert_close(operate("translate x", images)[..., :11], images[..., 9:])
-    up = operate("translate y", images, sign=-1.0)
-    torch.testing.assert_close(up[..., 9:, :], images[..., :11, :])
-    assert (up[..., :8, :] == 0.5).all()
-    turned = reference.rotate(images, 30.0, interpolation=reference.InterpolationMode.BILINEAR)
-    middle = slice(7, 13)
-    ours = operate("rotate", images)[..., middle, middle]
-    torch.testing.assert_close(ours, turned[..., middle, middle], atol=1e-4, rtol=1e-4)
-
-
-def test_random_operations_are_drawn_an_image_and_leave_batches_without_them_alone():
-    images, labels = batch(), torch.tensor([0, 2, 1, 2])
-    plain, _ = augmented(Augmentation(cutmix_prob=0), images, labels)
-    varied, _ = augmented(Augmentation(cutmix_prob=0, randaugment=9), images, labels)
-    again, _ = augmented(Augmentation(cutmix_prob=0, randaugment=9), images, labels)
+def test_random_operations_are_drawn_an_image_by_the_key_and_leave_torchs_generator_alone():
+    images, labels = batch()[:1].expand(4, 3, 9, 9), torch.tensor([0, 2, 1, 2])  # one, four times
+    strong, before = Augmentation(1, 0, cutmix_prob=0, randaugment=9), torch.get_rng_state()
+    varied, again = (augmented(strong, images, labels)[0] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(varied, again)
-    assert not torch.equal(varied, plain)
+    assert len({image.sum().item() for image in varied}) == 4
     assert 0 <= varied.min() < varied.max() <= 1
 
 

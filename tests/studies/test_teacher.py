@@ -1,4 +1,4 @@
-"""Teacher and student see the same views, a file keeps features, and a stopped run goes on."""
+"""Teacher and student see the same places, a file keeps maps, and a stopped run goes on."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.augment import Augmentation
+from common.data import streams
+from common.data.augment import Augmentation, Draws
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.networks.normalized import Normalized
+from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
+from common.studies.baselines import enlarged
 from common.training import loop
 from common.training.recipe import Recipe
 from common.training.run import Run, Saver, load_stopped
@@ -20,8 +23,6 @@ from tests.faults.tiny import small_efficientnet
 from tests.training import test_loop as tiny
 
 CPU = torch.device("cpu")
-CHOSEN = {"layers": ["relu1_2", "relu2_2"], "pooling": "mean and maximum", "size_px": 16}
-ROW = {"val_top1": 72.0, "test_top1": 60.0, "chosen": {**CHOSEN, "strength": 30}}
 VARIED = Augmentation(crop_area_min=0.3, jitter=0.2, cutmix_prob=0.5)
 RECIPE = Recipe(3, 4, 16, 0.01, warmup_epochs=1, ema_decay=0.5, augmentation=VARIED)
 
@@ -29,7 +30,6 @@ RECIPE = Recipe(3, 4, 16, 0.01, warmup_epochs=1, ema_decay=0.5, augmentation=VAR
 @pytest.fixture(autouse=True)
 def with_weights(monkeypatch):
     monkeypatch.setattr(teaching, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
-    monkeypatch.setattr(teaching, "kept_baselines", lambda _: {teaching.VGG_RIDGE: ROW})
 
 
 def train_set():
@@ -40,47 +40,52 @@ def train_set():
 class Setup:
     """The fields of a Setup that a teacher needs."""
 
-    def __init__(self, folder, seed=5):
-        self.args = SimpleNamespace(
-            teacher="vgg16", views=2, seed=seed, image_size=16, cache=folder
-        )
-        self.packed, self.device, self.recipe = {"train": train_set()}, CPU, RECIPE
+    def __init__(self, folder, image_size=16):
+        self.args = SimpleNamespace(teacher="vgg16", image_size=image_size, cache=folder)
+        self.packed, self.device = {"train": train_set()}, CPU
 
 
-def batch_of(made, indexes, epoch=0, size_px=16):
-    images = train_set().batch(torch.tensor(indexes), CPU)[0]
-    return made.views(images, torch.tensor(indexes), epoch, size_px)
+def crop(left, top, right, bottom, mirrored=False):
+    """A crop by its sides' places, from -1 to 1, as `affine_grid` takes it."""
+    width, height = (right - left) / 2, (bottom - top) / 2
+    row = [-width if mirrored else width, 0, (left + right) / 2]
+    return torch.tensor([[row, [0, height, (top + bottom) / 2]]])
 
 
-def test_what_the_teacher_saw_is_what_the_student_sees(tmp_path, monkeypatch):
-    shown, see = [], teaching.seen
+def test_a_crops_features_are_the_means_of_the_maps_pixels_in_it():
+    maps = torch.rand(1, 3, 12, 12)
+    whole = teaching.cell_means(maps, crop(-1, -1, 1, 1), 4)
+    torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(maps, 3))
+    right_half = teaching.cell_means(maps, crop(0, -1, 1, 1, mirrored=True), 2)
+    wanted = torch.nn.functional.avg_pool2d(maps[..., 6:], (6, 3)).flip(3)
+    torch.testing.assert_close(right_half, wanted)
+    # Borders within pixels: half of the first row and column, all of the second.
+    inner = teaching.cell_means(maps, crop(-1 + 1 / 12, -1 + 1 / 12, -1 + 4 / 12, -1 + 4 / 12), 1)
+    weights = torch.tensor([0.5, 1]) / 1.5
+    torch.testing.assert_close(
+        inner.flatten(), torch.einsum("cyx,y,x->c", maps[0, :, :2, :2], weights, weights)
+    )
 
-    def note(network, about, views):
-        shown.append(views)
-        return see(network, about, views)
 
-    monkeypatch.setattr(teaching, "seen", note)
+def test_the_maps_are_vggs_of_the_enlarged_images(tmp_path):
     made = teaching.teacher(Setup(tmp_path))
-    for view in range(2):
-        whole, rows = shown[view], [7, 2, 10]
-        for epoch in (view, view + 2):  # views repeat
-            views, features = batch_of(made, rows, epoch)
-            assert torch.equal(views, whole[rows])
-            wanted = (made.features[view, rows].float() - made.mean) / made.deviation
-            assert torch.equal(features, wanted)
-    assert not torch.equal(shown[0], shown[1])
+    images = train_set().batch(torch.tensor([7, 2]), CPU)[0] / 255
+    network = VGG16Features(random_vgg16(0, False), teaching.LAYERS)
+    with torch.inference_mode():
+        seen = network(enlarged(images, 96))
+    wanted = torch.cat([one.mean((2, 3)) for one in seen.values()], dim=1)
+    torch.testing.assert_close(made.maps[[7, 2]].float().mean((2, 3)), wanted, atol=1e-3, rtol=1e-2)
 
 
 def test_a_kept_teacher_teaches_where_weights_are_missing(tmp_path, monkeypatch):
     made = teaching.teacher(Setup(tmp_path))
     monkeypatch.setattr(teaching, "load_vgg16", None)
-    monkeypatch.setattr(teaching, "kept_baselines", None)
     again = teaching.teacher(Setup(tmp_path))
-    assert (again.about, again.classifier) == (made.about, made.classifier)
-    assert torch.equal(again.features, made.features)
+    assert (again.about, again.seconds) == (made.about, made.seconds)
+    assert torch.equal(again.maps, made.maps)
     assert made.about["weights"] is None  # random ones have no SHA-256
-    with pytest.raises(TypeError, match="NoneType"):  # another seed has another teacher
-        teaching.teacher(Setup(tmp_path, seed=6))
+    with pytest.raises(TypeError, match="NoneType"):  # images of another size have another teacher
+        teaching.teacher(Setup(tmp_path, image_size=128))
 
 
 def taught_network():
@@ -116,13 +121,16 @@ def test_the_loss_is_the_labels_and_the_features_errors(tmp_path):
     images, targets = loop.process_batch(run, train_set(), indexes)
     logits, loss = loop._loss(run.forward, images, targets, 3, run)
     guessed = run.trained(images)[1]
+    assert guessed.shape == (3, len(made.mean), 2, 2)  # 16 px at a stride of 8
+    crops = VARIED.crops(Draws(RECIPE.seed, streams.AUGMENT, 0, 0, 3, CPU))
+    features = made.features(indexes, crops, 2)
     wanted = torch.nn.functional.cross_entropy(logits, train_set().labels[indexes])
-    wanted += 8 * torch.nn.functional.mse_loss(guessed, batch_of(made, [1, 4, 6])[1])
+    wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(logits, run.network(images))
 
 
-def test_two_processes_share_the_views_and_features_of_one(tmp_path, place):
+def test_two_processes_share_the_crops_and_features_of_one(tmp_path, place):
     made = teaching.teacher(Setup(tmp_path))
 
     def batch():
@@ -130,7 +138,7 @@ def test_two_processes_share_the_views_and_features_of_one(tmp_path, place):
         return loop.process_batch(run, train_set(), torch.arange(11))
 
     images, targets = batch()
-    assert targets.shape == (11, 3 + len(made.mean))
+    assert targets.shape == (11, 3 + 4 * len(made.mean))
     assert ((targets[:, :3] > 0).sum(dim=1) == 2).any()  # some are mixed
     for rank in range(2):
         place(rank, 2)

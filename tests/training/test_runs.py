@@ -81,11 +81,21 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert train_seeds(setup, TINY) == first
     assert train_seeds(setup, TINY, seeds=1) == first[:1]
     assert set(first[0]) == {
-        "seed", "weights", "precision", "best_epoch", "val_top1", "test_top1", "test_top1_low",
-        "test_top1_high", "test_top5", "test_per_class", "test_flip", "test_not_finite",
-        "training_seconds", "images_per_second", "peak_memory_mib", "history", "hits",
+        "seed", "weights", "precision", "best_epoch", "head", "val_top1", "test_top1",
+        "test_top1_low", "test_top1_high", "test_top5", "test_per_class", "test_flip",
+        "test_not_finite", "training_seconds", "images_per_second", "peak_memory_mib", "history",
+        "hits",
     }  # fmt: skip
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
+
+
+def test_a_runs_val_top1_is_that_of_its_solved_layer(setup_of):
+    (solved,) = train_seeds(setup_of("--solve-head", "--precision", "fp32"), TINY)
+    trained = max(row["val_top1"] for row in solved["history"])
+    assert solved["head"]["trained_val_top1"] == trained
+    assert solved["val_top1"] == solved["head"]["val_top1"]
+    with pytest.raises(UserError, match=r"solve_head True \(now None\)"):
+        train_seeds(setup_of("--precision", "fp32"), TINY)
 
 
 def test_a_complete_run_is_there_for_those_that_start_from_it(setup_of, monkeypatch):

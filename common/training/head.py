@@ -1,0 +1,94 @@
+"""The last layer solved anew: ridge regression of the classes on a trained network's own features.
+
+A last layer that learns beside all others, from varied and mixed images, lags behind its features
+(Kang et al. 2020 train it anew too). It is linear, so that it can be solved from them at once.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.data.augment import centre_square
+from common.data.packed import Packed
+from common.training import parallel
+from common.training.precision import autocast
+from common.training.run import Run, Saver, load_checkpoint, save_checkpoint
+
+STRENGTHS = (30, 100, 300, 1000, 3000, 10_000)  # of the ridge regression
+SCALES = (2, 4, 8, 16, 32)  # of the logits, which squares keep within about one
+
+
+def solve_head(save: Saver, train: Packed, val: Packed) -> dict:
+    """Solve a trained run's last layer anew, once; its network and best.pt get it.
+
+    The strength is chosen on val by top-1, then a factor of all logits by cross-entropy. The first
+    process of a job solves for all.
+
+    Returns:
+        strength, scale, val_loss and val_top1 (per cent).
+    """
+    run, path = save.run, save.folder / "best.pt"
+    if "head" not in parallel.broadcast(lambda: [*load_checkpoint(path)]):
+        parallel.broadcast(lambda: save_checkpoint(path, _solved(run, path, train, val)))
+    best = load_checkpoint(path)
+    run.network.load_state_dict(best["network"])
+    return best["head"]
+
+
+def _solved(run: Run, path: Path, train: Packed, val: Packed) -> dict:
+    """The checkpoint with the last layer solved, and "head", what was chosen on val."""
+    features = torch.cat([last_features(run, train, mirror) for mirror in (False, True)])
+    targets = functional.one_hot(train.labels).double().repeat(2, 1)
+    asked, found = last_features(run, val), []
+    for strength in STRENGTHS:
+        layer = ridge_layer(features, targets, strength)
+        logits = functional.linear(asked, *layer)
+        top1 = 100 * (logits.argmax(1) == val.labels).double().mean().item()
+        found.append((top1, strength, logits, layer))
+    top1, strength, logits, layer = max(found, key=lambda one: one[0])  # the first of equals
+    losses = {scale: functional.cross_entropy(scale * logits, val.labels) for scale in SCALES}
+    scale = min(losses, key=losses.get)
+    with torch.no_grad():
+        for parameter, solved in zip(last_layer(run.network).parameters(), layer, strict=True):
+            parameter.copy_(scale * solved)
+    loss = losses[scale].item()
+    head = {"strength": strength, "scale": scale, "val_loss": loss, "val_top1": top1}
+    return {**load_checkpoint(path), "network": run.network.state_dict(), "head": head}
+
+
+def last_layer(network: nn.Module) -> nn.Linear:
+    """The last linear layer of a network, which returns the logits."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+@torch.inference_mode()
+def last_features(run: Run, split: Packed, mirror: bool = False) -> Tensor:
+    """What the last layer sees of a split's central squares: float32 (n, D), on the CPU."""
+    run.network.eval()
+    seen = []
+    hook = last_layer(run.network).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].float().cpu())
+    )
+    with hook, autocast(run.recipe.precision, run.device):
+        for indexes in torch.arange(len(split)).split(2 * run.recipe.batch_size):
+            squares = centre_square(split.batch(indexes, run.device)[0], run.recipe.image_size_px)
+            run.network(squares.flip(3) if mirror else squares)
+    return torch.cat(seen)
+
+
+def ridge_layer(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Ridge regression of targets (N, C) on standardised features (N, D), as weights and biases.
+
+    `strength` multiplies the squared weights. Returns float32 (C, D) and (C,).
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    features = features.double().numpy()
+    scaler = StandardScaler().fit(features)
+    ridge = Ridge(strength).fit(scaler.transform(features), targets.numpy())
+    weight = ridge.coef_ / scaler.scale_
+    bias = ridge.intercept_ - weight @ scaler.mean_
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()

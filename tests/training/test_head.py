@@ -1,0 +1,43 @@
+"""The solved last layer is ridge regression's, best.pt gets it once, and runs tell of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.networks import baselines
+from common.training import head
+from common.training.evaluation import evaluate
+from common.training.run import Run, Saver
+from tests.training import test_loop as tiny
+
+
+def test_the_layer_classifies_as_ridge_regression_does():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.rand(40, 9, generator=generator) * 5, torch.arange(40) % 4
+    asked = torch.rand(30, 9, generator=generator) * 5
+    weight, bias = head.ridge_layer(features, torch.eye(4)[labels], 30)
+    wanted = baselines.ridge(features, labels, asked, 30)
+    assert torch.equal(torch.nn.functional.linear(asked, weight, bias).argmax(1), wanted)
+
+
+def test_a_runs_network_and_file_get_the_layer_once(tmp_path, monkeypatch):
+    recipe = replace(tiny.RECIPE, solve_head=True)
+    network, _ = tiny.train(tmp_path, recipe)
+    before, train, val = tiny.state(tmp_path, "best.pt"), tiny.packed(), tiny.packed(7, 1)
+    save = Saver(Run(network, recipe, tiny.CPU), tmp_path, {})
+    solved = head.solve_head(save, train, val)
+    after, layer = tiny.state(tmp_path, "best.pt"), head.last_layer(network)
+    pairs = zip(before["network"].items(), after["network"].values(), strict=True)
+    assert [name for (name, old), new in pairs if not torch.equal(old, new)] == [
+        "6.weight",
+        "6.bias",
+    ]
+    assert after["about"] == before["about"]
+    on_val = evaluate(network, val, recipe, tiny.CPU)
+    assert on_val["top1"] == pytest.approx(solved["val_top1"])
+    assert on_val["loss"] == pytest.approx(solved["val_loss"], rel=1e-4)
+    monkeypatch.setattr(head, "_solved", None)
+    torch.nn.init.zeros_(layer.weight)
+    assert head.solve_head(save, train, val) == solved
+    assert torch.equal(layer.weight, after["network"]["6.weight"])
