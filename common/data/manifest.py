@@ -79,13 +79,10 @@ class Manifest:
 
         Where two classes share a name, their ids are appended to it.
         """
-        names = {row.class_id: row.class_name for row in self.rows}
-        class_ids, uses = sorted(names), Counter(names.values())
-        shown = [
-            names[class_id] if uses[names[class_id]] == 1 else f"{names[class_id]} ({class_id})"
-            for class_id in class_ids
-        ]
-        labels = {class_id: label for label, class_id in enumerate(class_ids)}
+        names = dict(sorted({row.class_id: row.class_name for row in self.rows}.items()))
+        labels = {class_id: label for label, class_id in enumerate(names)}
+        uses = Counter(names.values())
+        shown = [name if uses[name] == 1 else f"{name} ({key})" for key, name in names.items()]
         sets = {}
         for split in SPLITS:
             rows = [row for row in self.rows if row.split == split]
@@ -216,9 +213,7 @@ def _look(root: Path, path: str) -> tuple[int, int, int, str, str] | str:
     return *size, len(content), hashlib.sha256(content).hexdigest(), pixels
 
 
-def _rows(
-    root: Path, images: dict[str, list[tuple]], split: tuple[float, float, float]
-) -> list[Row]:
+def _rows(root: Path, images: dict[str, list[tuple]], split: Sequence[float]) -> list[Row]:
     """Sorted rows; the first images of a class go to train, the next to val, the last to test."""
     names, rows = class_names(root, images), []
     for class_id in sorted(images):

@@ -51,10 +51,8 @@ class Packed:
         images = torch.from_numpy(self.images[indexes.numpy()]).permute(0, 3, 1, 2)
         if device.type == "cuda":
             images = images.pin_memory()
-        return (
-            images.to(device, non_blocking=True),
-            self.labels[indexes].to(device, non_blocking=True),
-        )
+        both = images, self.labels[indexes]
+        return tuple(values.to(device, non_blocking=True) for values in both)
 
 
 def packed_side_px(image_size_px: int) -> int:
@@ -98,8 +96,14 @@ def _short_side_px(source: FileSet | DrawnSet) -> int:
 
 def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool) -> None:
     rows, bad, count = [], [], len(source.labels)
-    work = partial(_square, source=source, side_px=side_px)
-    squares = in_parallel(work, range(count), f"packing {source.name}")
+
+    def square_of(index: int) -> np.ndarray | str:
+        try:
+            return source.square(index, side_px)
+        except UserError as error:
+            return str(error)
+
+    squares = in_parallel(square_of, range(count), f"packing {source.name}")
     # Written, not memory-mapped: on a full disk a write raises, but a mapping kills the process.
     with (folder / "images.npy").open("wb") as file:
         _npy_header(file, (count, side_px, side_px, 3))
@@ -122,13 +126,6 @@ def _fill(folder: Path, source: FileSet | DrawnSet, side_px: int, skip_bad: bool
 def _npy_header(file, shape: tuple[int, ...]) -> None:
     about = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
-
-
-def _square(index: int, source: FileSet | DrawnSet, side_px: int) -> np.ndarray | str:
-    try:
-        return source.square(index, side_px)
-    except UserError as error:
-        return str(error)
 
 
 def in_parallel(work: Callable, items: Sequence, label: str) -> Iterator:

@@ -15,7 +15,7 @@ from common.data.images import fit_to, list_classes
 from common.errors import UserError
 
 SPLITS = flowers.SPLITS
-SAMPLE_CLASSES, SAMPLE_SIDE_PX = 5, 300
+SAMPLE_CLASSES, SAMPLE_SIZE_PX = 5, (300, 300)
 TOP_RESOLUTIONS = 43  # as many as the report's Figure 11 lists
 
 
@@ -124,9 +124,7 @@ def sample_pictures(
     pictures = {}
     for split, source in sources.items():
         indexes = [int(rng.choice(np.flatnonzero(source.labels == label))) for label in labels]
-        pictures[split] = [
-            fit_to(source.picture(index), SAMPLE_SIDE_PX, SAMPLE_SIDE_PX) for index in indexes
-        ]
+        pictures[split] = [fit_to(source.picture(index), *SAMPLE_SIZE_PX) for index in indexes]
     return [names[label] for label in labels], pictures
 
 

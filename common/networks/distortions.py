@@ -18,8 +18,8 @@ from torch import Tensor
 
 from common.data.images import to_tensor, to_uint8
 from common.data.streams import generator
-from common.networks.losses import interval, pixel_losses
-from common.reporting.statistics import resample_weights
+from common.networks.losses import pixel_losses
+from common.reporting.statistics import interval, resample_weights
 
 BISECTIONS = 10
 

@@ -36,16 +36,14 @@ def tensor_statistics(values: Tensor) -> dict[str, float]:
     norm, constant the `constant_share`. In float64, where squares of fp32 values do not overflow.
     """
     values = for_float64(values)
-    peak = values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item()
-    non_finite = 1 - values.isfinite().double().mean().item()
     mean = values.mean(dtype=torch.float64).item()
     norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
     variance = max(0.0, norm**2 / values.numel() - mean**2) if math.isfinite(norm) else math.nan
     return {
-        "peak": peak,
+        "peak": values.nan_to_num(0.0, math.inf, -math.inf).abs().max().item(),
         "mean": mean,
         "variance": variance,
-        "non_finite": non_finite,
+        "non_finite": 1 - values.isfinite().double().mean().item(),
         "norm": norm,
         "constant": constant_share(values),
     }

@@ -46,9 +46,8 @@ def _logits_and_maps(
     (gradients,) = torch.autograd.grad(scores, outputs[0])
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     maps = (weights * outputs[0]).sum(dim=1, keepdim=True).relu().detach()
-    size_px = images.shape[2:]
-    maps = functional.interpolate(maps, size_px, mode="bilinear", align_corners=False)[:, 0]
-    return logits.detach(), maps
+    maps = functional.interpolate(maps, images.shape[2:], mode="bilinear")
+    return logits.detach(), maps[:, 0]
 
 
 def feature_layer(network: nn.Module, name: str, image_size_px: int) -> nn.Module:
@@ -86,13 +85,11 @@ def peaks(maps: Tensor) -> Tensor:
 
     On a plateau, such as an enlarged map has at its border, it is the pixel nearest the middle.
     """
-    height, width = maps.shape[1:]
-    from_middle = torch.cartesian_prod(
-        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
-    ).norm(dim=1)
+    places = (torch.arange(side) - (side - 1) / 2 for side in maps.shape[1:])
+    from_middle = torch.cartesian_prod(*places).norm(dim=1)
     highest = maps == maps.amax(dim=(1, 2), keepdim=True)
     nearest = from_middle.where(highest.flatten(1), torch.inf).argmin(1)
-    return torch.stack([nearest // width, nearest % width], dim=1)
+    return torch.stack(torch.unravel_index(nearest, maps.shape[1:]), dim=1)
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> float:
@@ -154,7 +151,7 @@ def blurred(images: Tensor) -> Tensor:
     """Images blurred: details smaller than an eighth of their side are lost."""
     side_px = max(1, images.shape[-1] // 8)
     coarse = functional.avg_pool2d(images, side_px, ceil_mode=True)
-    return functional.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
+    return functional.interpolate(coarse, images.shape[2:], mode="bilinear")
 
 
 def centred_maps(images: Tensor) -> Tensor:

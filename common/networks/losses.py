@@ -12,6 +12,7 @@ by the mean loss between unrelated pictures: 0 means "the same", 1 "another pict
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.networks.vgg import VGG16Features
-from common.reporting.statistics import resample_weights
+from common.reporting.statistics import interval, resample_weights
 
 Features = Mapping[str, Tensor]
 Loss = Callable[[Features, Features], float]
@@ -68,10 +69,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
     """Structural similarity of two images, with the 11 px window of Wang et al. 2004."""
     from skimage.metrics import structural_similarity  # slow to import, and only SSIM needs it
 
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(
-        structural_similarity(a.numpy(), b.numpy(), channel_axis=0, data_range=1, **window)
-    )
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    return float(structural_similarity(a.numpy(), b.numpy(), channel_axis=0, **how))
 
 
 def wrapped_uint8_losses(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
@@ -113,11 +112,6 @@ def _row_chunks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield rows_a.float(), rows_b.float()
 
 
-def evaluate(losses: Mapping[str, Loss], a: Features, b: Features) -> dict[str, float]:
-    """The value of every loss between two images' features."""
-    return {name: float(loss(a, b)) for name, loss in losses.items()}
-
-
 def compare(
     losses: Mapping[str, Loss],
     features: Callable[[Tensor], Features],
@@ -136,22 +130,14 @@ def compare(
         for name in pair:
             if name not in held:
                 held[name] = features(images[name])
-        values[pair] = evaluate(losses, *(held[name] for name in pair))
+        a, b = (held[name] for name in pair)
+        values[pair] = {name: float(loss(a, b)) for name, loss in losses.items()}
         due.subtract(pair)
         held = {name: maps for name, maps in held.items() if due[name] > 0}
     return values
 
 
-def interval(resampled: np.ndarray) -> dict:
-    """The 95 % interval {"low", "high"} of resampled values (resamples,); lists for (resamples, n).
-
-    NaN if all values are the same. Ends are not interpolated, since some values may be infinite.
-    """
-    ends = np.percentile(resampled, (2.5, 97.5), axis=0, method="nearest")
-    low, high = np.where((resampled == resampled[0]).all(0), np.nan, ends)
-    return {"low": low.tolist(), "high": high.tolist()}
-
-
+@dataclass(eq=False)
 class Calibrated:
     """Raw losses of pairs of copies of pictures, and their ratios to losses of unrelated pictures.
 
@@ -162,34 +148,31 @@ class Calibrated:
     for each resample of the pictures, (resamples, pairs, losses), with its own unrelated losses.
     """
 
-    def __init__(
-        self,
-        pairs: Sequence[str],
-        losses: Sequence[str],
-        raw: np.ndarray,
-        unrelated: np.ndarray,
-        others: Sequence[tuple[int, int | None]],
-    ):
-        self.pairs, self.losses, self.raw = list(pairs), list(losses), raw
-        self._unrelated, self._others = unrelated, others
-        yardstick = unrelated.mean(0)
-        for loss, value in zip(losses, yardstick, strict=True):
+    pairs: list[str]
+    losses: list[str]
+    raw: np.ndarray
+    unrelated: np.ndarray
+    others: Sequence[tuple[int, int | None]]
+
+    def __post_init__(self):
+        yardstick = self.unrelated.mean(0)
+        for loss, value in zip(self.losses, yardstick, strict=True):
             if not value > 0:
                 raise UserError(
                     f"{loss} is {value:g} between unrelated pictures, so it cannot be calibrated;"
                     " give other reference pictures or other weights"
                 )
-        self.relative = raw.mean(0) / yardstick
+        self.relative = self.raw.mean(0) / yardstick
 
     @cached_property
     def resampled(self) -> np.ndarray:
         weights = resample_weights(len(self.raw))
-        between = np.ones((len(weights), len(self._others)))
-        for column, (a, b) in enumerate(self._others):
+        between = np.ones((len(weights), len(self.others)))
+        for column, (a, b) in enumerate(self.others):
             between[:, column] = weights[:, a] * (1 if b is None else weights[:, b])
         # A resample without an unrelated pair (one of two pictures twice, say) uses all of them.
         between[between.sum(1) == 0] = 1
-        yardstick = between @ self._unrelated / between.sum(1, keepdims=True)
+        yardstick = between @ self.unrelated / between.sum(1, keepdims=True)
         return np.einsum("bn,npl->bpl", weights, self.raw) / yardstick[:, None]
 
     def row(self, pair: str, loss: str) -> dict[str, float]:

@@ -24,9 +24,7 @@ WARM_UPS = 2
 Function = Callable[[Tensor], Tensor]
 
 
-def compare_costs(
-    forms: Mapping[str, Function], x: Tensor, repeats: int
-) -> dict[str, dict[str, float]]:
+def compare_costs(forms: Mapping[str, Function], x: Tensor, repeats: int) -> dict[str, dict]:
     """Measure the forward and backward pass of several forms of a function on the same input.
 
     Returns {"seconds": {form: median}, "bytes": {form: the most bytes that its tensors held at
@@ -70,8 +68,7 @@ def costs_by_shape(
     """
     rows = []
     for shape, times in shapes.items():
-        x = torch.randn(images, *shape, device=device)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = torch.randn(images, *shape, device=device).contiguous(memory_format=torch.channels_last)
         rows.append({"shape": shape, "times": times, **compare_costs(forms, x, repeats)})
     return rows
 

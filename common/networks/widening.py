@@ -75,11 +75,11 @@ def widen_from(narrow: EfficientNet, wide: EfficientNet, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     stream = torch.arange(3)  # which narrow channel each wide channel copies
     pairs = list(zip(narrow.features, wide.features, strict=True))
-    stream = _widen_layer(*pairs[0], stream, None, generator)
+    stream = _widen_layer(*pairs[0], stream, generator)
     for narrow_stage, wide_stage in pairs[1:-1]:
         for narrow_block, wide_block in zip(narrow_stage, wide_stage, strict=True):
             stream = _widen_block(narrow_block, wide_block, stream, generator)
-    stream = _widen_layer(*pairs[-1], stream, None, generator)
+    stream = _widen_layer(*pairs[-1], stream, generator)
     head, wide_head = narrow.classifier[1], wide.classifier[1]
     wide_head.weight.copy_(head.weight[:, stream] * shares(stream))
     wide_head.bias.copy_(head.bias)
@@ -92,24 +92,20 @@ def _widen_block(
     inner, last = stream, len(narrow.block) - 1
     for position, (layer, wide_layer) in enumerate(zip(narrow.block, wide.block, strict=True)):
         if isinstance(layer, SqueezeExcitation):
-            squeezed = _widen_conv(layer.fc1, wide_layer.fc1, inner, None, generator)
-            _widen_conv(layer.fc2, wide_layer.fc2, squeezed, inner, generator)
+            squeezed = _widen_conv(layer.fc1, wide_layer.fc1, inner, generator)
+            _widen_conv(layer.fc2, wide_layer.fc2, squeezed, inner)
         else:
             residual = position == last and narrow.use_res_connect
-            outputs = stream if residual else None
-            inner = _widen_layer(layer, wide_layer, inner, outputs, generator)
+            outputs = stream if residual else generator
+            inner = _widen_layer(layer, wide_layer, inner, outputs)
     return inner
 
 
 def _widen_layer(
-    narrow: nn.Module,
-    wide: nn.Module,
-    inputs: Tensor,
-    outputs: Tensor | None,
-    generator: torch.Generator,
+    narrow: nn.Module, wide: nn.Module, inputs: Tensor, outputs: Tensor | torch.Generator
 ) -> Tensor:
-    """Widen a convolution and its batch norm; return the copied channels, drawn if None."""
-    outputs = _widen_conv(narrow[0], wide[0], inputs, outputs, generator)
+    """Widen a convolution and its batch norm; return `outputs`, drawn if it is a generator."""
+    outputs = _widen_conv(narrow[0], wide[0], inputs, outputs)
     for name, values in narrow[1].state_dict().items():
         target = wide[1].state_dict()[name]
         target.copy_(values[outputs] if values.ndim else values)
@@ -117,19 +113,15 @@ def _widen_layer(
 
 
 def _widen_conv(
-    narrow: nn.Conv2d,
-    wide: nn.Conv2d,
-    inputs: Tensor,
-    outputs: Tensor | None,
-    generator: torch.Generator,
+    narrow: nn.Conv2d, wide: nn.Conv2d, inputs: Tensor, outputs: Tensor | torch.Generator
 ) -> Tensor:
     """Widen a convolution, as `_widen_layer` does."""
     depthwise = narrow.groups > 1
     if depthwise:
         outputs = inputs
-    elif outputs is None:
+    elif isinstance(outputs, torch.Generator):
         count = narrow.out_channels  # all in order, then random ones (Chen et al. 2016, eq. 1)
-        more = torch.randint(count, (wide.out_channels - count,), generator=generator)
+        more = torch.randint(count, (wide.out_channels - count,), generator=outputs)
         outputs = torch.cat([torch.arange(count), more])
     weight = narrow.weight[outputs]
     if not depthwise:

@@ -123,16 +123,6 @@ def read_runs(out: Path) -> tuple[dict[str, list[Run]], list[str]]:
     return runs, unread
 
 
-def claims_with_runs(runs: dict[str, list[Run]]) -> list[tuple[dict, list[Run]]]:
-    """Each claim with the runs of its part; the run that its values come from stands first."""
-    rows = []
-    for claim in CLAIMS:
-        shows = claim["key"].partition(f"/{claim['part']}/")[0]
-        mine = runs.get(claim["part"], ())
-        rows.append((claim, sorted(mine, key=lambda run: (run.unfinished, run.name != shows))))
-    return rows
-
-
 def render(out: Path) -> str:
     """The page of all runs in a folder."""
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
@@ -149,8 +139,12 @@ def render(out: Path) -> str:
     pages = Environment(loader=loader, lstrip_blocks=True, **how)  # noqa: S701 it is on
     pages.filters |= {"number": number, "shown": shown}
     pages.globals |= {"asset": asset, "tables": tables}
-    runs, unread = read_runs(out)
-    return pages.get_template("report.html").render(parts=claims_with_runs(runs), unread=unread)
+    (runs, unread), parts = read_runs(out), []
+    for claim in CLAIMS:  # with the runs of its part; first the one that its values come from
+        shows = claim["key"].partition(f"/{claim['part']}/")[0]
+        mine = runs.get(claim["part"], ())
+        parts.append((claim, sorted(mine, key=lambda run: (run.unfinished, run.name != shows))))
+    return pages.get_template("report.html").render(parts=parts, unread=unread)
 
 
 def write(out: Path) -> None:

@@ -123,10 +123,8 @@ def doctor(result: Mapping, folder: Path) -> list[dict]:
     ]
     title = "Largest output by module (topmost: not finite)"
     axes = {"xlabel": "module", "ylabel": "largest |output|", "x": list(range(len(modules)))}
-    return [
-        {"title": title, **axes, "names": modules, "series": series, "frames": frames}
-        | {"log": "y", "top": NOT_FINITE}
-    ]
+    chart = {"title": title, **axes, "names": modules, "series": series, "frames": frames}
+    return [chart | {"log": "y", "top": NOT_FINITE}]
 
 
 def _peak(value: float | None) -> float:

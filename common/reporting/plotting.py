@@ -217,12 +217,7 @@ def dots(
 
 
 def dose_response(
-    path: Path,
-    title: str,
-    settings: str,
-    ylabel: str,
-    panels: list[Panel],
-    ylim: tuple[float, float],
+    path: Path, title: str, settings: str, ylabel: str, panels: list[Panel], ylim: Sequence[float]
 ) -> None:
     """Log-log curves with their intervals as bands, the panels on one vertical scale."""
     ticker = load_matplotlib().ticker
@@ -296,8 +291,7 @@ def ratio_grid(
 ) -> None:
     """Draw panels of ratios (rows, columns) as coloured cells with their numbers; 1 is white."""
     size = (1.1 + 0.75 * len(columns) * len(panels), 0.42 * len(rows) + 1.3)
-    about = (path, title, (1, len(panels)), size, settings)
-    with new_figure(*about, sharey=True) as (_, axes):
+    with new_figure(path, title, (1, len(panels)), size, settings, sharey=True) as (_, axes):
         for axis, (label, ratios) in zip(axes[0], panels.items(), strict=True):
             axis.imshow(np.log2(ratios), cmap="RdBu", vmin=-4, vmax=4, aspect="auto")
             for (row, column), ratio in np.ndenumerate(ratios):

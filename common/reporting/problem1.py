@@ -205,9 +205,8 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     tables["1.3_slopes.txt"] = _slopes_table(result["slopes"], of_weights)
     tables["1.3_distortions.txt"] = _distortions_table(result["distortions"], both)
     settings = f"Central {side_px}x{side_px} px squares. {both}"
-    figures["1.3_shift_worth.png"] = _worth_figure(
-        result, f"Squared differences, lines: 95 % intervals. {settings}"
-    )
+    about = f"Squared differences, lines: 95 % intervals. {settings}"
+    figures["1.3_shift_worth.png"] = _worth_figure(result, about)
     figures["1.3_distortions.png"] = _distortions_figure(result["distortions"], settings)
     return tables, figures
 
@@ -319,11 +318,9 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     columns = {"relative at 1 px": f"{{shift[relative][{at_1_px}]:.4f}}"}
     columns |= {"equal sigma": "{equal[sigma]}", "95 % interval": "{equal[low]} - {equal[high]}"}
     reached = {kind: {k: _reached(row) for k, row in rows.items()} for kind, rows in equal.items()}
-    random = reached.get("random_weights", {})
+    trained, random = reached["weights"], reached.get("random_weights", {})
     columns |= random_columns(random, "sigma")
-    return losses_table(
-        caption, columns, curves["weights"], equal=reached["weights"], random=random
-    )
+    return losses_table(caption, columns, curves["weights"], equal=trained, random=random)
 
 
 def _reached(row: Mapping[str, float | None]) -> dict[str, str | None]:

@@ -61,9 +61,7 @@ def moments_table(result: Mapping, samples: int) -> str:
     return table(caption, columns, result["moments"])
 
 
-def draw_functions(
-    path: Path, x: np.ndarray, curves: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
+def draw_functions(path: Path, x: np.ndarray, curves: Mapping[str, tuple]) -> None:
     """Functions and their derivatives over x; `curves[name]` is (values, slopes).
 
     The derivative at 0 is marked, since it may jump there.

@@ -30,6 +30,16 @@ def resample_weights(units: int, generator: np.random.Generator | None = None) -
     return generator.multinomial(units, np.full(units, 1 / units), RESAMPLES) / units
 
 
+def interval(resampled: np.ndarray) -> dict:
+    """The 95 % interval {"low", "high"} of resampled values (resamples,); lists for (resamples, n).
+
+    NaN if all values are the same. Ends are not interpolated, since some values may be infinite.
+    """
+    ends = np.percentile(resampled, (2.5, 97.5), axis=0, method="nearest")
+    low, high = np.where((resampled == resampled[0]).all(0), np.nan, ends)
+    return {"low": low.tolist(), "high": high.tolist()}
+
+
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """The interval of a proportion, both ends in [0, 1] (Wilson 1927)."""
     from scipy.stats import binomtest

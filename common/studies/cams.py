@@ -1,6 +1,6 @@
 """How good Grad-CAM's maps are: the pointing game on drawn flowers, deletion and insertion."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,15 +85,11 @@ def measure(
 
 
 def map_figures(
-    setup: Setup,
-    network: Normalized,
-    sample: Sample,
-    seen: dict[str, gradcam.Predictions],
-    tag: str,
-) -> tuple[dict[str, list[int]], dict[str, Callable[[Path], None]]]:
+    setup: Setup, first: Normalized, sample: Sample, seen: dict[str, gradcam.Predictions], tag: str
+) -> tuple[dict[str, list[int]], problem2.Figures]:
     """Figures of the first --images that a network gets right and wrong, with all networks' maps.
 
-    `network` is the first one in `seen`, which has each network's predictions. For an image that
+    `first` is the first one in `seen`, which has each network's predictions. For an image that
     it gets wrong, its map of the true class is shown too.
 
     Returns:
@@ -109,7 +105,7 @@ def map_figures(
             say(f"{name} gets none of the test images {kind}")
             continue
         images, labels = sample.images[shown], sample.labels[shown]
-        layer = network.network.get_submodule(args.layer)
+        layer = first.network.get_submodule(args.layer)
         rows = problem2.map_rows(
             [to_uint8(image) for image in images.cpu()],
             labels.tolist(),
@@ -118,7 +114,7 @@ def map_figures(
                 other: (made.probabilities[shown].numpy(), made.maps[shown].numpy())
                 for other, made in seen.items()
             },
-            maps_of_truth=gradcam.grad_cam(network, layer, images, labels).cpu().numpy(),
+            maps_of_truth=gradcam.grad_cam(first, layer, images, labels).cpu().numpy(),
         )
         title = f"Grad-CAM at {args.layer}, {kind} predictions of {shown_name(name)}"
         figures |= problem2.map_figures(kind, title, tag, rows)

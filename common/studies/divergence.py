@@ -250,14 +250,9 @@ def first_images(setup: Setup) -> Tensor:
 
 
 def follow(
-    setup: Setup,
-    name: str,
-    build: Callable[[], nn.Module],
-    recipe: Recipe,
-    watch: bool = False,
-    **described,
+    setup: Setup, name: str, build: Callable, recipe: Recipe, watch: bool = False, **described
 ) -> Followed:
-    """Train for --steps or until a loss or gradient is not finite, and print how it went.
+    """Train `build()` for --steps or until a loss or gradient is not finite, and print how it went.
 
     The result is kept under `name`, so that a stopped call can be resumed. `described` has what the
     training depends on besides the recipe, --width and the seed. With `watch` the doctor looks at

@@ -18,25 +18,11 @@ from torch import Tensor
 from common.data.images import centre_crop, fit_to, to_tensor
 from common.errors import UserError
 from common.job import progress
-from common.networks.distortions import (
-    DISTORTIONS,
-    add_noise,
-    distorted,
-    ranking,
-    translate,
-    unit_noise,
-)
-from common.networks.losses import (
-    Calibrated,
-    compare,
-    evaluate,
-    features_of,
-    interval,
-    pixel_losses,
-    registry,
-)
+from common.networks import distortions
+from common.networks.losses import Calibrated, compare, features_of, pixel_losses, registry
 from common.networks.vgg import VGG16Features
 from common.reporting.problem1 import is_absolute
+from common.reporting.statistics import interval
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ def calibrate(
             made = {name: make_copies(name) for name in members}
             known = {name: features(made[name][0]["original"]) for name in members}
             for a, b, of_b in _unrelated(squares, members, known, features):
-                unrelated.append(list(evaluate(losses, known[a], of_b).values()))
+                unrelated.append([float(loss(known[a], of_b)) for loss in losses.values()])
                 others.append((index[a], index.get(b)))
             found = _side_by_side(partial(_pair_losses, losses, features), known, made)
             for name, row in zip(members, found, strict=True):
@@ -172,8 +158,8 @@ def moved(region: Tensor, shift_px: float, edge: str = "crop") -> Tensor:
     """Shift a region's square to the left; with "crop" real pixels of the margin move in."""
     side_px = region.shape[1]
     if edge == "crop":
-        return translate(region, shift_px, edge)[1][..., :side_px]
-    return translate(region[..., :side_px], shift_px, edge)[1]
+        return distortions.translate(region, shift_px, edge)[1][..., :side_px]
+    return distortions.translate(region[..., :side_px], shift_px, edge)[1]
 
 
 @dataclass(frozen=True)
@@ -198,7 +184,8 @@ class Treatment:
         of one pixel.
         """
         square = region[..., : region.shape[1]]
-        noises = [unit_noise(square.shape, self.seed, index, n) for n in range(self.noise_seeds)]
+        draw_noise = partial(distortions.unit_noise, square.shape, self.seed, index)
+        noises = [draw_noise(n) for n in range(self.noise_seeds)]
         copies, pairs = {"original": square}, {}
 
         def shift(pair: str, px: float, edge: str) -> str:
@@ -210,7 +197,7 @@ class Treatment:
             pairs[pair] = []
             for draw in range(draws):
                 name = f"{of}, noisy {sigma:g} {draw}"
-                copies[name] = add_noise(copies[of], sigma, noises[draw])[0]
+                copies[name] = distortions.add_noise(copies[of], sigma, noises[draw])[0]
                 pairs[pair].append((of, name))
 
         translated = shift("shift", self.shift_px, self.edge)
@@ -224,7 +211,7 @@ class Treatment:
         for sigma, pair in zip(self.doses.sigmas[1:], self.doses.noises, strict=True):
             noise(pair, sigma, self.noise_seeds)
         l2 = pixel_losses(square, moved(region, 1))["l2"]
-        for name, copy in distorted(square, l2, noises[0]).items():
+        for name, copy in distortions.distorted(square, l2, noises[0]).items():
             copies[name], pairs[f"distorted {name}"] = copy, [("original", name)]
         return copies, pairs
 
@@ -325,6 +312,6 @@ def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
 
 def distortion_ranking(calibrated: Calibrated) -> dict[str, dict]:
     """The `distortions.ranking` of the losses, by their raw values."""
-    pairs = ["shift 1", *(f"distorted {name}" for name in DISTORTIONS)]
+    pairs = ["shift 1", *(f"distorted {name}" for name in distortions.DISTORTIONS)]
     places = [calibrated.pairs.index(pair) for pair in pairs]
-    return ranking(calibrated.losses, calibrated.raw[:, places])
+    return distortions.ranking(calibrated.losses, calibrated.raw[:, places])

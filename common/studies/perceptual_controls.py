@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from common.data.images import IMAGENET_MEAN, IMAGENET_STD, to_tensor, to_uint8
 from common.networks.distortions import add_noise, translate, unit_noise
-from common.networks.losses import Loss, features_of, mae, mse, registry, wrapped_uint8_losses
+from common.networks.losses import features_of, mae, mse, registry, wrapped_uint8_losses
 from common.networks.vgg import LAYERS, VGG16Features, valid_cells
 from common.networks.weights import Weights
 from common.studies.perceptual import Copies, Pairs, Squares, calibrate, moved
@@ -26,7 +26,7 @@ REPORT_SIDE_PX = 244  # of the report's input
 REPORT = {"relu1_2": 213.1700, "relu2_2": 279.9030, "relu3_1": 363.6020, "relu5_3": 11.8388}
 REPORT_NOISE = 134.1896
 # Ways in which the report may have scaled a picture in [0, 1], as (factor, mean, std).
-MEAN, STD = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+MEAN, STD = (torch.tensor(part).view(3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_STD))
 SCALES = {
     "0-255": (255, 0 * MEAN, 1 + 0 * STD),
     "0-255, less the mean": (255, 255 * MEAN, 1 + 0 * STD),
@@ -52,12 +52,9 @@ def borders(
     if valid[network.taps[-1]].stop == valid[network.taps[-1]].start:
         return None
 
-    def of_valid(loss: Loss) -> Loss:
-        def crop(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            maps = {tap: features[tap][..., cells, cells] for tap, cells in valid.items()}
-            return {**features, **maps}
-
-        return lambda a, b: loss(crop(a), crop(b))
+    def crop(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        maps = {tap: features[tap][..., cells, cells] for tap, cells in valid.items()}
+        return {**features, **maps}
 
     def make_copies(name: str) -> tuple[Copies, Pairs]:
         region = large.region(name)
@@ -68,8 +65,13 @@ def borders(
         return copies, {pair: [("original", pair)] for pair in ("shift", "noise")}
 
     losses = {name: loss for name, loss in registry(network).items() if name not in ("l1", "dssim")}
-    both = losses | {f"valid {name}": of_valid(loss) for name, loss in losses.items()}
+    both = losses | {f"valid {k}": lambda a, b, f=f: f(crop(a), crop(b)) for k, f in losses.items()}
     found = calibrate(large, network, make_copies, names, "borders", both)
+
+    def relative(pair: str, name: str) -> dict[str, float]:
+        rows = {"all": found.row(pair, name), "valid": found.row(pair, f"valid {name}")}
+        return {kind: row["relative"] for kind, row in rows.items()}
+
     return {
         "crop_px": side_px,
         "pictures": list(names),
@@ -77,16 +79,7 @@ def borders(
             tap: [(side_px // LAYERS[tap].stride_px) ** 2, (cells.stop - cells.start) ** 2]
             for tap, cells in valid.items()
         },
-        "losses": {
-            name: {
-                pair: {
-                    "all": found.row(pair, name)["relative"],
-                    "valid": found.row(pair, f"valid {name}")["relative"],
-                }
-                for pair in found.pairs
-            }
-            for name in losses
-        },
+        "losses": {name: {pair: relative(pair, name) for pair in found.pairs} for name in losses},
     }
 
 
@@ -139,9 +132,7 @@ def report_scale(
         noise = unit_noise(original.shape, seed, number, 0)
         noisy = add_noise(original, sigma, noise)[0]
         for scale, (factor, mean, std) in SCALES.items():
-            network.mean, network.std = (
-                (part / factor).view(3, 1, 1).to(device) for part in (mean, std)
-            )
+            network.mean, network.std = ((part / factor).to(device) for part in (mean, std))
             a, b, c = map(partial(features_of, network), (original, shifted, noisy))
             for error, measure in (("MSE", mse), ("MAE", mae)):
                 row = {layer: measure(a[layer], b[layer]) for layer in REPORT}

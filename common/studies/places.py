@@ -46,9 +46,7 @@ def arm(
     setup: Setup, name: str, changes: Mapping, described: Mapping, control: str, recipe=None
 ) -> Arm:
     """ResNet-36 as the flags set it, with changes of its arguments and of the recipe."""
-    args = setup.args
-    flags = {"residual": args.residual, "width": args.width}
-    flags["zero_init_residual"] = args.zero_init_residual
+    flags = {k: getattr(setup.args, k) for k in ("residual", "width", "zero_init_residual")}
     build = partial(new_network, partial(ResNet36, setup.classes), {**flags, **changes})
     return Arm(NetworkSpec(name, build, recipe or {}), described, control)
 

@@ -219,33 +219,27 @@ def base_of_steps(args: argparse.Namespace, cases: Iterable[Mapping]) -> Case:
 
 
 def take_steps(
-    study: Study,
-    base: Case,
-    about: Mapping,
-    build: Callable[[], nn.Module],
-    steps: int,
-    learning_rate: float,
-    autopsy: bool = False,
+    study: Study, base: Case, about: Mapping, build: Callable, steps: int, autopsy: bool = False
 ) -> dict:
-    """Train without checks for at most `steps`, with the image size, width and seed of `base`.
+    """Train `build()` unchecked for at most `steps`, with the image size, width and seed of `base`.
 
-    `about` describes the training: its network, its optimizer and more. If memory is short, the
-    batch is halved until a step fits, and a line says so. `autopsy` looks for the first batch norm
-    that makes gradients NaN.
+    `about` describes the training: network, optimizer, learning_rate and more. If memory is short,
+    the batch is halved until a step fits, and a line says so. `autopsy` looks for the first batch
+    norm that makes gradients NaN.
 
     Returns:
-        `about`, learning_rate, images, image_size_px, width, seed, the keys of `unchecked_steps`,
-        and told_losses, the losses in words.
+        `about`, images, image_size_px, width, seed, the keys of `unchecked_steps`, and told_losses,
+        the losses in words.
     """
     base = replace(base, images=STEP_IMAGES[about["network"]])
-    about = {**about, "learning_rate": learning_rate}
-    about |= {key: getattr(base, key) for key in ("images", "image_size_px", "width", "seed")}
+    of_base = {key: getattr(base, key) for key in ("images", "image_size_px", "width", "seed")}
+    about = {**about, **of_base}
 
     def measure() -> dict:
         case = replace(base, images=fitting_images(base, study.device))
         network = build().to(study.device, memory_format=torch.channels_last)
         batches = (study.batch(case, step) for step in range(steps))
-        optimizer = OPTIMIZERS[about["optimizer"]](network.parameters(), lr=learning_rate)
+        optimizer = OPTIMIZERS[about["optimizer"]](network.parameters(), lr=about["learning_rate"])
         return {"images": case.images, **unchecked_steps(network, batches, optimizer, autopsy)}
 
     asked = {"steps": steps, "autopsy": autopsy}
@@ -297,12 +291,12 @@ def first_steps(study: Study, base: Case) -> list[dict]:
         "resnet34": lambda activation: resnet34_with(activation, OUTPUTS, base.seed).network,
     }
     rows = []
-    for network, form, optimizer in product(builds, forms, rates):
+    for name, form, (optimizer, rate) in product(builds, forms, rates.items()):
         if (form, optimizer) != ("ReLU", "adam"):
-            about = {"network": network, "optimizer": optimizer, "form": form}
-            build, rate = partial(builds[network], forms[form]), rates[optimizer]
+            build = partial(builds[name], forms[form])
+            about = {"network": name, "optimizer": optimizer, "form": form, "learning_rate": rate}
             autopsy = (form, optimizer) == ("where", "sgd")
-            rows.append(take_steps(study, base, about, build, FIRST_STEPS, rate, autopsy))
+            rows.append(take_steps(study, base, about, build, FIRST_STEPS, autopsy))
     return rows
 
 
@@ -321,9 +315,9 @@ def cured_steps(study: Study, base: Case, steps: int) -> list[dict]:
     }
     rows = []
     for name, (change, rate) in changes.items():
-        about = {"network": "resnet36", "optimizer": "sgd", "change": name}
+        about = {"network": "resnet36", "optimizer": "sgd", "change": name, "learning_rate": rate}
         build = partial(report_resnet36, base, **change)
-        rows.append(take_steps(study, base, about, build, steps, rate))
+        rows.append(take_steps(study, base, about, build, steps))
     return rows
 
 

@@ -57,10 +57,8 @@ class FastConv2d(nn.Conv2d):
     def _depthwise_of_small(self, maps: Tensor, side_px: int) -> Tensor:
         """Convolve without oneDNN's padding, which slows down the weight's gradient."""
         if side_px > 1:
-            padded = functional.pad(maps, (1, 1, 1, 1))
-            return functional.conv2d(
-                padded, self.weight, self.bias, self.stride, groups=self.groups
-            )
+            maps = functional.pad(maps, (1, 1, 1, 1))
+            return functional.conv2d(maps, self.weight, self.bias, self.stride, groups=self.groups)
         seen = maps * self.weight[:, :, 1, 1].view(1, -1, 1, 1)  # all other weights meet zeros
         return seen if self.bias is None else seen + self.bias.view(1, -1, 1, 1)
 

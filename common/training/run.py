@@ -223,8 +223,7 @@ def load_stopped(folder: Path) -> dict | None:
     if not (folder / "best.pt").exists():
         return None
     about = load_checkpoint(folder / "best.pt")["about"]
-    lines = _load(folder / "metrics.jsonl").decode().splitlines()
-    history = [json.loads(line) for line in lines]
+    history = [json.loads(line) for line in _load(folder / "metrics.jsonl").splitlines()]
     if not history or history[-1]["epoch"] != about["epochs"]:
         return None  # somebody has removed its last.pt
     return {"about": about, "epoch": about["epochs"], "history": history}

@@ -158,7 +158,7 @@ def test_the_reports_scale_is_tried_in_all_ways(monkeypatch):
 
 def test_noise_cast_to_8_bits_and_saturated_gives_the_reports_pair():
     photo = data.to_tensor(data.embedded_photos()["coffee"])
-    noise = perceptual.unit_noise(photo.shape, 0)
+    noise = perceptual.distortions.unit_noise(photo.shape, 0)
     found = perceptual_controls.wrapped_noise(photo, noise, 25)
     assert found["clipped"]["l1_uint8"] == pytest.approx(128, abs=12)
     assert found["cast, wrapping"]["l1_uint8"] == pytest.approx(128, abs=5)
