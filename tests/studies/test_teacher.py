@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.data import streams
-from common.data.augment import Augmentation, Draws
+from common.data.augment import Augmentation, Draws, mix_maps
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.networks.normalized import Normalized
@@ -37,9 +37,7 @@ def train_set():
     return Packed(pixels, torch.arange(11) % 3, np.arange(11), DrawnSet("train", 11, 3, seed=0))
 
 
-class Setup:
-    """The fields of a Setup that a teacher needs."""
-
+class Setup:  # the fields that a teacher needs
     def __init__(self, folder, image_size=16):
         self.args = SimpleNamespace(teacher="vgg16", image_size=image_size, cache=folder)
         self.packed, self.device = {"train": train_set()}, CPU
@@ -60,11 +58,10 @@ def test_a_crops_features_are_the_means_of_the_maps_pixels_in_it():
     wanted = torch.nn.functional.avg_pool2d(maps[..., 6:], (6, 3)).flip(3)
     torch.testing.assert_close(right_half, wanted)
     # Borders within pixels: half of the first row and column, all of the second.
-    inner = teaching.cell_means(maps, crop(-1 + 1 / 12, -1 + 1 / 12, -1 + 4 / 12, -1 + 4 / 12), 1)
-    weights = torch.tensor([0.5, 1]) / 1.5
-    torch.testing.assert_close(
-        inner.flatten(), torch.einsum("cyx,y,x->c", maps[0, :, :2, :2], weights, weights)
-    )
+    inner = teaching.cell_means(maps, crop(-11 / 12, -11 / 12, -8 / 12, -8 / 12), 1).flatten()
+    shares = torch.tensor([0.5, 1]) / 1.5
+    wanted = torch.einsum("cyx,y,x->c", maps[0, :, :2, :2], shares, shares)
+    torch.testing.assert_close(inner, wanted)
 
 
 def test_the_maps_are_vggs_of_the_enlarged_images(tmp_path):
@@ -111,37 +108,21 @@ def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):
     assert histories[0][-1]["train_loss"] == histories[1][-1]["train_loss"]
 
 
-def test_the_loss_is_the_labels_and_the_features_errors(tmp_path):
+def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path):
     made = teaching.teacher(Setup(tmp_path))
-    plain = replace(RECIPE, augmentation=replace(VARIED, cutmix_prob=0), label_smoothing=0)
-    run = Run(taught_network(), plain, CPU, teacher=made)
+    run = Run(taught_network(), replace(RECIPE, label_smoothing=0), CPU, teacher=made)
     torch.nn.init.normal_(run.trained.guess.weight)
     run.trained.eval()
-    indexes = torch.tensor([1, 4, 6])
-    images, targets = loop.process_batch(run, train_set(), indexes)
-    logits, loss = loop._loss(run.forward, images, targets, 3, run)
-    guessed = run.trained(images)[1]
-    assert guessed.shape == (3, len(made.mean), 2, 2)  # 16 px at a stride of 8
-    crops = VARIED.crops(Draws(RECIPE.seed, streams.AUGMENT, 0, 0, 3, CPU))
-    features = made.features(indexes, crops, 2)
-    wanted = torch.nn.functional.cross_entropy(logits, train_set().labels[indexes])
+    indexes, draws = torch.arange(11), Draws(0, streams.AUGMENT, 0, 0, 11, CPU)
+    images, rows = loop.process_batch(run, train_set(), indexes)
+    logits, loss = loop._loss(run.forward, images, rows, 11, run)
+    crops = VARIED.crops(draws)
+    varied = VARIED.vary(train_set().batch(indexes, CPU)[0], crops, 16, draws)
+    _, targets, pasted = VARIED.mix(varied, torch.eye(3)[indexes % 3], draws)
+    assert ((targets > 0).sum(dim=1) == 2).any()  # some are mixed
+    guessed = run.trained(images)[1]  # of 2 x 2 places: 16 px at a stride of 8
+    wanted = torch.nn.functional.cross_entropy(logits, targets)
+    features = mix_maps(made.features(indexes, crops, 2), pasted)
     wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(logits, run.network(images))
-
-
-def test_two_processes_share_the_crops_and_features_of_one(tmp_path, place):
-    made = teaching.teacher(Setup(tmp_path))
-
-    def batch():
-        run = Run(taught_network(), RECIPE, CPU, teacher=made)
-        return loop.process_batch(run, train_set(), torch.arange(11))
-
-    images, targets = batch()
-    assert targets.shape == (11, 3 + 4 * len(made.mean))
-    assert ((targets[:, :3] > 0).sum(dim=1) == 2).any()  # some are mixed
-    for rank in range(2):
-        place(rank, 2)
-        share = batch()
-        assert torch.equal(share[0], images[rank::2])
-        assert torch.equal(share[1], targets[rank::2])

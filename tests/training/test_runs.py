@@ -81,10 +81,9 @@ def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch)
     assert train_seeds(setup, TINY) == first
     assert train_seeds(setup, TINY, seeds=1) == first[:1]
     assert set(first[0]) == {
-        "seed", "weights", "precision", "best_epoch", "head", "val_top1", "test_top1",
-        "test_top1_low", "test_top1_high", "test_top5", "test_per_class", "test_flip",
-        "test_not_finite", "training_seconds", "images_per_second", "peak_memory_mib", "history",
-        "hits",
+        "seed", "weights", "precision", "best_epoch", "head", "val_top1", "test_top1", "history",
+        "test_top1_low", "test_top1_high", "test_top5", "test_per_class", "test_flip", "hits",
+        "test_not_finite", "training_seconds", "images_per_second", "peak_memory_mib",
     }  # fmt: skip
     assert first[0]["training_seconds"] == sum(row["seconds"] for row in first[0]["history"])
 
