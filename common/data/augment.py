@@ -17,21 +17,13 @@ class Draws:
     """Random parameters for the images of one step and one purpose, such as `streams.AUGMENT`.
 
     They are drawn on the CPU for the whole batch, so that they are the same on every device and in
-    every process of a job. `rows` selects the images whose draws are returned.
+    every process of a job.
     """
 
     def __init__(
-        self,
-        seed: int,
-        purpose: int,
-        epoch: int,
-        step: int,
-        images: int,
-        device: torch.device,
-        rows: Tensor | slice = slice(None),
+        self, seed: int, purpose: int, epoch: int, step: int, images: int, device: torch.device
     ):
-        self.key, self.images = (seed, purpose, epoch, step), images
-        self.device, self.rows = device, rows
+        self.key, self.images, self.device = (seed, purpose, epoch, step), images, device
         self.generator = streams.generator(*self.key)
 
     def another(self, purpose: int) -> "Draws":
@@ -40,8 +32,8 @@ class Draws:
         return Draws(seed, purpose, epoch, step, self.images, self.device)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform numbers in [low, high), float32 (wanted rows, *shape), on the images' device."""
-        drawn = torch.rand(self.images, *shape, generator=self.generator)[self.rows]
+        """Uniform numbers in [low, high), float32 (images, *shape), on the images' device."""
+        drawn = torch.rand(self.images, *shape, generator=self.generator)
         return drawn.mul_(high - low).add_(low).to(self.device, non_blocking=True)
 
     def on_device(self) -> torch.Generator:
@@ -69,7 +61,7 @@ class Augmentation:
         return random_crops(self.crop_area_min, draws)
 
     def vary(self, images: Tensor, crops: Tensor, size_px: int, draws: Draws) -> Tensor:
-        """Crop, mirror and jitter packed uint8 images, each by its own draws; RandAugment if on.
+        """Cut crops out of packed uint8 images, jitter each by its own draws, RandAugment if on.
 
         Returns float32 (N, 3, size_px, size_px) in [0, 1].
         """
@@ -79,7 +71,7 @@ class Augmentation:
     def mix(self, varied: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Apply CutMix to the varied images and their targets, then the block if any.
 
-        Returns `cutmix`'s images, targets and pasted pixels.
+        Returns the images, and `cutmix`'s targets and pasted pixels.
         """
         varied, targets, pasted = cutmix(varied, targets, self.cutmix_prob, draws)
         if self.block:
@@ -144,8 +136,8 @@ def colour_jitter(images: Tensor, strength: float, draws: Draws) -> Tensor:
 def rand_augment(images: Tensor, magnitude: float, draws: Draws) -> Tensor:
     """torchvision's RandAugment: two random operations on each float image (Cubuk et al. 2020).
 
-    The magnitude, 0 to 10, is rounded. torchvision has one operation for all images of a batch, so
-    that they go one by one.
+    The magnitude, 0 to 10, is rounded. Moved images are filled with black. torchvision has the same
+    operations for all images of a batch, so they go one by one.
     """
     from torchvision.transforms.v2 import RandAugment  # most runs don't need it
 

@@ -20,12 +20,11 @@ Figures = dict[str, Callable[[Path], None]]
 
 
 def init_words(args: Namespace) -> str:
-    """Words for a training's initial weights, teacher and last layer, from its flags."""
+    """Words for a training's initial weights and its teacher, from its flags."""
     words = {
         "head at zero": args.zero_head,
         "last gammas at zero": args.zero_init_residual,
         "taught by VGG-16, whose part is in the train loss": args.teacher,
-        "last layer solved anew": args.solve_head,
     }
     return ", ".join([args.init, *(word for word, holds in words.items() if holds)])
 

@@ -29,7 +29,7 @@ from common.training.run import save_checkpoint
 from common.training.runs import Setup
 
 LAYERS = ("relu2_2", "relu3_3", "relu4_3")  # with these VGG-16's ridge regression was best on val
-LEAST_PX = 96  # VGG-16's input: smaller images are enlarged
+LEAST_PX = 96  # VGG-16's input: --image-size, but at least this
 CELLS = 12  # along a side of the kept maps
 BATCH_SIZE = 32  # of a pass through VGG-16
 
@@ -49,10 +49,12 @@ class Teacher:
     loss_weight = 8  # of the features' mean square error; that of the cross-entropy is 1
 
     def __post_init__(self):
-        roots = functional.avg_pool2d(self.maps.float(), CELLS // 2).sqrt()
-        self.mean = roots.mean((0, 2, 3))
+        parts = self.maps.split(256)  # all at once would take twice their memory
+        roots = torch.cat(
+            [functional.avg_pool2d(part.float(), CELLS // 2) for part in parts]
+        ).sqrt()
         # The lower limit is for channels that are dead on these pictures.
-        self.deviation = roots.std((0, 2, 3)).clamp(min=1e-3)
+        self.moments = roots.mean((0, 2, 3)), roots.std((0, 2, 3)).clamp(min=1e-3)
 
     def features(self, indexes: Tensor, crops: Tensor, side: int) -> Tensor:
         """The features of side x side cells of crops: standardised roots (N, F, side, side).
@@ -60,14 +62,14 @@ class Teacher:
         indexes: int64 (N,), which of the training images they are. crops: float (N, 2, 3), as of
         `augment.random_crops`.
         """
-        means = cell_means(self.maps[indexes].float(), crops.cpu(), side)
-        roots = means.clamp(min=0).sqrt()
-        standard = (roots - self.mean[:, None, None]) / self.deviation[:, None, None]
-        return standard.to(crops.device)
+        maps = self.maps[indexes].to(crops.device).float()
+        roots = cell_means(maps, crops, side).sqrt()
+        mean, deviation = (one.to(crops.device)[:, None, None] for one in self.moments)
+        return (roots - mean) / deviation
 
     def taught(self, network: nn.Module) -> Taught:
         """The network with an output layer that also guesses the features."""
-        return Taught(network, len(self.mean))
+        return Taught(network, self.maps.shape[1])
 
 
 def cell_means(maps: Tensor, crops: Tensor, side: int) -> Tensor:
@@ -80,9 +82,9 @@ def cell_means(maps: Tensor, crops: Tensor, side: int) -> Tensor:
 
 def _shares(centre: Tensor, half: Tensor, side: int, pixels: int) -> Tensor:
     """Along an axis, the share of each cell that lies in each pixel: float (N, side, pixels)."""
-    ends = centre[:, None] + half[:, None] * torch.linspace(-1, 1, side + 1)  # in [-1, 1]
+    ends = centre[:, None] + half[:, None] * torch.linspace(-1, 1, side + 1, device=half.device)
     low, high = ((ends + 1) * pixels / 2).unfold(1, 2, 1).aminmax(dim=2)  # mirrored ends descend
-    pixel = torch.arange(pixels)
+    pixel = torch.arange(pixels, device=half.device)
     covered = (high[..., None].minimum(pixel + 1) - low[..., None].maximum(pixel)).clamp(min=0)
     return covered / covered.sum(dim=2, keepdim=True)
 
@@ -109,7 +111,8 @@ def teacher(setup: Setup) -> Teacher | None:
         "size_px": size_px,
         "cells": CELLS,
     }
-    path = setup.args.cache / f"teacher-{files.digest_of(about)}.pt"
+    name = files.digest_of({**about, "packed_side_px": train.images.shape[1]})
+    path = setup.args.cache / f"teacher-{name}.pt"
     parallel.broadcast(lambda: None if path.exists() else _make(path, about, train, setup.device))
     try:
         return Teacher(**torch.load(path, map_location="cpu", weights_only=True, mmap=True))

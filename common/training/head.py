@@ -4,6 +4,7 @@ A last layer that learns beside all others, from varied and mixed images, lags b
 (Kang et al. 2020 train it anew too). It is linear, so that it can be solved from them at once.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ SCALES = (2, 4, 8, 16, 32)  # of the logits, which squares keep within about one
 def solve_head(save: Saver, train: Packed, val: Packed) -> dict:
     """Solve a trained run's last layer anew, once; its network and best.pt get it.
 
-    The strength is chosen on val by top-1, then a factor of all logits by cross-entropy. The first
-    process of a job solves for all.
+    Mirrored train images count too. The strength is chosen on val by top-1, then a factor of all
+    logits by cross-entropy. The first process of a job solves for all.
 
     Returns:
         strength, scale, val_loss and val_top1 (per cent).
@@ -40,10 +41,9 @@ def solve_head(save: Saver, train: Packed, val: Packed) -> dict:
 def _solved(run: Run, path: Path, train: Packed, val: Packed) -> dict:
     """The checkpoint with the last layer solved, and "head", what was chosen on val."""
     features = torch.cat([last_features(run, train, mirror) for mirror in (False, True)])
-    targets = functional.one_hot(train.labels).double().repeat(2, 1)
+    targets = functional.one_hot(train.labels, len(train.class_names)).float().repeat(2, 1)
     asked, found = last_features(run, val), []
-    for strength in STRENGTHS:
-        layer = ridge_layer(features, targets, strength)
+    for strength, layer in zip(STRENGTHS, ridge_layers(features, targets, STRENGTHS), strict=True):
         logits = functional.linear(asked, *layer)
         top1 = 100 * (logits.argmax(1) == val.labels).double().mean().item()
         found.append((top1, strength, logits, layer))
@@ -53,9 +53,10 @@ def _solved(run: Run, path: Path, train: Packed, val: Packed) -> dict:
     with torch.no_grad():
         for parameter, solved in zip(last_layer(run.network).parameters(), layer, strict=True):
             parameter.copy_(scale * solved)
-    loss = losses[scale].item()
-    head = {"strength": strength, "scale": scale, "val_loss": loss, "val_top1": top1}
-    return {**load_checkpoint(path), "network": run.network.state_dict(), "head": head}
+    head = {"strength": strength, "scale": scale, "val_loss": losses[scale].item()}
+    head["val_top1"] = top1
+    network = run.network.state_dict()
+    return {**load_checkpoint(path), "network": network, "head": head, "val_top1": top1}
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
@@ -69,7 +70,8 @@ def last_features(run: Run, split: Packed, mirror: bool = False) -> Tensor:
     run.network.eval()
     seen = []
     hook = last_layer(run.network).register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].float().cpu())
+        # An odd image can be too much for an unbounded activation.
+        lambda _, inputs: seen.append(inputs[0].float().nan_to_num(0, 0, 0).cpu())
     )
     with hook, autocast(run.recipe.precision, run.device):
         for indexes in torch.arange(len(split)).split(2 * run.recipe.batch_size):
@@ -78,17 +80,24 @@ def last_features(run: Run, split: Packed, mirror: bool = False) -> Tensor:
     return torch.cat(seen)
 
 
-def ridge_layer(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Ridge regression of targets (N, C) on standardised features (N, D), as weights and biases.
+def ridge_layers(
+    features: Tensor, targets: Tensor, strengths: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ridge regressions of targets (N, C) on standardised features (N, D), as weights and biases.
 
-    `strength` multiplies the squared weights. Returns float32 (C, D) and (C,).
+    A strength multiplies the squared weights. Yields float32 (C, D) and (C,) for each. Deviations
+    are at least a thousandth of their median, or a nearly dead feature could have a huge weight.
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
-
-    features = features.double().numpy()
-    scaler = StandardScaler().fit(features)
-    ridge = Ridge(strength).fit(scaler.transform(features), targets.numpy())
-    weight = ridge.coef_ / scaler.scale_
-    bias = ridge.intercept_ - weight @ scaler.mean_
-    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+    count = len(features)
+    mean, share = features.double().mean(0), targets.double().mean(0)
+    products = torch.zeros(features.shape[1], features.shape[1] + targets.shape[1]).double()
+    for some, wanted in zip(features.split(4096), targets.split(4096), strict=True):
+        some = some.double() - mean
+        products += some.T @ torch.cat([some, wanted.double()], dim=1)
+    covariance, towards = products.tensor_split([len(mean)], dim=1)
+    deviation = (covariance.diag() / count).sqrt()
+    deviation = deviation.clamp(min=max(1e-3 * deviation.median().item(), 1e-9))[:, None]
+    for strength in strengths:
+        ridge = covariance / deviation / deviation.T + strength * torch.eye(len(mean))
+        weight = torch.linalg.solve(ridge, towards / deviation) / deviation
+        yield weight.T.float(), (share - mean @ weight).float()

@@ -43,10 +43,12 @@ class Recipe:
         """The recipe as plain values, for checkpoints and results."""
         values = dataclasses.asdict(self)
         augmentation = values.pop("augmentation")
-        if not augmentation["randaugment"]:  # earlier runs lack this entry
-            del augmentation["randaugment"]
         # Earlier versions did these in another way, so that their runs are not equal to these.
         values["rate_at"] = "middle of the step"
+        if augmentation["randaugment"]:
+            values["randaugment_by"] = "torchvision"
+        else:  # earlier runs lack this entry
+            del augmentation["randaugment"]
         if self.ema_decay:
             values["batch_norm_of_average"] = "recomputed"
         for name, value in (("val_interval", 1), ("solve_head", False)):  # earlier runs lack these

@@ -84,7 +84,10 @@ class Setup:
 
     def tag_in(self, precision: str) -> str:
         """The tag for another precision, which a resumed run may have kept."""
-        return f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}"
+        solved = ", last layer solved" if self.recipe.solve_head else ""
+        return (
+            f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}{solved}"
+        )
 
     def provenance(self) -> dict:
         """Data, device, precision and the images left out, for results.json."""

@@ -32,15 +32,15 @@ def with_weights(monkeypatch):
     monkeypatch.setattr(teaching, "load_vgg16", lambda *_, **__: random_vgg16(0, False))
 
 
-def train_set():
-    pixels = np.random.default_rng(0).integers(0, 256, (11, 20, 20, 3), dtype=np.uint8)
+def train_set(side=20):
+    pixels = np.random.default_rng(0).integers(0, 256, (11, side, side, 3), dtype=np.uint8)
     return Packed(pixels, torch.arange(11) % 3, np.arange(11), DrawnSet("train", 11, 3, seed=0))
 
 
 class Setup:  # the fields that a teacher needs
     def __init__(self, folder, image_size=16):
         self.args = SimpleNamespace(teacher="vgg16", image_size=image_size, cache=folder)
-        self.packed, self.device = {"train": train_set()}, CPU
+        self.packed, self.device = {"train": train_set(image_size + 4)}, CPU
 
 
 def crop(left, top, right, bottom, mirrored=False):
@@ -82,7 +82,7 @@ def test_a_kept_teacher_teaches_where_weights_are_missing(tmp_path, monkeypatch)
     assert torch.equal(again.maps, made.maps)
     assert made.about["weights"] is None  # random ones have no SHA-256
     with pytest.raises(TypeError, match="NoneType"):  # images of another size have another teacher
-        teaching.teacher(Setup(tmp_path, image_size=128))
+        teaching.teacher(Setup(tmp_path, image_size=18))
 
 
 def taught_network():

@@ -16,9 +16,10 @@ def test_the_layer_classifies_as_ridge_regression_does():
     generator = torch.Generator().manual_seed(0)
     features, labels = torch.rand(40, 9, generator=generator) * 5, torch.arange(40) % 4
     asked = torch.rand(30, 9, generator=generator) * 5
-    weight, bias = head.ridge_layer(features, torch.eye(4)[labels], 30)
-    wanted = baselines.ridge(features, labels, asked, 30)
-    assert torch.equal(torch.nn.functional.linear(asked, weight, bias).argmax(1), wanted)
+    for strength in (3, 30):
+        (layer,) = head.ridge_layers(features, torch.eye(4)[labels], [strength])
+        wanted = baselines.ridge(features, labels, asked, strength)
+        assert torch.equal(torch.nn.functional.linear(asked, *layer).argmax(1), wanted)
 
 
 def test_a_runs_network_and_file_get_the_layer_once(tmp_path, monkeypatch):

@@ -52,6 +52,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "ema_decay": 0.4, "clip_norm": 3, "precision": "fp32", "compile": True,
         "deterministic": True, "seed": 0, "crop_area_min": 0.6, "jitter": 0.7, "cutmix_prob": 0.8,
         "randaugment": 5, "val_interval": 3, "block": None, "rate_at": "middle of the step",
+        "randaugment_by": "torchvision",
         "batch_norm_of_average": "recomputed",
     }  # fmt: skip
     assert recipe("--epochs", 60).val_interval == 2
