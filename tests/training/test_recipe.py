@@ -44,7 +44,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "--epochs", 7, "--batch-size", 5, "--optimizer", "sgd", "--lr", 0.5, "--weight-decay", 0.2,
         "--warmup-epochs", 2, "--label-smoothing", 0.3, "--ema", 0.4, "--clip-norm", 3,
         "--crop-area", 0.6, "--jitter", 0.7, "--cutmix", 0.8, "--compile",
-        "--deterministic", "--randaugment", 5, "--val-interval", 3,
+        "--deterministic", "--randaugment", 5, "--val-interval", 3, "--solve-head",
     )  # fmt: skip
     assert made.as_dict() == {
         "epochs": 7, "batch_size": 5, "image_size_px": 8, "learning_rate": 0.5, "optimizer": "sgd",
@@ -52,8 +52,7 @@ def test_every_flag_of_the_recipe_reaches_it():
         "ema_decay": 0.4, "clip_norm": 3, "precision": "fp32", "compile": True,
         "deterministic": True, "seed": 0, "crop_area_min": 0.6, "jitter": 0.7, "cutmix_prob": 0.8,
         "randaugment": 5, "val_interval": 3, "block": None, "rate_at": "middle of the step",
-        "randaugment_by": "torchvision",
-        "batch_norm_of_average": "recomputed",
+        "randaugment_by": "torchvision", "batch_norm_of_average": "recomputed", "solve_head": True,
     }  # fmt: skip
     assert recipe("--epochs", 60).val_interval == 2
 
