@@ -6,7 +6,7 @@ is evaluated once, with that epoch's weights. Baselines classify without trainin
 features of the best one, VGG-16's, can also serve as a teacher, and --solve-head solves the last
 layer anew after the training.
 
-    python problem2_flowers.py 2.2 --data-root DIR --image-size 64 --epochs 60    from scratch
+    python problem2_flowers.py 2.2 --data-root DIR --image-size 64 --epochs 60 --clip-norm 0
     python problem2_flowers.py 2.2 --data-root DIR --image-size 64 --teacher vgg16 --solve-head
     python problem2_flowers.py 2.2 --data synthetic --image-size 64 --epochs 10   embedded data
     torchrun --nproc-per-node 2 problem2_flowers.py 2.3                           two processes
