@@ -31,15 +31,17 @@ def solve_head(save: Saver, train: Packed, val: Packed) -> dict:
         strength, scale, val_loss and val_top1 (per cent).
     """
     run, path = save.run, save.folder / "best.pt"
-    if "head" not in parallel.broadcast(lambda: [*load_checkpoint(path)]):
-        parallel.broadcast(lambda: save_checkpoint(path, _solved(run, path, train, val)))
+    parallel.broadcast(lambda: _solve(run, path, train, val))
     best = load_checkpoint(path)
     run.network.load_state_dict(best["network"])
     return best["head"]
 
 
-def _solved(run: Run, path: Path, train: Packed, val: Packed) -> dict:
-    """The checkpoint with the last layer solved, and "head", what was chosen on val."""
+def _solve(run: Run, path: Path, train: Packed, val: Packed) -> None:
+    """Write the solved last layer into best.pt, and "head", what was chosen on val; only once."""
+    trained = load_checkpoint(path)
+    if "head" in trained:
+        return
     features = torch.cat([last_features(run, train, mirror) for mirror in (False, True)])
     targets = functional.one_hot(train.labels, len(train.class_names)).float().repeat(2, 1)
     asked, found = last_features(run, val), []
@@ -51,12 +53,12 @@ def _solved(run: Run, path: Path, train: Packed, val: Packed) -> dict:
     losses = {scale: functional.cross_entropy(scale * logits, val.labels) for scale in SCALES}
     scale = min(losses, key=losses.get)
     with torch.no_grad():
-        for parameter, solved in zip(last_layer(run.network).parameters(), layer, strict=True):
-            parameter.copy_(scale * solved)
+        for parameter, value in zip(last_layer(run.network).parameters(), layer, strict=True):
+            parameter.copy_(scale * value)
     head = {"strength": strength, "scale": scale, "val_loss": losses[scale].item()}
     head["val_top1"] = top1
-    network = run.network.state_dict()
-    return {**load_checkpoint(path), "network": network, "head": head, "val_top1": top1}
+    solved = {"network": run.network.state_dict(), "head": head, "val_top1": top1}
+    save_checkpoint(path, {**trained, **solved})
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
@@ -89,15 +91,15 @@ def ridge_layers(
     are at least a thousandth of their median, or a nearly dead feature could have a huge weight.
     """
     count = len(features)
-    mean, share = features.double().mean(0), targets.double().mean(0)
+    mean, share = (values.mean(0, dtype=torch.float64) for values in (features, targets))
     products = torch.zeros(features.shape[1], features.shape[1] + targets.shape[1]).double()
     for some, wanted in zip(features.split(4096), targets.split(4096), strict=True):
         some = some.double() - mean
         products += some.T @ torch.cat([some, wanted.double()], dim=1)
-    covariance, towards = products.tensor_split([len(mean)], dim=1)
-    deviation = (covariance.diag() / count).sqrt()
+    scatter, towards = products.tensor_split([len(mean)], dim=1)
+    deviation = (scatter.diag() / count).sqrt()
     deviation = deviation.clamp(min=max(1e-3 * deviation.median().item(), 1e-9))[:, None]
     for strength in strengths:
-        ridge = covariance / deviation / deviation.T + strength * torch.eye(len(mean))
+        ridge = scatter / deviation / deviation.T + strength * torch.eye(len(mean))
         weight = torch.linalg.solve(ridge, towards / deviation) / deviation
         yield weight.T.float(), (share - mean @ weight).float()

@@ -190,12 +190,14 @@ def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Ten
     Every process augments and mixes the whole batch and then takes its share: an image may be mixed
     with one of another process, and augmentation is cheap compared with the network.
     """
-    images, targets = _whole_batch(run, train, indexes, run.step)
+    images, targets = _whole_batch(run, train, indexes, run.step, run.teacher)
     own = slice(job.rank(), None, job.size())
     return images[own].contiguous(memory_format=torch.channels_last), targets[own]
 
 
-def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def _whole_batch(
+    run: Run, train: Packed, indexes: Tensor, step: int, teacher=None
+) -> tuple[Tensor, Tensor]:
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
@@ -203,9 +205,9 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int) -> tuple[T
     varied = recipe.augmentation.vary(images, crops, recipe.image_size_px, draws)
     targets = functional.one_hot(labels, len(train.class_names)).float()
     mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)
-    if run.teacher:
+    if teacher:
         side = run.trained.side(recipe.image_size_px)
-        features = mix_maps(run.teacher.features(indexes, crops, side), pasted)
+        features = mix_maps(teacher.features(indexes, crops, side), pasted)
         targets = torch.cat([targets, features.flatten(1)], dim=1)
     return mixed, targets
 

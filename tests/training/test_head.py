@@ -35,7 +35,7 @@ def test_a_runs_network_and_file_get_the_layer_once(tmp_path, monkeypatch):
     on_val = evaluate(network, val, recipe, tiny.CPU)
     assert on_val["top1"] == pytest.approx(solved["val_top1"])
     assert on_val["loss"] == pytest.approx(solved["val_loss"], rel=1e-4)
-    monkeypatch.setattr(head, "_solved", None)
+    monkeypatch.setattr(head, "ridge_layers", None)
     torch.nn.init.zeros_(layer.weight)
     assert head.solve_head(save, train, val) == solved
     assert torch.equal(layer.weight, after["network"]["6.weight"])
