@@ -12,6 +12,7 @@ part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems")
 subfolder; None if it was not published.
 bench("flowers"): a benchmark, None if it was not published. claims: claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
+difference_of(a, b): that of `statistics`, between two lists of runs.
 Filters: number, interval, points (an interval with signs), duration.
 """
 
@@ -29,6 +30,7 @@ from common import files, job
 from common.cli import Parser, path
 from common.errors import UserError, guard
 from common.reporting import html, html_charts, results
+from common.reporting.statistics import difference_of
 
 PUBLISHED = results.ROOT / "outputs" / "published"
 PAGES = {f"problem{n}": f"outputs/published/problem{n}" for n in (1, 2, 3)}
@@ -72,6 +74,7 @@ def render(name: str) -> str:
     pages.filters |= FILTERS
     claims = {row["part"]: row for row in html.CLAIMS}
     pages.globals |= {"part": cache(part), "bench": bench, "find": find, "claims": claims}
+    pages.globals["difference_of"] = difference_of
     return pages.get_template(f"{name}.md").render() + "\n"
 
 

@@ -62,6 +62,13 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
 
 
+def difference_of(a: list[dict], b: list[dict]) -> dict[str, float] | None:
+    """The `paired_difference` of two networks' runs, over the seeds that both have; None: none."""
+    first, second = ({run["seed"]: [*run["hits"]] for run in runs} for runs in (a, b))
+    both = [(first[seed], second[seed]) for seed in first if seed in second]
+    return paired_difference(*np.array(both).astype(int).swapaxes(0, 1)) if both else None
+
+
 def over_seeds(runs: list[dict], images: int) -> dict:
     """Means over the seeds, and the spread of test top-1; `images` is the number of test images.
 

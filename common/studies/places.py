@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from common import job
 from common.networks import activations
 from common.networks.resnet36 import EXPONENTS, RELU_STEM, ResNet36, new_network
 from common.reporting import problem3
 from common.reporting.results import Findings
-from common.reporting.statistics import over_seeds, paired_difference
+from common.reporting.statistics import difference_of, over_seeds
 from common.studies.divergence import REPORT_RECIPE
 from common.training import runs
 from common.training.runs import NetworkSpec, Setup
@@ -118,9 +116,9 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
         runs; val_top1, test_top1 (means in per cent, None without a run) and test_top1_std (None
         below two runs); test_not_finite, images without finite logits in all runs together;
         stopped, a message per run that was ended; difference, that of test top-1 to the control as
-        `paired_difference`, over the seeds that both have; None without one and for the control.
+        `difference_of`, over the seeds that both have; None without one and for the control.
     """
-    args, rows, hits = setup.args, [], {}
+    args, rows, complete = setup.args, [], {}
     runs.train_side_by_side(setup, [arm.spec for arm in arms])
     for arm in arms:
         name, trained, stopped = arm.spec.name, [], []
@@ -130,15 +128,13 @@ def train_arms(setup: Setup, arms: list[Arm]) -> list[dict]:
             except NotFinite as error:
                 job.say(f"{name}: {error}")
                 stopped.append(str(error))
-        hits[name] = {run["seed"]: [*run["hits"]] for run in trained}
+        complete[name] = trained
         means = over_seeds(trained, len(setup.packed["test"])) if trained else {}
         row = {"network": name, **arm.described, "seeds": len(trained)}
         row |= {key: means.get(key) for key in ("val_top1", "test_top1", "test_top1_std")}
         row["test_not_finite"] = sum(run["test_not_finite"] for run in trained)
         rows.append({**row, "stopped": stopped})
     for arm, row in zip(arms, rows, strict=True):
-        a, b = hits[arm.spec.name], hits.get(arm.control, {})
-        both = [seed for seed in a if seed in b and arm.control != arm.spec.name]
-        pair = [np.array([of_seed[seed] for seed in both]).astype(int) for of_seed in (a, b)]
-        row["difference"] = paired_difference(*pair) if both else None
+        control = [] if arm.control == arm.spec.name else complete.get(arm.control, [])
+        row["difference"] = difference_of(complete[arm.spec.name], control)
     return rows

@@ -16,7 +16,7 @@ from common import files, job
 from common.data.packed import Packed, pack
 from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
-from common.reporting.statistics import paired_difference, wilson_interval
+from common.reporting.statistics import difference_of, wilson_interval
 from common.training import loop, parallel
 from common.training.convolutions import with_fast_convolutions
 from common.training.evaluation import evaluate
@@ -291,11 +291,7 @@ def _summary(
 
 def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, str]]) -> list[dict]:
     """Paired differences of test top-1 in points, a - b: {"a", "b", "mean", "low", "high"} each."""
-    hits = {
-        name: np.array([[*run["hits"]] for run in found]).astype(int)
-        for name, found in trained.items()
-    }
-    return [{"a": a, "b": b, **paired_difference(hits[a], hits[b])} for a, b in pairs]
+    return [{"a": a, "b": b, **difference_of(trained[a], trained[b])} for a, b in pairs]
 
 
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
