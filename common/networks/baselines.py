@@ -7,8 +7,6 @@
 Pictures are uint8 (n, S, S, 3), features float32 (n, D), labels int64 (n,).
 """
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
 from PIL import Image
@@ -59,11 +57,6 @@ def vgg_features(network: VGG16Features, images: Tensor) -> dict[str, Tensor]:
         tap: torch.stack([maps.mean((2, 3)), maps.amax((2, 3))], dim=1).float()
         for tap, maps in network(images).items()
     }
-
-
-def side_by_side(pooled: Mapping[str, Tensor], layers: Sequence[str], kept: slice) -> Tensor:
-    """The kept poolings of several layers of `vgg_features`, one row per image, (N, D)."""
-    return torch.cat([pooled[layer][:, kept].flatten(1) for layer in layers], dim=1)
 
 
 def nearest(queries: Tensor, references: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ differs that does not depend on training.
 The text stands in templates/*.md (Jinja2) beside this file; only numbers are filled in:
 part("1.3"): a part's result in outputs/published; part("3.4", "problem3/stems"): its result in a
 subfolder; None if it was not published.
-bench("flowers"): a benchmark, None if it was not published. claims: claims.json, by part.
+bench("flowers"): a benchmark. claims: claims.json, by part.
 find(rows, gamma=1): the first row of a list that has these values.
 difference_of(a, b): that of `statistics`, between two lists of runs.
 Filters: number, interval, points (an interval with signs), duration.
@@ -41,9 +41,8 @@ def part(name: str, folder: str = "") -> dict | None:
     return results.read(PUBLISHED / (folder or f"problem{name[0]}"))["parts"].get(name)
 
 
-def bench(name: str) -> dict | None:
-    path = PUBLISHED / "benchmarks" / f"{name}.json"
-    return files.load_json(path) if path.exists() else None
+def bench(name: str) -> dict:
+    return files.load_json(PUBLISHED / "benchmarks" / f"{name}.json")
 
 
 def find(rows: list[dict], **wanted) -> dict:

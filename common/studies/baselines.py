@@ -143,7 +143,8 @@ def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Candidate]
 
 
 def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:
-    return instrument.side_by_side(pooled(split), layers, kept)
+    """The kept poolings of several layers of VGG-16, one row per image, (N, D)."""
+    return torch.cat([pooled(split)[layer][:, kept].flatten(1) for layer in layers], dim=1)
 
 
 def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) -> dict:
