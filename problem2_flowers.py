@@ -324,14 +324,12 @@ def noise_block(args: argparse.Namespace) -> NoiseBlock:
 def part_2_5(setup: Setup) -> Findings:
     """The noise block, with and without."""
     block, trained = noise_block(setup.args), train_networks(setup, "2.5")
-    pairs = zip(trained[NOISE_BLOCK], trained[NARROW], strict=True)
     seconds = block_seconds(setup, block)
     step_seconds = setup.args.batch_size / trained[NOISE_BLOCK][0]["images_per_second"]
     say(f"the noise block takes {1000 * seconds:.2f} ms of a {1000 * step_seconds:.0f} ms step")
     result = {
         "noise_block": asdict(block),
         "runs": with_means(trained, len(setup.packed["test"])),
-        "paired_difference": [a["test_top1"] - b["test_top1"] for a, b in pairs],
         "differences": differences(trained, [(NOISE_BLOCK, NARROW)]),
         "block_seconds": seconds,
         "teacher": teaching.describe(setup),

@@ -263,10 +263,7 @@ def part_3_4(prepared: Prepared) -> Findings:
     }
     not_found = dict.fromkeys(divergence.PLACE)
     result = {
-        "networks": {
-            name: {"epochs": network["runs"][0]["history"], **network}
-            for name, network in with_means(trained, len(setup.packed["test"])).items()
-        },
+        "networks": with_means(trained, len(setup.packed["test"])),
         "differences": runs.differences(
             trained, [(name, "resnet36_relu") for name in trained if name != "resnet36_relu"]
         ),

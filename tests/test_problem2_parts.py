@@ -109,7 +109,7 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
     without, with_block = (parts["2.5"]["runs"][name] for name in (names[0], names[3]))
     assert without == parts["2.3"]["runs"][names[0]]
     difference = with_block["test_top1"] - without["test_top1"]
-    assert parts["2.5"]["paired_difference"] == [pytest.approx(difference)]
+    assert parts["2.5"]["differences"][0]["mean"] == pytest.approx(difference)
     assert parts["2.5"]["noise_block"]["kind"] == "gaussian"
     seen, networks = parts["2.6"], [*names[:2], names[3]]
     assert seen["maps"] == 5
