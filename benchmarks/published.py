@@ -62,13 +62,11 @@ class Published:
 PHOTOS = "problem1_perceptual.py --curve-size 200"
 FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
-SOLVED = SCRATCH + " --solve-head"
-TAUGHT = FLOWERS + " --teacher vgg16 --seeds 3"
-LONG = " --solve-head --first-strength 1 --epochs 100 --cutmix 0.5"
-SHORT = " --solve-head --first-strength 1 --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
+TAUGHT = FLOWERS + " --teacher vgg16 --solve-head --first-strength 1 --seeds 3"
+SHORT = " --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
 COMPARED = TAUGHT + SHORT + " --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
-UNTAUGHT = FLOWERS.format(parts="2.2") + SHORT
+UNTAUGHT = FLOWERS.format(parts="2.2") + " --solve-head --first-strength 1" + SHORT
 CHANGES = {  # of the recipe, one at a time
     "without crops": "--crop-area 1",
     "without growing": "--stages 1",
@@ -94,13 +92,13 @@ ROWS = [
     ("two epochs", "two_epochs/problem2", 1, f"{SCRATCH} --epochs 2 --seeds 3"),
     ("two epochs 2.4", "two_epochs/problem2", 5,
      FLOWERS.format(parts="2.4") + " --clip-norm 0 --epochs 2 --seeds 3"),
-    ("2.2", "problem2", 90, f"{SOLVED} --epochs 150 --seeds 3"),
+    ("2.2", "problem2", 90, f"{SCRATCH} --solve-head --epochs 150 --seeds 3"),
     ("untaught", "recipe/untaught/problem2", 12, f"{UNTAUGHT} --seeds 3"),
     *(
         (name, f"recipe/{name.replace(' ', '_')}/problem2", 5, f"{UNTAUGHT} {flags}")
         for name, flags in CHANGES.items()
     ),
-    ("taught", "taught/problem2", 60, TAUGHT.format(parts="2.2") + LONG),
+    ("taught", "taught/problem2", 60, TAUGHT.format(parts="2.2") + " --epochs 100 --cutmix 0.5"),
     ("2.3", "problem2", 25, COMPARED.format(parts="2.3")),
     ("2.5", "problem2", 15, BLOCKS),
     ("small block", "small_block/problem2", 15, f"{BLOCKS} --noise-area 0.02 0.1"),
