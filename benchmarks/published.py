@@ -102,7 +102,7 @@ ROWS = [
     ("2.3", "problem2", 25, COMPARED.format(parts="2.3")),
     ("2.5", "problem2", 15, BLOCKS),
     ("small block", "small_block/problem2", 15, f"{BLOCKS} --noise-area 0.02 0.1"),
-    ("2.6", "problem2", 5, COMPARED.format(parts="2.6") + " --images 2"),
+    ("2.6", "problem2", 5, COMPARED.format(parts="2.6") + " --images 2 --curve-images 300"),
     ("drawn 2.2 2.5", "drawn-30/problem2", 15, DRAWN.format(parts="2.2 2.5") + " --seeds 5"),
     ("drawn 2.3", "drawn-30/problem2", 15, DRAWN.format(parts="2.3") + " --seeds 3"),
     ("drawn 2.6", "drawn-30/problem2", 1, DRAWN.format(parts="2.6") + " --images 2"),
