@@ -62,11 +62,12 @@ class Published:
 PHOTOS = "problem1_perceptual.py --curve-size 200"
 FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
-TAUGHT = FLOWERS + " --teacher vgg16 --solve-head --first-strength 1 --seeds 3"
-SHORT = " --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
+TAUGHT = FLOWERS + " --teacher vgg16 --seeds 3"
+SOLVED = " --solve-head --first-strength 1"
+SHORT = SOLVED + " --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
 COMPARED = TAUGHT + SHORT + " --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
-UNTAUGHT = FLOWERS.format(parts="2.2") + " --solve-head --first-strength 1" + SHORT
+UNTAUGHT = FLOWERS.format(parts="2.2") + SHORT
 CHANGES = {  # of the recipe, one at a time
     "without crops": "--crop-area 1",
     "without growing": "--stages 1",
@@ -98,7 +99,8 @@ ROWS = [
         (name, f"recipe/{name.replace(' ', '_')}/problem2", 5, f"{UNTAUGHT} {flags}")
         for name, flags in CHANGES.items()
     ),
-    ("taught", "taught/problem2", 60, TAUGHT.format(parts="2.2") + " --epochs 100 --cutmix 0.5"),
+    ("taught", "taught/problem2", 60,
+     TAUGHT.format(parts="2.2") + SOLVED + " --epochs 100 --cutmix 0.5"),
     ("2.3", "problem2", 25, COMPARED.format(parts="2.3")),
     ("2.5", "problem2", 15, BLOCKS),
     ("small block", "small_block/problem2", 15, f"{BLOCKS} --noise-area 0.02 0.1"),

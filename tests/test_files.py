@@ -1,7 +1,9 @@
 import json
 import math
+import multiprocessing
 import os
 import subprocess
+import time
 from functools import partial
 from unittest.mock import Mock
 
@@ -111,6 +113,25 @@ def test_json_has_plain_values_and_no_nan(tmp_path):
         "array": [[1, 2]],
         "nested": [{"nan": None}, None, "text", True],
     }
+
+
+def append(path, folder):
+    with files.locked(folder, "appends"):
+        before = path.read_text()
+        time.sleep(0.02)
+        path.write_text(before + "x")
+
+
+def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=append, args=(path, tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert path.read_text() == "xxx"
 
 
 def test_a_cached_folder_is_filled_once(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torchvision.models.resnet import BasicBlock
 
 import problem3_resnet36 as p3
-from common.data import flowers
+from common.data import flowers, manifest
 from common.networks import activations, summary, timing
 from common.networks.resnet36 import ResidualBlock
 
@@ -70,6 +70,14 @@ def test_allow_fewer_takes_smaller_classes_and_what_is_left_out_is_said(parts_of
 )
 def test_bad_input_ends_in_one_line(fails, tmp_path, flags, told):
     assert told in fails(p3, "3.1", *flags, "--out", tmp_path)
+
+
+def test_the_catalogue_of_the_reports_figure_20():
+    """Its total is that of 312 classes of 600 images, not 500; its splits are 70, 15 and 15 %."""
+    sizes = manifest.split_sizes(600, (0.7, 0.15, 0.15))
+    assert 312 * sum(sizes) == 187_200 == 131_039 + 28_080 + 28_081
+    assert [312 * size for size in sizes] == [131_039 + 1, 28_080, 28_081 - 1]
+    assert 500 * sum(sizes) == 300_000
 
 
 def test_the_embedded_data_is_drawn_once_and_said_to_be_embedded(parts_of, monkeypatch):

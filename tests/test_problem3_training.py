@@ -57,9 +57,8 @@ def test_three_networks_see_the_same_images_and_are_tested_once(train, monkeypat
         (name, "resnet36_relu") for name in names[:-1]
     ]
     for network in part["networks"].values():
-        history = network["runs"][0]["history"]
-        assert [row["epoch"] for row in history] == [1, 2]
-        assert all(math.isfinite(row["train_loss"]) for row in history)
+        assert [row["epoch"] for row in network["runs"][0]["history"]] == [1, 2]
+        assert all(math.isfinite(row["train_loss"]) for row in network["runs"][0]["history"])
         assert network["test_top1_low"] <= network["test_top1"] <= network["test_top1_high"]
     assert tested.count("prototype test") == 4
     first, *others = [batches[:8] for batches in seen.values()][:4]  # 15 images: 4 steps an epoch

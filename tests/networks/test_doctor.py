@@ -67,7 +67,17 @@ def test_statistics_of_values_that_are_not_finite():
 # ---------------------------------------------------------------------- dead layers and networks
 
 
-def test_the_term_that_is_not_a_number_is_infinity_times_zero():
+def test_an_infinite_variance_gives_zero_output_and_gradients_that_are_not_finite():
+    norm, x = nn.BatchNorm2d(4), maps(1e20).requires_grad_()
+    output = norm(x)
+    output.backward(maps(1e19, 1))
+    assert norm.running_var.isinf().all()
+    assert not output.any()
+    assert x.grad.isnan().all()
+    assert norm.weight.grad.isnan().all()
+
+
+def test_the_term_that_makes_them_so_is_infinity_times_zero():
     found = doctor.backward_terms(maps(1e20), maps(1e19, 1))
     assert math.isinf(found["variance_fp32"])
     assert not math.isfinite(found["sum_fp32"])
