@@ -69,13 +69,14 @@ TIMED_BATCHES = 30  # of the noise block's timing
 # --------------------------------------------------------------------------- the networks compared
 def networks(setup: Setup, *parts: str) -> dict[str, NetworkSpec]:
     """The networks that parts train, by name: their starts and their changes of the recipe."""
-    wide, slower = wide_name(setup), {"learning_rate": setup.args.lr * CONTINUE_RATE}
+    wide = wide_name(setup)
+    onward = {"learning_rate": setup.args.lr * CONTINUE_RATE, "stages": 1}  # the start has grown
     covered = replace(setup.recipe.augmentation, block=noise_block(setup.args))
     trained = [
         (("2.2", "2.3", "2.5", "2.6"), NARROW, start_narrow, {}, ""),
         (("2.3", "2.4", "2.6"), wide, start_wide, {}, ""),
-        (("2.3",), CONTINUED, start_continued, slower, NARROW),
-        (("2.3",), f"{wide}_from_narrow", start_wide_from_narrow, slower, NARROW),
+        (("2.3",), CONTINUED, start_continued, onward, NARROW),
+        (("2.3",), f"{wide}_from_narrow", start_wide_from_narrow, onward, NARROW),
         (("2.5", "2.6"), NOISE_BLOCK, start_narrow, {"augmentation": covered}, ""),
     ]
     return {

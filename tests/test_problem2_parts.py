@@ -94,12 +94,13 @@ def test_a_finished_run_keeps_its_precision_in_the_recipe_that_is_told(
 @pytest.mark.usefixtures("small_networks")
 def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_of, fails, tmp_path):
     looked_at = ("--layer", tiny.LAYER, "--pointing-images", 5, "--images", 2, "--curve-images", 4)
-    looked_at += ("--noise", "gaussian")
-    parts, out, _ = parts_of(p2, "2.3", "2.5", "2.6", *looked_at, *QUICK)
+    parts, out, _ = parts_of(p2, "2.3", "2.5", "2.6", *looked_at, "--noise", "gaussian", *QUICK)
     continued = "efficientnet_v2_s_continued"
     names = ["efficientnet_v2_s", "wide_1.1", "wide_1.1_from_narrow", "noise_block"]
     for name in (*names, continued):
         assert out.count(f"\n{name}-1epochs-seed0: ") == 1
+        about = torch.load(next(tmp_path.rglob(f"{name}-1*/best.pt")), weights_only=True)["about"]
+        assert ("stages" in about) == (name not in (continued, names[2]))  # those keep their size
     assert list(parts["2.3"]["runs"]) == [*names[:2], continued, names[2]]
     compared = [(row["a"], row["b"]) for row in parts["2.3"]["differences"]]
     assert compared == [(names[1], names[0]), (names[2], continued), (continued, names[0])]
@@ -114,7 +115,6 @@ def test_parts_2_3_2_5_and_2_6_share_runs_and_refuse_other_first_weights(parts_o
     seen, networks = parts["2.6"], [*names[:2], names[3]]
     assert seen["maps"] == 5
     assert list(seen["pointing_game"]) == [*networks, "random_weights", "chance", "centre"]
-
     assert list(seen["all_zero_maps"]) == networks
     assert len(seen["images"]["right"]) <= 2
     assert seen["pointing_game_off_centre"]["centre"] in (0, None)
