@@ -85,7 +85,8 @@ def training_report(
             spread = f" +- {means['test_top1_std']:.2f}"
             records.append({"network": name, "seed": "all", "spread": spread, **shown})
     smoothing = setup.recipe.label_smoothing
-    title = f"{tag}; labels smoothed by {smoothing:g} in training alone" if smoothing else tag
+    title = tag.replace("last layer solved", "last layer as trained")  # which the history is of
+    title += f"; labels smoothed by {smoothing:g} in training alone" if smoothing else ""
     histories = {name: [run["history"] for run in runs] for name, runs in networks.items()}
     curves = partial(plotting.training_curves, title=title, histories=histories)
     return {f"{part}_training.txt": table(text, TRAINING, records)}, {f"{part}_curves.png": curves}

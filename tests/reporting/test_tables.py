@@ -74,7 +74,7 @@ SETUP = SimpleNamespace(
     recipe=SimpleNamespace(epochs=2, label_smoothing=0.1),
     classes=3,
     packed={"test": range(9)},
-    tag_in=lambda precision: f"TINY, 8 px, {precision}, cpu",
+    tag_in=lambda precision: f"TINY, {precision}, last layer solved",
 )
 
 
@@ -83,7 +83,7 @@ def test_the_report_has_a_row_a_run_and_one_over_the_seeds():
     histogram = {"network": "histogram", "val_top1": 31.2, "test_top1": 30.0}
     texts, figures = training_report(SETUP, "9.9", networks, "init scratch", [histogram])
     lines = texts["9.9_training.txt"].splitlines()
-    assert lines[0] == "TINY, 8 px, fp32, cpu, init scratch, 2 epochs."
+    assert lines[0] == "TINY, fp32, last layer solved, init scratch, 2 epochs."
     assert lines[1].startswith("Top-1 in per cent, of the epoch that was best on val; test looked")
     assert lines[1].endswith("at once; chance 33.33 %.")
     cells = [line.replace(" +- ", "+-").replace(" - ", "-").split() for line in lines[5:]]
@@ -99,6 +99,6 @@ def test_the_report_has_a_row_a_run_and_one_over_the_seeds():
     (curves,) = figures.values()
     assert list(figures) == ["9.9_curves.png"]
     assert curves.keywords["title"] == (
-        "TINY, 8 px, fp32, cpu, init scratch; labels smoothed by 0.1 in training alone"
+        "TINY, fp32, last layer as trained, init scratch; labels smoothed by 0.1 in training alone"
     )
     assert curves.keywords["histories"] == {"relu": [[{"epoch": 1}]] * 2, "f": [[{"epoch": 1}]]}
