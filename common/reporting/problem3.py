@@ -180,7 +180,7 @@ def draw_doctor(
     The first step is solid. Values that are not finite lie at the top.
     """
     title = "The largest output by depth, in the first and the last step watched"
-    settings = f"After and off the sums by SGD at 0.1, the third network as it was trained. {tag}"
+    settings = f"After and off the sums by SGD at 0.1 in fp32, the third as it was trained. {tag}"
     limits = {"largest\nof fp16": ranges["fp16"], "largest of\nbf16, fp32": ranges["bf16"]}
     top = 10 * max(limits.values())
     with new_figure(path, title, (1, 1), (9, 5), settings) as (_, ((axis,),)):
