@@ -23,6 +23,7 @@ from common.networks.summary import count_macs, count_parameters
 from common.networks.weights import find_tensors, published_file
 
 HEAD = ("classifier.1.weight", "classifier.1.bias")
+HINTED = (-5, -3, -1)  # the modules of `features` that guess a teacher's: stages 3, 5, head conv
 
 
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
@@ -86,29 +87,34 @@ def zero_residuals(network: EfficientNet) -> None:
 
 
 class Taught(nn.Module):
-    """A network that also predicts a teacher's features, linearly from each place of its last maps.
+    """A network that also predicts a teacher's features, linearly from each place of its maps.
 
-    `stride_px` is the side of a place in the input: 32 px in EfficientNetV2-S.
+    It does so from its last maps, and from those with two and four times as many places along a
+    side, since hints on the way help (Romero et al. 2015). `strides_px`: the places' sides.
     """
 
     def __init__(self, network: Normalized, features: int):
         super().__init__()
         self.network = network
-        layers = network.network.features.modules()
-        self.stride_px = math.prod(m.stride[0] for m in layers if isinstance(m, nn.Conv2d))
-        self.guess = nn.Conv2d(network.network.classifier[1].in_features, features, 1)
-        nn.init.zeros_(self.guess.weight)
-        nn.init.zeros_(self.guess.bias)
+        self.strides_px, self.guesses, stages = [], nn.ModuleList(), network.network.features
+        for end in HINTED:
+            layers = [m for m in stages[: end + 1 or None].modules() if isinstance(m, nn.Conv2d)]
+            self.strides_px.append(math.prod(layer.stride[0] for layer in layers))
+            self.guesses.append(nn.Conv2d(len(layers[-1].weight), features, 1))
+        for parameter in self.guesses.parameters():
+            nn.init.zeros_(parameter)
 
-    def side(self, size_px: int) -> int:
-        """Places along a side of the last maps, for input of `size_px`."""
-        return math.ceil(size_px / self.stride_px)
+    def sides(self, size_px: int) -> list[int]:
+        """Places along a side of the maps that predict, for input of `size_px`."""
+        return [math.ceil(size_px / stride_px) for stride_px in self.strides_px]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (N, classes), predicted features (N, F, side, side) for images in [0, 1]."""
-        bare = self.network.network
-        maps = bare.features(self.network.normalise(images))
-        return bare.classifier(bare.avgpool(maps).flatten(1)), self.guess(maps)
+        bare, maps = self.network.network, [self.network.normalise(images)]
+        for stage in bare.features:
+            maps.append(stage(maps[-1]))
+        guessed = [guess(maps[end]) for guess, end in zip(self.guesses, HINTED, strict=True)]
+        return bare.classifier(bare.avgpool(maps[-1]).flatten(1)), guessed
 
 
 def stage_rows(narrow: EfficientNet, wide: EfficientNet, image_size_px: int) -> list[dict]:

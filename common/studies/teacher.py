@@ -1,7 +1,7 @@
 """A teacher: VGG-16's features of each place in a picture, for a network to guess.
 
 The features with which the baselines classify say more about a picture than its label. A network
-with a teacher learns, besides the label, to guess them from its own last maps, place by place.
+with a teacher learns, besides the label, to guess them from its own maps, place by place.
 VGG-16 sees each image once, uncropped; a crop's features are the means of its maps over the crop.
 So both see the same place (Beyer et al. 2022, "consistent teaching") in as many crops as there are
 steps. What a crop does to the features beyond that, and jitter, the teacher doesn't see.
@@ -20,7 +20,7 @@ from common import files, job
 from common.data.augment import to_float
 from common.data.packed import Packed
 from common.errors import UserError
-from common.networks.efficientnet import Taught
+from common.networks.efficientnet import HINTED, Taught
 from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
 from common.studies.baselines import enlarged
@@ -38,17 +38,18 @@ BATCH_SIZE = 32  # of a pass through VGG-16
 class Teacher:
     """VGG-16's maps of the training images, and their origin.
 
-    about: what the maps depend on, part of a run's identity: data, images, layers, size_px
-    (VGG-16's input), cells and weights (SHA-256). seconds: VGG-16's passes took so long. maps: fp16
-    (images, F, cells, cells), all layers' channels.
+    about: part of a run's identity: what the maps depend on (data, images, layers, size_px of
+    VGG-16's input, cells, weights by SHA-256) and `hinted`. seconds: VGG-16's passes took so long.
+    maps: fp16 (images, F, cells, cells), all layers' channels.
     """
 
     about: dict
     seconds: float
     maps: Tensor
-    loss_weight = 8  # of the features' mean square error; that of the cross-entropy is 1
+    loss_weight = 8  # of each guess's mean square error; that of the cross-entropy is 1
 
     def __post_init__(self):
+        self.about = {**self.about, "hinted": list(HINTED)}  # earlier networks: the last maps alone
         parts = self.maps.split(256)  # all at once would take twice their memory
         roots = torch.cat(
             [functional.avg_pool2d(part.float(), CELLS // 2) for part in parts]
@@ -68,7 +69,7 @@ class Teacher:
         return (roots - mean) / deviation
 
     def taught(self, network: nn.Module) -> Taught:
-        """The network with an output layer that also guesses the features."""
+        """The network with layers that also guess the features."""
         return Taught(network, self.maps.shape[1])
 
 

@@ -206,9 +206,9 @@ def _whole_batch(
     targets = functional.one_hot(labels, len(train.class_names)).float()
     mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)
     if teacher:
-        side = run.trained.side(recipe.image_size_px)
-        features = mix_maps(teacher.features(indexes, crops, side), pasted)
-        targets = torch.cat([targets, features.flatten(1)], dim=1)
+        for side in run.trained.sides(recipe.image_size_px):
+            features = mix_maps(teacher.features(indexes, crops, side), pasted)
+            targets = torch.cat([targets, features.flatten(1)], dim=1)
     return mixed, targets
 
 
@@ -251,8 +251,10 @@ def _loss(
         logits.float(), targets[:, :classes], label_smoothing=smoothing, reduction="sum"
     )
     if run.teacher:
-        errors = (guessed.flatten(1).float() - targets[:, classes:]).square().mean(dim=1)
-        loss = loss + run.teacher.loss_weight * errors.sum()
+        wanted = targets[:, classes:].split([maps[0].numel() for maps in guessed], dim=1)
+        for maps, features in zip(guessed, wanted, strict=True):
+            errors = (maps.flatten(1).float() - features).square().mean(dim=1)
+            loss = loss + run.teacher.loss_weight * errors.sum()
     return logits, loss / batch_size
 
 

@@ -34,7 +34,7 @@ class Run:
     ):
         self.recipe, self.device, self.teacher = recipe, device, teacher
         self.network = network.to(device, memory_format=torch.channels_last)
-        # The module trained: the network, or with a teacher the network and a second output layer.
+        # The module trained: the network, or with a teacher the network and its guesses.
         self.trained = teacher.taught(self.network).to(device) if teacher else self.network
         compiled = torch.compile(self.trained) if recipe.compile else self.trained
         self.forward = parallel.wrap(compiled, device, gpus)
@@ -61,7 +61,7 @@ class Run:
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         if self.average:
             parts["average"] = self.average
-        return {**parts, "guess": self.trained.guess} if self.teacher else parts
+        return {**parts, "guesses": self.trained.guesses} if self.teacher else parts
 
     def state_dict(self) -> dict:
         """The run's state, as tensors and plain values alone."""

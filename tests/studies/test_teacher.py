@@ -11,7 +11,7 @@ from common.data import streams
 from common.data.augment import Augmentation, Draws, mix_maps
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
-from common.networks.normalized import Normalized
+from common.networks.normalized import seeded
 from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
@@ -86,8 +86,7 @@ def test_a_kept_teacher_teaches_where_weights_are_missing(tmp_path, monkeypatch)
 
 
 def taught_network():
-    torch.manual_seed(0)
-    return Normalized(small_efficientnet(num_classes=3))
+    return seeded(lambda: small_efficientnet(num_classes=3), 0)
 
 
 def fit(folder, made, recipe=RECIPE):
@@ -111,7 +110,8 @@ def test_a_taught_run_goes_on_to_the_same_weights(tmp_path):
 def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path):
     made = teaching.teacher(Setup(tmp_path))
     run = Run(taught_network(), replace(RECIPE, label_smoothing=0), CPU, teacher=made)
-    torch.nn.init.normal_(run.trained.guess.weight)
+    for guess in run.trained.guesses:
+        torch.nn.init.normal_(guess.weight)
     run.trained.eval()
     indexes, draws = torch.arange(11), Draws(0, streams.AUGMENT, 0, 0, 11, CPU)
     images, rows = loop.process_batch(run, train_set(), indexes)
@@ -120,9 +120,9 @@ def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path
     varied = VARIED.vary(train_set().batch(indexes, CPU)[0], crops, 16, draws)
     _, targets, pasted = VARIED.mix(varied, torch.eye(3)[indexes % 3], draws)
     assert ((targets > 0).sum(dim=1) == 2).any()  # some are mixed
-    guessed = run.trained(images)[1]  # of 2 x 2 places: 16 px at a stride of 8
     wanted = torch.nn.functional.cross_entropy(logits, targets)
-    features = mix_maps(made.features(indexes, crops, 2), pasted)
-    wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
+    for side, guessed in zip((8, 4, 2), run.trained(images)[1], strict=True):  # of 16 px
+        features = mix_maps(made.features(indexes, crops, side), pasted)
+        wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(logits, run.network(images))
