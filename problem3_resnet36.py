@@ -354,11 +354,6 @@ def make_parser() -> cli.ProblemParser:
     parser = cli.ProblemParser(__doc__, PARTS)
     add = parser.add
     prototype.add_flags(parser)
-    cache = "folder for the cache of decoded images"
-    add("--cache", type=cli.path, default=Path("data/cache"), help=cache)
-    bad = "leave out bad images and list them (default: stop)"
-    add("--skip-bad", action="store_true", help=bad)
-    add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
     width = "width of ResNet-36, as a multiple of the report's"
     add("--width", type=cli.up_to(8), default=1.0, help=width)
     residual = "f in the branches only, or after the sums too; give each its own --out"

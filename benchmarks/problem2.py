@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.models import efficientnet_v2_s
 from torchvision.transforms import v2
 
@@ -26,7 +26,6 @@ from common import job
 from common.data import streams
 from common.data.augment import Draws
 from common.data.packed import pack, packed_side_px
-from common.data.sets import FileSet
 from common.networks.gradcam import grad_cam
 from common.reporting.results import ROOT
 from common.training import parallel
@@ -239,27 +238,13 @@ def noise_block(machine: Machine) -> Iterator[Ways]:
     yield Ways(one_block, peers, work=moved, peak="memory copy", about=about)
 
 
-class Squares(Dataset):
-    """Central squares of files as Pillow and torchvision cut them: uint8 (side, side, 3)."""
-
-    def __init__(self, paths: list[Path], side_px: int):
-        self.paths = paths
-        self.transform = v2.Compose([v2.Resize(side_px), v2.CenterCrop(side_px)])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        with Image.open(self.paths[index]) as image:
-            return np.array(self.transform(image.convert("RGB")))
-
-
-def pack_usually(source: FileSet, side_px: int, file: Path) -> None:
+def pack_usually(folder: Path, side_px: int, file: Path) -> None:
     """Decode every image once in a DataLoader of two workers, and write an .npy file."""
-    shape, start = (len(source.files), side_px, side_px, 3), 0
+    transform = v2.Compose([v2.Resize(side_px), v2.CenterCrop(side_px), np.array])
+    images, start = ImageFolder(folder, transform), 0
+    shape = (len(images), side_px, side_px, 3)
     array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-    squares_of = Squares(source.files, side_px)
-    for squares in DataLoader(squares_of, 32, num_workers=2, collate_fn=np.stack):
+    for squares, _ in DataLoader(images, 32, num_workers=2):
         array[start : start + len(squares)] = squares
         start += len(squares)
     array.flush()
@@ -278,7 +263,7 @@ def packing(machine: Machine) -> Iterator[Ways]:
             with tempfile.TemporaryDirectory(dir=root) as cache:
                 pack(source, 224, Path(cache), skip_bad=False)
 
-        usual = partial(pack_usually, source, packed_side_px(224), root / "usual.npy")
+        usual = partial(pack_usually, root / "photos", packed_side_px(224), root / "usual.npy")
         yield Ways(ours, {PILLOW: usual}, about={"images": count, "threads": 2})
 
 

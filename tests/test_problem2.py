@@ -67,6 +67,7 @@ def test_a_file_is_loaded_whole_and_a_head_of_other_classes_starts_at_zero(
     for name, tensor in state.items():
         is_new = classes == 5 and name.startswith("classifier.1.")
         assert is_new or torch.equal(narrow[name], tensor)
+    assert p2.problem2.init_words(setup_of("--init", "w.pt").args) == "w.pt, new heads at zero"
 
 
 def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeypatch):
@@ -94,6 +95,10 @@ def test_the_identity_has_all_that_the_first_weights_depend_on(tmp_path, monkeyp
         assert [i for i, (before, now) in enumerate(pairs) if before != now] == changed, argv
         if tmp_path / "b.pt" in argv:
             assert f"SHA-256 {sha256}" in pairs[changed[0]][1].values()
+    monkeypatch.setattr(p2.runs, "run_folder", lambda *_: "narrow")
+    ended = {"narrow": p2.runs.NotFinite("loss nan", "fc", "output")}
+    with pytest.raises(UserError, match="loss nan"):
+        p2.narrow_file(SimpleNamespace(**vars(setup_of()), finished=ended), 0)
 
 
 def test_stages_add_up_to_the_whole_networks():

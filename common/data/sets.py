@@ -37,6 +37,11 @@ class FileSet:
         self.name, self.files, self.class_names, self.sha256 = name, files, class_names, sha256
         self.labels = np.array(labels, dtype=np.int64)
 
+    def only(self, rows: Sequence[int]) -> "FileSet":
+        """The set of some of its images."""
+        files = [self.files[row] for row in rows]
+        return FileSet(self.name, files, self.labels[rows], self.class_names)
+
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) in px, from the file's header alone."""
         with open_image(self.files[index]) as image:

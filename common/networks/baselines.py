@@ -1,4 +1,4 @@
-"""Baselines that a network must beat: colour, edge or VGG-16 features and two simple classifiers.
+"""Baselines that a network must beat: colour, edge or VGG-16 features, and the nearest neighbour.
 
     import torch; from common.networks import baselines
     counts = baselines.colour_histograms(torch.randint(256, (9, 32, 32, 3)).byte().numpy(), 24)
@@ -63,18 +63,3 @@ def nearest(queries: Tensor, references: Tensor) -> Tensor:
     """The index of each query's nearest reference by L1 distance; the first one in a tie."""
     chunks = queries.split(1024)  # to bound the memory of the distances
     return torch.cat([torch.cdist(chunk, references, p=1).argmin(1) for chunk in chunks])
-
-
-def ridge(features: Tensor, labels: Tensor, queries: Tensor, strength: float) -> Tensor:
-    """Predict the label of each query by ridge regression on the classes, one against the rest.
-
-    Features (M, D) with labels int64 (M,), and queries (N, D), are standardised by the features'
-    mean and standard deviation. `strength` multiplies the squared weights. Returns int64 (N,).
-    """
-    from sklearn.linear_model import RidgeClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=strength))
-    classifier.fit(features.numpy(), labels.numpy())
-    return torch.from_numpy(classifier.predict(queries.numpy()))

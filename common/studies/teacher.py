@@ -114,7 +114,8 @@ def teacher(setup: Setup) -> Teacher | None:
     }
     name = files.digest_of({**about, "packed_side_px": train.images.shape[1]})
     path = setup.args.cache / f"teacher-{name}.pt"
-    parallel.broadcast(lambda: None if path.exists() else _make(path, about, train, setup.device))
+    lock = files.locked(files.make_folder(path.parent, "--cache"), "fills the cache")
+    parallel.broadcast(lambda: lock(_make)(path, about, train, setup.device))
     try:
         return Teacher(**torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except Exception as error:  # a damaged file can raise anything
@@ -124,7 +125,9 @@ def teacher(setup: Setup) -> Teacher | None:
 
 @torch.inference_mode()
 def _make(path: Path, about: dict, train: Packed, device: torch.device) -> None:
-    """Compute the training images' maps with VGG-16; write their file."""
+    """Compute the training images' maps with VGG-16 and write their file, if it is missing."""
+    if path.exists():
+        return
     weights = load_vgg16("auto", seed=0, want_lpips=False)
     network, maps = VGG16Features(weights, about["layers"]).to(device), []
     start, steps = time.perf_counter(), torch.arange(len(train)).split(BATCH_SIZE)
@@ -134,7 +137,6 @@ def _make(path: Path, about: dict, train: Packed, device: torch.device) -> None:
         cells = [functional.adaptive_avg_pool2d(one.float(), about["cells"]) for one in seen]
         maps.append(torch.cat(cells, dim=1).half().cpu())
     seconds = time.perf_counter() - start
-    files.make_folder(path.parent, "--cache")
     about = {**about, "weights": weights.sha256}
     save_checkpoint(path, {"about": about, "seconds": seconds, "maps": torch.cat(maps)})
     job.say(f"teacher: {len(train):,} images, {seconds:.0f} s, in {path}")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common import cli
 from common.data.augment import Augmentation
@@ -104,6 +105,11 @@ class Recipe:
 def add_flags(parser: cli.Parser) -> None:
     """Add the training loop's flags; a problem sets its own defaults with `set_defaults`."""
     add = parser.add
+    cache = "folder for the cache of decoded images"
+    add("--cache", type=cli.path, default=Path("data/cache"), help=cache)
+    bad = "leave out bad images and list them (default: stop)"
+    add("--skip-bad", action="store_true", help=bad)
+    add("--image-size", type=cli.at_least(32, 2048), default=224, help="side of the input in px")
     add("--epochs", type=cli.positive, default=16, help="passes over the training images")
     add("--batch-size", type=cli.at_least(2), default=32, help="images per step, 2 or more")
     often = "epochs from one evaluation on val to the next (default: a thirtieth of --epochs, >= 1)"
@@ -146,32 +152,22 @@ def add_flags(parser: cli.Parser) -> None:
 
 
 def recipe_of(args: argparse.Namespace, precision: str) -> Recipe:
-    """The recipe that the flags of `add_flags` and --image-size ask for."""
+    """The recipe that the flags of `add_flags` ask for."""
     warmup_epochs = args.warmup_epochs
     if warmup_epochs >= args.epochs:
         warmup_epochs = args.epochs / 5
         say(f"--warmup-epochs shortened to {warmup_epochs:g}, a fifth of --epochs {args.epochs}")
-    return Recipe(
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        image_size_px=args.image_size,
-        learning_rate=args.lr,
-        optimizer=args.optimizer,
-        weight_decay=args.weight_decay,
-        warmup_epochs=warmup_epochs,
-        label_smoothing=args.label_smoothing,
-        ema_decay=args.ema,
-        clip_norm=args.clip_norm,
-        precision=precision,
-        compile=args.compile,
-        deterministic=args.deterministic,
-        seed=args.seed,
-        augmentation=Augmentation(
+    named = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if f.name in args}
+    others = {
+        "image_size_px": args.image_size,
+        "learning_rate": args.lr,
+        "warmup_epochs": warmup_epochs,
+        "ema_decay": args.ema,
+        "precision": precision,
+        "augmentation": Augmentation(
             args.crop_area, args.jitter, args.cutmix, randaugment=args.randaugment
         ),
-        stages=args.stages,
-        first_strength=args.first_strength,
-        first_size_px=args.first_size or max(min(32, args.image_size), args.image_size // 2),
-        val_interval=args.val_interval or max(1, args.epochs // EVALUATIONS),
-        solve_head=args.solve_head,
-    )
+        "first_size_px": args.first_size or max(min(32, args.image_size), args.image_size // 2),
+        "val_interval": args.val_interval or max(1, args.epochs // EVALUATIONS),
+    }
+    return Recipe(**named | others)  # the other fields have flags of the same name

@@ -200,6 +200,11 @@ def train_and_test(setup: Setup, spec: NetworkSpec, seed: int, gpus: int) -> dic
             lock = files.locked(files.make_folder(folder), "trains", wait=job.size() == 1)
             parallel.broadcast(lambda: stack.enter_context(lock))
             setup.finished[folder] = _train_and_test(setup, spec, seed, gpus, folder)
+    return finished_run(setup, folder)
+
+
+def finished_run(setup: Setup, folder: Path) -> dict:
+    """A run that this call has made; raises the NotFinite that ended it."""
     run = setup.finished[folder]
     if isinstance(run, NotFinite):
         raise run

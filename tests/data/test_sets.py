@@ -20,6 +20,7 @@ def test_class_folders_have_a_label_each_and_pictures_of_any_size(tmp_path):
     source = sets.class_folders("originals", tmp_path)
     assert [source.size(index) for index in range(3)] == [(9, 2), (3, 4), (5, 4)]
     assert (source.labels.tolist(), source.class_names) == ([0, 0, 1], ["a", "b"])
+    assert (source.only([2]).files, source.only([2]).labels) == (source.files[2:], [1])
 
 
 # ----------------------------------------------------------------------------------- Flowers-102

@@ -27,8 +27,7 @@ def refused(spec):
 
 
 def test_the_packages_convolutions_are_torchvisions(real_weights):
-    # VGG16_Weights.IMAGENET1K_V1, features.0.weight[0, 0]
-    expected = [
+    expected = [  # VGG16_Weights.IMAGENET1K_V1, features.0.weight[0, 0]
         [-0.5537306, 0.1427047, 0.5289615],
         [-0.58312404, 0.35655147, 0.76566225],
         [-0.69022113, -0.04801885, 0.48409155],
@@ -60,6 +59,8 @@ def test_torchvisions_cached_file_comes_first(monkeypatch, tmp_path):
     assert found.source.startswith("torchvision, cached vgg16-397923af.pth")
     assert found.lpips_heads is None
     assert all(torch.equal(found.features[name], features[name]) for name in features)
+    dated = path.rename(path.with_name("mine-20250131.pth"))  # these digits are no SHA-256's
+    assert weights.load_vgg16(str(dated), 0, False).source == "file mine-20250131.pth"
 
 
 def test_nothing_found_names_all_that_was_tried(fails, monkeypatch, tmp_path):

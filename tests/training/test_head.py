@@ -4,22 +4,33 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
 
-from common.networks import baselines
 from common.training import head
 from common.training.evaluation import evaluate
 from common.training.run import Run, Saver
 from tests.training import test_loop as tiny
 
 
-def test_the_layer_classifies_as_ridge_regression_does():
-    generator = torch.Generator().manual_seed(0)
-    features, labels = torch.rand(40, 9, generator=generator) * 5, torch.arange(40) % 4
-    asked = torch.rand(30, 9, generator=generator) * 5
-    for strength in (3, 30):
-        (layer,) = head.ridge_layers(features, torch.eye(4)[labels], [strength])
-        wanted = baselines.ridge(features, labels, asked, strength)
-        assert torch.equal(torch.nn.functional.linear(asked, *layer).argmax(1), wanted)
+@pytest.mark.parametrize("count", [12, 60])  # fewer and more than features
+@pytest.mark.parametrize("strength", [0.1, 3, 10.0, 30])
+def test_ridge_is_the_closed_form_and_scikit_learns_on_standardised_features(count, strength):
+    torch.manual_seed(0)
+    features, queries = (torch.randn(rows, 20) * torch.rand(20) + 3 for rows in (count, 200))
+    labels = torch.arange(count) % 3
+    mean, std = features.mean(0), features.std(0, correction=0)
+    known, asked = ((part.double() - mean) / std for part in (features, queries))
+    targets = torch.nn.functional.one_hot(labels).double()
+    gram = known.T @ known + strength * torch.eye(20)
+    weights = torch.linalg.solve(gram, known.T @ (targets - targets.mean(0)))
+    wanted = (asked @ weights + targets.mean(0)).argmax(1)
+    (layer,) = head.ridge_layers(features, targets.float(), [strength])
+    answers = torch.nn.functional.linear(queries, *layer).argmax(1)
+    assert torch.equal(answers, wanted)
+    assert len(answers.unique()) == 3
+    scaled, known = StandardScaler().fit(features).transform, RidgeClassifier(alpha=strength)
+    assert known.fit(scaled(features), labels).predict(scaled(queries)).tolist() == wanted.tolist()
 
 
 def test_a_runs_network_and_file_get_the_layer_once(tmp_path, monkeypatch):

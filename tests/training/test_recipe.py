@@ -18,10 +18,9 @@ CPU = torch.device("cpu")
 
 def parse(*flags):
     parser = cli.Parser(None)
-    parser.add("--image-size", type=int, default=8, help="side in px")
     parser.add("--seed", type=int, default=0, help="of all")
     add_flags(parser)
-    parser.set_defaults(epochs=3, batch_size=4, lr=0.02, warmup_epochs=1, jitter=0.3)
+    parser.set_defaults(image_size=8, epochs=3, batch_size=4, lr=0.02, warmup_epochs=1, jitter=0.3)
     return parser.parse_args(list(map(str, flags)))
 
 
