@@ -25,7 +25,7 @@ from common.data import flowers
 from common.data.images import centre_crop, to_uint8
 from common.errors import guard
 from common.job import progress
-from common.networks import baselines
+from common.networks import features
 from common.reporting import provenance, tables
 from common.reporting.statistics import wilson_interval
 
@@ -55,10 +55,10 @@ def images_per_second(seed: int, batches: int = 5) -> float:
 def nearest_label(images: Tensor, known_images: Tensor, known_labels: Tensor) -> Tensor:
     """For each image, the label of the known image with the nearest colour histogram."""
     histograms = [
-        baselines.colour_histograms(np.stack([to_uint8(image) for image in batch]), SIDE_PX)
+        features.colour_histograms(np.stack([to_uint8(image) for image in batch]), SIDE_PX)
         for batch in (images, known_images)
     ]
-    return known_labels[baselines.nearest(*histograms)]
+    return known_labels[features.nearest(*histograms)]
 
 
 def softmax_regression() -> nn.Sequential:

@@ -312,7 +312,7 @@ def draw_first_losses(
 
 # ------------------------------------------------------------------------- 3.4 the three studies
 
-STUDIES = {
+STUDY_COLUMNS = {
     "stems": {
         "stem": "{stem}",
         "gammas": "{gamma:g}",
@@ -354,7 +354,7 @@ def study_findings(study: str, result: Mapping, tag: str) -> Findings:
         }
         for row in result[study]
     ]
-    tables, figures = {f"3.4_{study}.txt": table(caption, STUDIES[study] | TRAINED, rows)}, {}
+    tables, figures = {f"3.4_{study}.txt": table(caption, STUDY_COLUMNS[study] | TRAINED, rows)}, {}
     if study == "exponents":
         figures["3.4_exponents.png"] = partial(draw_exponents, tag=tag, rows=result[study])
     return Findings(result, tables, figures=figures)

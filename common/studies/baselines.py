@@ -13,7 +13,7 @@ from torch.nn import functional
 from common import files, job
 from common.data.augment import centre_square
 from common.errors import UserError
-from common.networks import baselines as instrument
+from common.networks.features import colour_histograms, hog_features, nearest, vgg_features
 from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
 from common.reporting.statistics import wilson_interval
@@ -74,7 +74,7 @@ def _baselines(setup: Setup) -> dict[str, dict]:
     measures = ("val_top1", "test_top1", "test_top1_low", "test_top1_high", "test_per_class")
     chance = dict.fromkeys(measures, 100 / setup.classes)
     rows = {"chance": {**chance, "seconds": 0.0, "chosen": {}}}
-    kinds = {"colour": instrument.colour_histograms, "HOG": instrument.hog_features}
+    kinds = {"colour": colour_histograms, "HOG": hog_features}
     for name, features_of in kinds.items():
         start, size_px = time.perf_counter(), setup.args.image_size
         features = {s: features_of(part.images, size_px) for s, part in setup.packed.items()}
@@ -82,8 +82,8 @@ def _baselines(setup: Setup) -> dict[str, dict]:
             mirrored = features_of(setup.packed["train"].images[:, :, ::-1], size_px)
             features["train"] = torch.cat([features["train"], mirrored])
         seconds = time.perf_counter() - start
-        nearest = partial(_nearest, features, _labels(setup, features["train"]))
-        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, nearest)], seconds)
+        answers = partial(_nearest, features, _labels(setup, features["train"]))
+        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, answers)], seconds)
         rows[f"{name}, ridge"] = _row(setup, _ridges(setup, {}, features.get), seconds)
     try:
         weights = load_vgg16("auto", seed=0, want_lpips=False)
@@ -124,7 +124,7 @@ def _labels(setup: Setup, train: Tensor) -> Tensor:
 
 
 def _nearest(features: dict, labels: Tensor, split: str) -> Tensor:
-    return labels[instrument.nearest(features[split], features["train"])]
+    return labels[nearest(features[split], features["train"])]
 
 
 def _ridges(setup: Setup, settings: dict, features_of: Callable) -> Iterator[Candidate]:
@@ -165,7 +165,7 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
     for mirror, rows in job.progress(batches, f"VGG-16 on {split}, {side_px} px", leave=False):
         images = centre_square(packed.batch(rows, setup.device)[0], setup.args.image_size)
         images = enlarged(images.flip(3) if mirror else images, side_px)
-        features = instrument.vgg_features(network, images)
+        features = vgg_features(network, images)
         parts.append({tap: pooled.cpu() for tap, pooled in features.items()})
     return {tap: torch.cat([part[tap] for part in parts]) for tap in TAPS}
 

@@ -1,8 +1,8 @@
-"""Baselines that a network must beat: colour, edge or VGG-16 features, and the nearest neighbour.
+"""What baselines look at: colour, edge or VGG-16 features, and the nearest neighbour.
 
-    import torch; from common.networks import baselines
-    counts = baselines.colour_histograms(torch.randint(256, (9, 32, 32, 3)).byte().numpy(), 24)
-    print(baselines.nearest(counts[5:], counts[:5]))
+    import torch; from common.networks import features
+    counts = features.colour_histograms(torch.randint(256, (9, 32, 32, 3)).byte().numpy(), 24)
+    print(features.nearest(counts[5:], counts[:5]))
 
 Pictures are uint8 (n, S, S, 3), features float32 (n, D), labels int64 (n,).
 """
