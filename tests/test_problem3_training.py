@@ -39,7 +39,7 @@ def test_three_networks_see_the_same_images_and_are_tested_once(train, monkeypat
 
     def keep(run, *args):
         batch = process_batch(run, *args)
-        seen.setdefault(run, []).append(batch)
+        seen.setdefault(run, []).append(batch[:2])
         return batch
 
     def count(network, split, *others, **options):

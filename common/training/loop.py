@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,11 +151,11 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     recipe = run.recipe
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(epoch)
-    images, targets = process_batch(run, train, indexes)
+    batch = process_batch(run, train, indexes)
     # Dropout and stochastic depth draw from PyTorch's global generator.
     dropout_seed = streams.mixed_seed(recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
     torch.manual_seed(dropout_seed)
-    logits, loss = _loss(run.forward, images, targets, len(indexes), run)
+    logits, loss = _loss(run, run.forward, batch, len(indexes))
     run.optimizer.zero_grad()
     # Each process's loss is a share of a sum, but DistributedDataParallel averages over processes.
     run.scaler.scale(loss * job.size()).backward()
@@ -163,13 +164,13 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     norm = gradient_norm([parameter.grad for parameter in trained])
     if recipe.clip_norm:
         nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
-    hits = int((logits.argmax(1) == targets[:, : logits.shape[1]].argmax(1)).sum())
+    hits = int((logits.argmax(1) == batch.targets.argmax(1)).sum())
     mean_loss, hits = parallel.total([loss.item(), hits], run.device)
     # With fp16 the scaler handles an infinite gradient: it skips the step and lowers its scale.
     scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
     if not (math.isfinite(mean_loss) and (scaling or math.isfinite(norm))):
         torch.manual_seed(dropout_seed)
-        raise _not_finite(run, images, targets, mean_loss, norm.item())
+        raise _not_finite(run, batch, mean_loss, norm.item())
     if run.epoch == run.step == 0:
         warn_of_dead(run.network, mean_loss, len(train.class_names))
     run.scaler.step(run.optimizer)
@@ -182,22 +183,30 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     return mean_loss
 
 
-def process_batch(run: Run, train: Packed, indexes: Tensor) -> tuple[Tensor, Tensor]:
-    """This process's share of a step on the images `indexes`: augmented images and targets.
+class Batch(NamedTuple):
+    """Augmented images (N, 3, S, S), their classes' shares (N, classes), a teacher's features.
 
-    If the run has a teacher, its features follow the targets in each row, mixed place by place.
+    The features are mixed place by place as the images are: (N, F, side, side) for each depth.
+    """
+
+    images: Tensor
+    targets: Tensor
+    features: list[Tensor]
+
+
+def process_batch(run: Run, train: Packed, indexes: Tensor) -> Batch:
+    """This process's share of a step on the images `indexes`.
 
     Every process augments and mixes the whole batch and then takes its share: an image may be mixed
     with one of another process, and augmentation is cheap compared with the network.
     """
-    images, targets = _whole_batch(run, train, indexes, run.step, run.teacher)
+    whole = _whole_batch(run, train, indexes, run.step, run.teacher)
     own = slice(job.rank(), None, job.size())
-    return images[own].contiguous(memory_format=torch.channels_last), targets[own]
+    images = whole.images[own].contiguous(memory_format=torch.channels_last)
+    return Batch(images, whole.targets[own], [maps[own] for maps in whole.features])
 
 
-def _whole_batch(
-    run: Run, train: Packed, indexes: Tensor, step: int, teacher=None
-) -> tuple[Tensor, Tensor]:
+def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int, teacher=None) -> Batch:
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
@@ -205,11 +214,9 @@ def _whole_batch(
     varied = recipe.augmentation.vary(images, crops, recipe.image_size_px, draws)
     targets = functional.one_hot(labels, len(train.class_names)).float()
     mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)
-    if teacher:
-        for side in run.trained.sides(recipe.image_size_px):
-            features = mix_maps(teacher.features(indexes, crops, side), pasted)
-            targets = torch.cat([targets, features.flatten(1)], dim=1)
-    return mixed, targets
+    sides = run.trained.sides(recipe.image_size_px) if teacher else []
+    features = [mix_maps(teacher.features(indexes, crops, side), pasted) for side in sides]
+    return Batch(mixed, targets, features)
 
 
 def recompute_batch_norms(run: Run, train: Packed) -> None:
@@ -220,9 +227,8 @@ def recompute_batch_norms(run: Run, train: Packed) -> None:
     """
     recipe, steps = run.recipe, _order_of_epoch(run, train)
     enough = math.ceil(STATISTICS_IMAGES / recipe.batch_size)
-    batches = (
-        _whole_batch(run, train, indexes, step)[0] for step, indexes in enumerate(steps[:enough])
-    )
+    # Of each, update_bn takes the first field, the images.
+    batches = (_whole_batch(run, train, some, k) for k, some in enumerate(steps[:enough]))
     torch.manual_seed(streams.mixed_seed(recipe.seed, streams.DROPOUT, run.epoch, len(steps)))
     with autocast(recipe.precision, run.device):
         update_bn(batches, run.evaluated)
@@ -239,22 +245,18 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _loss(
-    forward: nn.Module, images: Tensor, targets: Tensor, batch_size: int, run: Run
-) -> tuple[Tensor, Tensor]:
+def _loss(run: Run, forward: nn.Module, batch: Batch, batch_size: int) -> tuple[Tensor, Tensor]:
     """Logits, and these images' share of the mean loss over a batch of `batch_size`."""
     with autocast(run.recipe.precision, run.device):
-        outputs = forward(images)
-    logits, guessed = outputs if run.teacher else (outputs, None)
-    classes, smoothing = logits.shape[1], run.recipe.label_smoothing
+        outputs = forward(batch.images)
+    logits, guessed = outputs if run.teacher else (outputs, [])
+    smoothing = run.recipe.label_smoothing
     loss = functional.cross_entropy(
-        logits.float(), targets[:, :classes], label_smoothing=smoothing, reduction="sum"
+        logits.float(), batch.targets, label_smoothing=smoothing, reduction="sum"
     )
-    if run.teacher:
-        wanted = targets[:, classes:].split([maps[0].numel() for maps in guessed], dim=1)
-        for maps, features in zip(guessed, wanted, strict=True):
-            errors = (maps.flatten(1).float() - features).square().mean(dim=1)
-            loss = loss + run.teacher.loss_weight * errors.sum()
+    for maps, features in zip(guessed, batch.features, strict=True):
+        errors = (maps.float() - features).flatten(1).square().mean(dim=1)
+        loss = loss + run.teacher.loss_weight * errors.sum()
     return logits, loss / batch_size
 
 
@@ -308,13 +310,11 @@ def _stop_between_steps() -> Iterator[Callable[[], int]]:
 # ------------------------------------------------------------------------------- non-finite values
 
 
-def _not_finite(run: Run, images: Tensor, targets: Tensor, loss: float, norm: float) -> NotFinite:
+def _not_finite(run: Run, batch: Batch, loss: float, norm: float) -> NotFinite:
     """Find where the first bad value appears: run the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     found = parallel.gather(
-        first_non_finite(
-            run.trained, lambda: _loss(run.trained, images, targets, len(images), run)[1]
-        )
+        first_non_finite(run.trained, lambda: _loss(run, run.trained, batch, len(batch.images))[1])
     )
     # The value may have appeared in one process alone.
     module, direction = next((place for place in found if place[0] != WHOLE_NETWORK), found[0])

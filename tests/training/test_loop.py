@@ -270,7 +270,7 @@ def test_batch_norms_of_the_average_are_those_of_a_full_pass_of_its_weights():
     maps = []
     for step, indexes in enumerate(order.tensor_split(3)):
         run.step = step
-        images, _ = loop.process_batch(run, train_set, indexes)
+        images = loop.process_batch(run, train_set, indexes).images
         maps.append(run.evaluated[0](images).detach())
     mean = torch.stack([one.mean((0, 2, 3)) for one in maps]).mean(0)
     variance = torch.stack([one.var((0, 2, 3)) for one in maps]).mean(0)

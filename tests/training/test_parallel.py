@@ -55,7 +55,7 @@ def one_step(recipe):
     chosen = precision.choose_precision("auto", precision.Example(nn.Identity, 2, 8, CPU))
     parallel.stop()
     return {
-        "batch": [part.numpy() for part in batch],  # a tensor would end with its process
+        "batch": [part.numpy() for part in batch[:2]],  # a tensor would end with its process
         "gradients": gradients,
         "sums": run.sums,
         "evaluation": evaluation,
