@@ -101,7 +101,7 @@ ROWS = [
     ),
     ("taught", "taught/problem2", 60,
      TAUGHT.format(parts="2.2") + SOLVED + " --epochs 100 --cutmix 0.5"),
-    ("2.3", "problem2", 25, COMPARED.format(parts="2.3")),
+    ("2.3", "problem2", 35, COMPARED.format(parts="2.3")),
     ("2.5", "problem2", 15, BLOCKS),
     ("small block", "small_block/problem2", 15, f"{BLOCKS} --noise-area 0.02 0.1"),
     ("2.6", "problem2", 5, COMPARED.format(parts="2.6") + " --images 2 --curve-images 300"),

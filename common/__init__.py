@@ -1,4 +1,4 @@
-"""What the three scripts share, by room. A room imports only from rooms in lines above its own.
+"""What the three scripts share. Each package or module imports only from those named before it.
 
 start, job, errors: Ctrl-C, processes and their output, one line for the user's mistakes
 files, cli: atomic files with sums, locks; flags

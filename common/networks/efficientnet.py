@@ -23,7 +23,7 @@ from common.networks.summary import count_macs, count_parameters
 from common.networks.weights import find_tensors, published_file
 
 HEAD = ("classifier.1.weight", "classifier.1.bias")
-HINTED = (-5, -3, -1)  # the modules of `features` that guess a teacher's: stages 3, 5, head conv
+GUIDED = (-5, -3, -1)  # modules of `features` whose maps guess a teacher's: stages 3, 5, head conv
 
 
 def build(classes: int, init: str, seed: int) -> tuple[EfficientNet, str, list[str]]:
@@ -97,7 +97,7 @@ class Taught(nn.Module):
         super().__init__()
         self.network = network
         self.strides_px, self.guesses, stages = [], nn.ModuleList(), network.network.features
-        for end in HINTED:
+        for end in GUIDED:
             layers = [m for m in stages[: end + 1 or None].modules() if isinstance(m, nn.Conv2d)]
             self.strides_px.append(math.prod(layer.stride[0] for layer in layers))
             self.guesses.append(nn.Conv2d(len(layers[-1].weight), features, 1))
@@ -113,7 +113,7 @@ class Taught(nn.Module):
         bare, maps = self.network.network, [self.network.normalise(images)]
         for stage in bare.features:
             maps.append(stage(maps[-1]))
-        guessed = [guess(maps[end]) for guess, end in zip(self.guesses, HINTED, strict=True)]
+        guessed = [guess(maps[end]) for guess, end in zip(self.guesses, GUIDED, strict=True)]
         return bare.classifier(bare.avgpool(maps[-1]).flatten(1)), guessed
 
 

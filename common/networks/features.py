@@ -4,7 +4,7 @@
     counts = features.colour_histograms(torch.randint(256, (9, 32, 32, 3)).byte().numpy(), 24)
     print(features.nearest(counts[5:], counts[:5]))
 
-Pictures are uint8 (n, S, S, 3), features float32 (n, D), labels int64 (n,).
+Pictures are uint8 (n, S, S, 3), features float32 (n, D).
 """
 
 import numpy as np

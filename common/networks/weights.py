@@ -4,9 +4,9 @@
     weights = random_vgg16(seed=0)
     print(weights.label, {name: tensor.shape for name, tensor in weights.features.items()})
 
-Every known file is compared with its SHA-256 before it is read. Other files are those of torch.save
-(new or old format) or safetensors. Their weights may lie under one of the keys CONTAINERS, and the
-names may begin with words of WRAPPERS.
+A file found or downloaded here is compared with its SHA-256 before it is read. Files are those of
+torch.save (new or old format) or safetensors. Their weights may lie under one of the keys
+CONTAINERS, and the names may begin with words of WRAPPERS.
 """
 
 import importlib.util

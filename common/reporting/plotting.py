@@ -251,7 +251,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     seeds = max(map(len, histories.values()))
     settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
     settings += ". Train: means since the point before, of augmented images and smoothed labels."
-    about = ("Loss and accuracy over the epochs", (1, 2), (13, 4.2), settings)
+    about = ("Loss and accuracy over the epochs", (1, 2), (10, 4), settings)
     labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
     with new_figure(path, *about) as (figure, axes):
         for axis, (key, label) in zip(axes[0], labels.items(), strict=True):

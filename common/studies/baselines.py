@@ -65,7 +65,7 @@ def kept_baselines(setup: Setup) -> dict[str, dict]:
     else:
         rows = _baselines(setup)
         if VGG_RIDGE in rows:
-            with files.locked(files.make_folder(path.parent), "fills the cache"):
+            with files.locked(path.parent, "fills the cache"):
                 files.save_json(path, rows)
     return rows
 
@@ -82,8 +82,8 @@ def _baselines(setup: Setup) -> dict[str, dict]:
             mirrored = features_of(setup.packed["train"].images[:, :, ::-1], size_px)
             features["train"] = torch.cat([features["train"], mirrored])
         seconds = time.perf_counter() - start
-        answers = partial(_nearest, features, _labels(setup, features["train"]))
-        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, answers)], seconds)
+        predict = partial(_nearest, features, _labels(setup, features["train"]))
+        rows[f"{name}, nearest neighbour"] = _row(setup, [({}, predict)], seconds)
         rows[f"{name}, ridge"] = _row(setup, _ridges(setup, {}, features.get), seconds)
     try:
         weights = load_vgg16("auto", seed=0, want_lpips=False)
@@ -99,13 +99,13 @@ def _row(setup: Setup, candidates: Iterable[Candidate], seconds: float = 0.0) ->
     """The result of the best candidate on val (the first of equals); `seconds` are added."""
     start, best = time.perf_counter(), -1.0
     labels = {split: part.labels for split, part in setup.packed.items()}
-    for settings, answers in candidates:
-        top1 = 100 * (answers("val") == labels["val"]).double().mean().item()
+    for settings, predict in candidates:
+        top1 = 100 * (predict("val") == labels["val"]).double().mean().item()
         if top1 > best:
-            best, chosen, chosen_answers = top1, settings, answers
+            best, chosen, chosen_predict = top1, settings, predict
         if top1 == 100:  # no other can be better
             break
-    hits = chosen_answers("test") == labels["test"]
+    hits = chosen_predict("test") == labels["test"]
     low, high = wilson_interval(int(hits.sum()), len(hits))
     return {
         "val_top1": best,
@@ -133,11 +133,11 @@ def _ridges(setup: Setup, settings: dict, features_of: Callable) -> Iterator[Can
     train = features_of("train").sqrt()
     targets = functional.one_hot(_labels(setup, train), setup.classes).float()
     for strength, layer in zip(STRENGTHS, ridge_layers(train, targets, STRENGTHS), strict=True):
-        answers = partial(_answers, features_of, layer)
-        yield {**settings, "strength": strength}, answers
+        predict = partial(_predict, features_of, layer)
+        yield {**settings, "strength": strength}, predict
 
 
-def _answers(features_of: Callable, layer: tuple[Tensor, Tensor], split: str) -> Tensor:
+def _predict(features_of: Callable, layer: tuple[Tensor, Tensor], split: str) -> Tensor:
     return functional.linear(features_of(split).sqrt(), *layer).argmax(1)
 
 

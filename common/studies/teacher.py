@@ -20,7 +20,7 @@ from common import files, job
 from common.data.augment import to_float
 from common.data.packed import Packed
 from common.errors import UserError
-from common.networks.efficientnet import HINTED, Taught
+from common.networks.efficientnet import GUIDED, Taught
 from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
 from common.studies.baselines import enlarged
@@ -49,12 +49,12 @@ class Teacher:
     loss_weight = 8  # of each guess's mean square error; that of the cross-entropy is 1
 
     def __post_init__(self):
-        self.about = {**self.about, "hinted": list(HINTED)}  # earlier networks: the last maps alone
+        self.about = {**self.about, "hinted": list(GUIDED)}  # earlier networks: the last maps alone
         parts = self.maps.split(256)  # all at once would take twice their memory
         roots = torch.cat(
             [functional.avg_pool2d(part.float(), CELLS // 2) for part in parts]
         ).sqrt()
-        # The lower limit is for channels that are dead on these pictures.
+        # Of quarters of images; smaller cells vary more. The limit is for dead channels.
         self.moments = roots.mean((0, 2, 3)), roots.std((0, 2, 3)).clamp(min=1e-3)
 
     def features(self, indexes: Tensor, crops: Tensor, side: int) -> Tensor:
@@ -114,7 +114,7 @@ def teacher(setup: Setup) -> Teacher | None:
     }
     name = files.digest_of({**about, "packed_side_px": train.images.shape[1]})
     path = setup.args.cache / f"teacher-{name}.pt"
-    lock = files.locked(files.make_folder(path.parent, "--cache"), "fills the cache")
+    lock = files.locked(path.parent, "fills the cache")
     parallel.broadcast(lambda: lock(_make)(path, about, train, setup.device))
     try:
         return Teacher(**torch.load(path, map_location="cpu", weights_only=True, mmap=True))

@@ -2,8 +2,8 @@
 
 import io
 import json
-import re
 import resource
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -85,10 +85,8 @@ def peak_memory_mib(device: torch.device) -> float:
     """Peak memory so far in MiB: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")  # Linux's ru_maxrss starts at the parent's peak
-    if status.exists():
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # a Mac's, in bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
