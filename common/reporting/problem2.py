@@ -25,7 +25,7 @@ def init_words(args: Namespace) -> str:
     words = {
         "head at zero" if scratch else "new heads at zero": args.zero_head,
         "last gammas at zero": args.zero_init_residual and scratch,
-        "taught by VGG-16, whose part is in the train loss": args.teacher,
+        "taught by VGG-16": args.teacher,
     }
     return ", ".join([args.init, *(word for word, holds in words.items() if holds)])
 

@@ -144,7 +144,7 @@ def endless_steps(run: Run, train: Packed) -> Iterator[float]:
 
 
 def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
-    """Take one step of gradient descent on the images `indexes`; returns their mean loss.
+    """Take one step of gradient descent on the images `indexes`; returns their cross-entropy.
 
     Raises NotFinite, and leaves the weights as they were, if the loss or a gradient is not finite.
     """
@@ -155,7 +155,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     # Dropout and stochastic depth draw from PyTorch's global generator.
     dropout_seed = streams.mixed_seed(recipe.seed, streams.DROPOUT, run.epoch, run.step, job.rank())
     torch.manual_seed(dropout_seed)
-    logits, loss = _loss(run, run.forward, batch, len(indexes))
+    logits, cross_entropy, loss = _loss(run, run.forward, batch, len(indexes))
     run.optimizer.zero_grad()
     # Each process's loss is a share of a sum, but DistributedDataParallel averages over processes.
     run.scaler.scale(loss * job.size()).backward()
@@ -165,7 +165,7 @@ def train_step(run: Run, train: Packed, indexes: Tensor, epoch: float) -> float:
     if recipe.clip_norm:
         nn.utils.clip_grads_with_norm_(trained, recipe.clip_norm, norm)
     hits = int((logits.argmax(1) == batch.targets.argmax(1)).sum())
-    mean_loss, hits = parallel.total([loss.item(), hits], run.device)
+    mean_loss, hits = parallel.total([cross_entropy.item(), hits], run.device)
     # With fp16 the scaler handles an infinite gradient: it skips the step and lowers its scale.
     scaling = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
     if not (math.isfinite(mean_loss) and (scaling or math.isfinite(norm))):
@@ -245,19 +245,19 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _loss(run: Run, forward: nn.Module, batch: Batch, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits, and these images' share of the mean loss over a batch of `batch_size`."""
+def _loss(run: Run, forward: nn.Module, batch: Batch, batch_size: int) -> tuple[Tensor, ...]:
+    """Logits; shares of a batch's mean cross-entropy and of its loss, with a teacher's part."""
     with autocast(run.recipe.precision, run.device):
         outputs = forward(batch.images)
     logits, guessed = outputs if run.teacher else (outputs, [])
     smoothing = run.recipe.label_smoothing
-    loss = functional.cross_entropy(
+    loss = cross_entropy = functional.cross_entropy(
         logits.float(), batch.targets, label_smoothing=smoothing, reduction="sum"
     )
     for maps, features in zip(guessed, batch.features, strict=True):
         errors = (maps.float() - features).flatten(1).square().mean(dim=1)
         loss = loss + run.teacher.loss_weight * errors.sum()
-    return logits, loss / batch_size
+    return logits, cross_entropy / batch_size, loss / batch_size
 
 
 def _finish_epoch(run: Run, val: Packed) -> None:
@@ -314,7 +314,7 @@ def _not_finite(run: Run, batch: Batch, loss: float, norm: float) -> NotFinite:
     """Find where the first bad value appears: run the step again with every module watched."""
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     found = parallel.gather(
-        first_non_finite(run.trained, lambda: _loss(run, run.trained, batch, len(batch.images))[1])
+        first_non_finite(run.trained, lambda: _loss(run, run.trained, batch, len(batch.images))[2])
     )
     # The value may have appeared in one process alone.
     module, direction = next((place for place in found if place[0] != WHOLE_NETWORK), found[0])

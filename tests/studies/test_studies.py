@@ -65,8 +65,7 @@ def test_the_batches_of_the_report_are_of_650_whole_classes():
         for images in (least - 1, least, most, most + 1)
     ]
     assert fits == [False, True, True, False]
-    # ImageNet's classes have 732 to 1,300 images, 1,281 on average.
-    assert 1280 < found["images_per_class"] < 1282
+    assert 1280 < found["images_per_class"] < 1282  # ImageNet's average, of 732 to 1,300
 
 
 def test_the_forecast_is_dead_at_256_where_f_squares_the_sums_and_nowhere_else():

@@ -115,12 +115,13 @@ def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path
     run.trained.eval()
     indexes, draws = torch.arange(11), Draws(0, streams.AUGMENT, 0, 0, 11, CPU)
     batch = loop.process_batch(run, train_set(), indexes)
-    logits, loss = loop._loss(run, run.forward, batch, 11)
+    logits, cross_entropy, loss = loop._loss(run, run.forward, batch, 11)
     crops = VARIED.crops(draws)
     varied = VARIED.vary(train_set().batch(indexes, CPU)[0], crops, 16, draws)
     _, targets, pasted = VARIED.mix(varied, torch.eye(3)[indexes % 3], draws)
     assert ((targets > 0).sum(dim=1) == 2).any()  # some are mixed
     wanted = torch.nn.functional.cross_entropy(logits, targets)
+    torch.testing.assert_close(cross_entropy, wanted)
     for side, guessed in zip((8, 4, 2), run.trained(batch.images)[1], strict=True):  # of 16 px
         features = mix_maps(made.features(indexes, crops, side), pasted)
         wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
