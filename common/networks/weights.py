@@ -4,9 +4,9 @@
     weights = random_vgg16(seed=0)
     print(weights.label, {name: tensor.shape for name, tensor in weights.features.items()})
 
-A file found or downloaded here is compared with its SHA-256 before it is read. Files are those of
-torch.save (new or old format) or safetensors. Their weights may lie under one of the keys
-CONTAINERS, and the names may begin with words of WRAPPERS.
+Every known file is compared with its SHA-256 before it is read. Other files are those of torch.save
+(new or old format) or safetensors. Their weights may lie under one of the keys CONTAINERS, and the
+names may begin with words of WRAPPERS.
 """
 
 import importlib.util
@@ -79,7 +79,7 @@ def load_vgg16(spec: str, seed: int, want_lpips: bool = True) -> Weights:
     if spec == "random":
         return random_vgg16(seed, want_lpips)
     path, source, known = _find_vgg16(spec)
-    digest = verify(path, known, "delete it and run again")
+    digest = verify(path, known, "replace it, or delete it and run again")
     if digest == PACKAGE_SHA256:
         features = read_package(path)[0]
     else:
@@ -98,7 +98,8 @@ def _find_vgg16(spec: str) -> tuple[Path, str, str]:
         path = Path(spec)
         if not path.is_file():
             raise UserError(f"weights {spec}: no such file; give a file, auto or random")
-        return path, f"file {path.name}", ""
+        known = {PACKAGE_FILE: PACKAGE_SHA256, cached_file(VGG16_URL).name: VGG16_SHA256}
+        return path, f"file {path.name}", known.get(path.name, "")
     path = cached_file(VGG16_URL)
     if path.is_file():
         return path, f"torchvision, cached {path.name}", VGG16_SHA256
