@@ -300,20 +300,19 @@ def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, st
 
 
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
-    """Estimated seconds to train and test the networks, as if all were like the one timed."""
+    """Estimated seconds to train and test the networks, by their sizes of images in each epoch."""
     args, counts = setup.args, {split: len(one.labels) for split, one in setup.sources.items()}
-    waiting = sum(
-        is_waiting(setup, run_folder(setup, spec.name, args.seed + index, args.gpus))
-        for spec, index in itertools.product(specs, range(seeds))
-    )
-    if not waiting:
-        return 0
     averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
     evaluations = sum(map(setup.recipe.evaluates_after, range(args.epochs)))
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]
-    sizes = np.array([setup.recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
-    images = counts["train"] * ((sizes / args.image_size) ** 2).sum() + EVALUATED * evaluated
-    return images * waiting / images_per_second(setup, waiting)
+    images, waiting = 0, 0
+    for spec, index in itertools.product(specs, range(seeds)):
+        if is_waiting(setup, run_folder(setup, spec.name, args.seed + index, args.gpus)):
+            recipe = replace(setup.recipe, **spec.recipe_changes)
+            sizes = np.array([recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
+            images += counts["train"] * ((sizes / args.image_size) ** 2).sum()
+            images, waiting = images + EVALUATED * evaluated, waiting + 1
+    return images / images_per_second(setup, waiting) if waiting else 0
 
 
 def images_per_second(setup: Setup, trainings: int = 1) -> float:

@@ -63,14 +63,14 @@ def looks_at_test(monkeypatch):
 # ---------------------------------------------------------------------------- what identifies a run
 
 
-def test_the_forecast_counts_growing_images_evaluations_and_averaged_batch_norms(
-    setup_of, monkeypatch
-):
+def test_the_forecast_counts_sizes_evaluations_and_averaged_batch_norms(setup_of, monkeypatch):
     monkeypatch.setattr(runs, "images_per_second", lambda *_: 1)
     train, val, test = (len(SPLITS[split].labels) for split in ("train", "val", "test"))
     setup = setup_of("--epochs", 3, "--val-interval", 2, "--precision", "fp32")
     wanted = 3 * train + 0.35 * (2 * (train + val) + test)
     assert runs.training_seconds(setup, [TINY], seeds=1) == pytest.approx(wanted)
+    half = replace(TINY, recipe_changes={"image_size_px": setup.args.image_size // 2})
+    assert runs.training_seconds(setup, [half], seeds=1) == pytest.approx(wanted - 9 / 4 * train)
 
 
 def test_a_run_is_trained_once_a_seed_and_read_afterwards(setup_of, monkeypatch):
