@@ -249,7 +249,6 @@ def dose_response(shared: Shared) -> dict:
         equal["random_weights"] = averaged(draws)
         ranked["random_weights"] = averaged(list(map(perceptual.distortion_ranking, controls)))
     return {
-        "shift_equivalent_sigma": {loss: row["sigma"] for loss, row in equal["weights"].items()},
         "shift_equivalent_sigma_intervals": equal,
         "curves": curves,
         "order_turns": perceptual.order_turns(measured, TRAINED),

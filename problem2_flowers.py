@@ -204,7 +204,6 @@ def part_2_2(setup: Setup) -> Findings:
         "chance": 100 / setup.classes,
         "baselines": beside,
         "teacher": teaching.describe(setup),
-        "yardsticks": {"colour_histogram_nearest_neighbour": beside[baselines.COLOUR_NEIGHBOUR]},
         "runs": trained,
     }
     tables, figures = training_report(setup, "2.2", {NARROW: trained}, f"init {init}", rows)

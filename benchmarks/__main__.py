@@ -12,7 +12,6 @@ five rounds or more. OUT/benchmarks gets the numbers after each benchmark, table
 import common.start  # noqa: F401,I001 it sets how threads wait, before torch is loaded
 import argparse
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -66,7 +65,7 @@ def main() -> None:
 def opened(folder: Path, machine: bench.Machine) -> dict:
     """The contents of bench.json; it keeps earlier results if they are from this machine."""
     result = {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": provenance.command(),
         "git_commit": provenance.git_commit(),
         "environment": provenance.environment() | {"threads": torch.get_num_threads()},
         "device": machine.device.type,

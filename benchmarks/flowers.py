@@ -9,7 +9,6 @@ and a small convolutional network, each with a single setting that was not tuned
 import argparse
 import itertools
 import math
-import shlex
 import statistics
 import sys
 import time
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from benchmarks import report
 from common import cli, files
 from common.data import flowers
-from common.data.images import centre_crop, to_uint8
+from common.data.images import to_tensor, to_uint8
+from common.data.sets import DrawnSet
 from common.errors import guard
 from common.job import progress
 from common.networks import features
@@ -34,11 +34,9 @@ CLASSES, SIDE_PX, BATCH_SIZE = 10, 64, 100
 
 def draw_split(seed: int, split: str, n: int) -> tuple[Tensor, Tensor]:
     """Central squares of drawn flowers, float (n, 3, 64, 64) in [0, 1], and labels, int64 (n,)."""
-    images, labels = torch.empty(n, 3, SIDE_PX, SIDE_PX), torch.arange(n) % CLASSES
-    for index in progress(range(n), desc=split):
-        picture = flowers.draw_flower(seed, split, index, CLASSES, SIDE_PX).image
-        images[index] = centre_crop(torch.from_numpy(picture).permute(2, 0, 1), SIDE_PX, SIDE_PX)
-    return images / 255, labels
+    source = DrawnSet(split, n, CLASSES, seed)
+    squares = (source.square(index, SIDE_PX) for index in progress(range(n), desc=split))
+    return torch.stack(list(map(to_tensor, squares))), torch.from_numpy(source.labels)
 
 
 def images_per_second(seed: int, batches: int = 5) -> float:
@@ -125,7 +123,7 @@ def main() -> None:
     folder, rate = files.make_folder(args.out / "benchmarks"), images_per_second(args.seed)
     train, test = (draw_split(args.seed, split, args.images) for split in ("train", "test"))
     result = {
-        "command": shlex.join(["python", "-m", "benchmarks.flowers", *sys.argv[1:]]),
+        "command": provenance.command(),
         "environment": provenance.environment() | {"threads": torch.get_num_threads()},
         "images_per_second_one_core": rate,
         "classifiers": compare(train, test, args.epochs),

@@ -4,7 +4,6 @@ python -m benchmarks growth
 python -m benchmarks.growth epoch 4 DIR      one point: an epoch of four times the images
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("curve", choices=CURVES, help="what is measured")
     parser.add_argument("per_class", type=cli.positive, metavar="N", help="images of each class")
     parser.add_argument("folder", type=cli.path, metavar="DIR", help="holds photos")
-    args: argparse.Namespace = parser.parse_args()
+    args = parser.parse_args()
     function, seconds = work(args.curve, args.per_class, args.folder), []
     for _ in range(1 if args.curve == "epoch" else 2):
         start = time.perf_counter()

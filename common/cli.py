@@ -77,10 +77,10 @@ def title(part: Callable) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: a few seconds, about 40 s or about 3 minutes."""
-    if seconds < 8:
-        return "a few seconds"
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
+    """Seconds in words: "44 s", "25 min" or "1.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def path(text: str) -> Path:

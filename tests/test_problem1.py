@@ -56,7 +56,7 @@ def test_all_parts_on_a_folder_and_their_tables_again_from_results_json(run, fol
     assert parts["1.2"]["losses"].keys() == losses
     assert parts["1.2"]["weights"] == {"source": "random (seed 0)", "sha256": None}
     assert parts["1.3"]["losses"].keys() == losses | {"psnr", "ssim"}
-    assert parts["1.3"]["shift_equivalent_sigma"].keys() == losses
+    assert parts["1.3"]["shift_equivalent_sigma_intervals"]["weights"].keys() == losses
     assert parts["1.3"]["curves"]["sigma"] == list(p1.TRAINED.sigmas)
     assert parts["1.3"]["order_turns"][0].keys() == {"a", "b", "sigma", "low", "high"}
     assert parts["1.3"]["slopes"].keys() == losses | {"sigma"}

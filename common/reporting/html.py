@@ -49,11 +49,10 @@ class Run:
     @cached_property
     def pictures(self) -> dict[str, str]:
         """The figures as data URIs by file name, except those that the page draws as charts."""
-        shown_again = REDRAWN if self.charts else ()
         return {
             name: picture(self.folder / name)
             for name in self.files
-            if name.endswith(".png") and not name.endswith(shown_again)
+            if name.endswith(".png") and not name.endswith(REDRAWN)
             if (self.folder / name).is_file()
             if name.replace(".png", "_1.png") not in self.files  # not where each picture has a file
         }

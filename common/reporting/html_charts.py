@@ -7,15 +7,13 @@ labels of x), "log" (the logarithmic axes, "y" or "xy"), "top" (the upper end of
 """
 
 import csv
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from common.reporting.plotting import shown_name
+from common.reporting.plotting import CURVES, shown_name
 
 NOT_FINITE = 1e39  # the doctor's chart draws other values here, beyond fp32
-KEYS = {"loss": "cross-entropy", "top1": "top-1 in %"}
 DOSES = {"shift": ("shift_px", "shift in px"), "noise": ("sigma", "sigma of the noise, of 255")}
 WEIGHTS = {"weights": "VGG-16's weights", "random_weights": "random weights, a control"}
 
@@ -25,19 +23,20 @@ def is_runs(value) -> bool:
     return isinstance(value, list) and any(isinstance(v, dict) and "history" in v for v in value)
 
 
-def trainings(value, name: str = "efficientnet_v2_s") -> Iterator[tuple[str, list[list[dict]]]]:
-    """Every training in a result: its name, and the list of epochs of each of its seeds."""
+def trainings(value, name: str = "efficientnet_v2_s") -> Iterator[tuple[str, list[dict]]]:
+    """Every training in a result: its name, and its runs, one per seed."""
     if isinstance(value, Mapping):
         if is_runs(runs := value.get("runs")):
-            yield name, [run["history"] for run in runs]
+            yield name, runs
         for key, inner in value.items():
             yield from trainings(inner, key)
 
 
 def curves(result: Mapping) -> list[dict]:
     """Charts of loss and top-1 over the epochs: means over seeds, train dashed, val with range."""
-    found = [(name, runs) for name, runs in trainings(result) if any(runs)]
-    return [_curve(key, label, found) for key, label in KEYS.items()] if found else []
+    found = [(name, [run["history"] for run in runs]) for name, runs in trainings(result)]
+    found = [(name, histories) for name, histories in found if any(histories)]
+    return [_curve(key, label, found) for key, label in CURVES.items()] if found else []
 
 
 def _curve(key: str, label: str, found: list) -> dict:
@@ -129,4 +128,4 @@ def doctor(result: Mapping, folder: Path) -> list[dict]:
 
 def _peak(value: float | None) -> float:
     """A peak for a logarithmic axis: NOT_FINITE if it is not finite, otherwise at least 1e-3."""
-    return NOT_FINITE if value is None or not math.isfinite(value) else max(value, 1e-3)
+    return NOT_FINITE if value is None else max(value, 1e-3)

@@ -27,7 +27,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common import files, job
-from common.cli import Parser, path
+from common.cli import Parser, duration, path
 from common.errors import UserError, guard
 from common.reporting import html, html_charts, results
 from common.reporting.statistics import difference_of
@@ -55,13 +55,6 @@ def interval(row: Mapping, digits: int = 1, form: str = "") -> str:
     return "{} ({} to {})".format(*(f"{row[k]:{form}.{digits}f}" for k in (key, low, high)))
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: "44 s", "25 min" or "1.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 FILTERS = {"interval": interval, "points": lambda row: interval(row, form="+")}
 FILTERS |= {"number": lambda value, digits=0: f"{value:,.{digits}f}", "duration": duration}
 
@@ -81,8 +74,8 @@ def render(name: str) -> str:
 
 RELATIVE = 1e-3  # tolerance: another processor may sum in another order
 MACHINE = re.compile(  # keys of what depends on the machine: seconds, bytes, paths
-    r"(.*_)?(seconds|bytes|second|mib|per_second|seconds_.*)|weights|hits|time_vs_.*|memory_vs_.*"
-    r"|step_cost_share|source|not_run|precision|forecast_.*|sha256|.*_sha256"
+    r"(.*_)?(seconds|bytes|second|mib|per_second|seconds_.*)|time_vs_.*|memory_vs_.*"
+    r"|source|precision|sha256|.*_sha256"
 )
 # In parts that train, values do not depend on training if their path's first key matches FIRST, or
 # its last key matches LAST.
@@ -91,7 +84,7 @@ FIRST = re.compile(
     r"|residual"
 )
 LAST = re.compile(r"parameters.*|classes|processes|mode|seeds|power|gamma|stem|change|chance")
-INTERVALS = [(key, "low", "high") for key in ("sigma", "relative", "mean", "value", "auc")]
+INTERVALS = [(key, "low", "high") for key in ("sigma", "relative", "mean")]
 INTERVALS.append(("test_top1", "test_top1_low", "test_top1_high"))
 
 

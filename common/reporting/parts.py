@@ -35,7 +35,7 @@ def run_parts(
         raise UserError(f"--tensorboard: the package tensorboard is not installed; {how}")
     for number in args.parts:
         seconds = forecast_seconds(number, shared)
-        say(f"\n== {number} {title(parts[number])} ({duration(seconds)})")
+        say(f"\n== {number} {title(parts[number])} (about {duration(seconds)})")
         start = time.perf_counter()
         findings = parts[number](shared)
         about = provenance(args.seed, time.perf_counter() - start, **described())
@@ -55,9 +55,10 @@ def write_tensorboard(folder: Path) -> None:
         before.unlink()
     for part, result in stored["parts"].items():
         for name, runs in trainings(result):
-            for seed, history in enumerate(runs):
-                with SummaryWriter(str(logs / printable(f"{part} {name} seed {seed}"))) as writer:
-                    for row in history:
+            for run in runs:
+                log = logs / printable(f"{part} {name} seed {run['seed']}")
+                with SummaryWriter(str(log)) as writer:
+                    for row in run["history"]:
                         for key, value in row.items():
                             if key != "epoch" and isinstance(value, (int, float)):
                                 writer.add_scalar(key, value, row["epoch"])

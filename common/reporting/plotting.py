@@ -35,6 +35,7 @@ NAMES = {
     "resnet36_sum": "f after the sums",
     "resnet36_report_recipe": "f off the sums",
 }
+CURVES = {"loss": "cross-entropy", "top1": "top-1 in %"}  # of a training
 FONT = "DejaVu Sans"  # matplotlib includes it
 STYLE = {
     "font.family": FONT,
@@ -252,9 +253,8 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
     settings += ". Train: means since the point before, of augmented images and smoothed labels."
     about = ("Loss and accuracy over the epochs", (1, 2), (10, 4), settings)
-    labels = {"loss": "cross-entropy", "top1": "top-1 in %"}
     with new_figure(path, *about) as (figure, axes):
-        for axis, (key, label) in zip(axes[0], labels.items(), strict=True):
+        for axis, (key, label) in zip(axes[0], CURVES.items(), strict=True):
             lines = {}
             for name, runs in histories.items():
                 both = [[(row[f"train_{key}"], row[f"val_{key}"]) for row in run] for run in runs]

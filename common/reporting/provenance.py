@@ -24,7 +24,7 @@ def provenance(seed: int, call_seconds: float, **about) -> dict:
     call took over from earlier ones), environment, and those of `about`.
     """
     return {
-        "command": _command(),
+        "command": command(),
         "processes": job.size(),
         "seed": seed,
         "git_commit": git_commit(),
@@ -35,7 +35,8 @@ def provenance(seed: int, call_seconds: float, **about) -> dict:
     }
 
 
-def _command() -> str:
+def command() -> str:
+    """The command line that this process runs, as a user types it."""
     script = [Path(sys.argv[0]).name, *sys.argv[1:]]
     spec = sys.modules["__main__"].__spec__
     if spec is not None and spec.origin == sys.argv[0]:  # python -m

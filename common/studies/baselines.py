@@ -22,7 +22,7 @@ from common.training.evaluation import per_class
 from common.training.head import ridge_layers
 from common.training.runs import Setup
 
-COLOUR_NEIGHBOUR, VGG_RIDGE = "colour, nearest neighbour", "VGG-16, ridge"
+VGG_RIDGE = "VGG-16, ridge"
 STRENGTHS = (30, 100, 300, 1000, 3000, 10_000, 30_000)  # of ridge regression
 TAPS = ("relu2_2", "relu3_3", "relu4_3", "relu5_3")
 LAYERS = (*((tap,) for tap in TAPS[1:]), TAPS[1:3], TAPS[:3])  # one, or several side by side

@@ -6,16 +6,9 @@ from PIL import Image
 
 from common.data import flowers
 from common.data.flowers import NUM_CLASSES, SPLITS, class_names, draw_flower
+from common.data.images import centre_crop
 
 RED, YELLOW = 1, 3  # poppy, buttercup
-
-
-def central_square(pixels):
-    """The central square, which the networks see most of."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +61,7 @@ def test_masks_cover_a_part_of_the_picture():
 
 def test_flowers_stand_beside_the_centre_and_inside_the_central_square():
     masks = [draw_flower(0, "test", index, 10, 32).mask for index in range(80)]
-    squares = [central_square(mask) for mask in masks]
+    squares = [centre_crop(mask, 32, 32) for mask in masks]
     assert np.mean([square[16, 16] for square in squares]) < 0.55
     inside = [square.sum() / mask.sum() for square, mask in zip(squares, masks, strict=True)]
     assert min(inside) > 0.7

@@ -28,8 +28,7 @@ CALLS = {
 # Keys of times, of memory, of a result's origin, and of values that are computed from times.
 TIMED = {
     *("provenance", "seconds", "training_seconds", "images_per_second", "peak_memory_mib"),
-    *("block_seconds", "step_cost_share", "costs", "time_vs_where", "memory_vs_where"),
-    *("time_vs_relu", "draw_seconds", "call_seconds", "weights", "weights_sha256"),
+    *("weights", "weights_sha256"),
 }
 
 

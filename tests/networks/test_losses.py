@@ -1,12 +1,12 @@
 import math
 from functools import partial
 
-import lpips
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from benchmarks.problem1 import lpips_package
 from common.data import images as data
 from common.errors import UserError
 from common.networks import losses
@@ -79,12 +79,9 @@ def test_losses_of_all_31_layers_equal_plain_vgg16(which, request):
         assert values[f"mae_{name}"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*weight:UserWarning")  # of lpips' call of torchvision
 @torch.inference_mode()
 def test_lpips_equals_the_lpips_package(real_weights):
-    package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    state = dict(zip(package.net.state_dict(), real_weights.features.values(), strict=True))
-    package.net.load_state_dict(state)
+    package = lpips_package(real_weights)
     photos = [data.to_tensor(photo)[:, :96, :112] for photo in data.embedded_photos().values()]
     images = dict(enumerate([photos[0], photos[0].roll(-1, dims=-1), *photos[1:4]]))
     pairs = [(0, i) for i in range(1, len(images))]

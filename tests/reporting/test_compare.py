@@ -68,6 +68,12 @@ def test_seeds_tell_a_spread_of_their_own(both):
     assert len(done.beyond) == 1
 
 
+def test_losses_of_trained_weights_are_compared_too(both):
+    a, b = ({"curves": {"weights": {"l1": {"relative": [value]}}}} for value in (1.0, 2.0))
+    where = "problem1 1.3 / curves / weights / l1 / relative"
+    assert page.compare(*both("1.3", a, b)).differ == [(where, [1.0], [2.0])]
+
+
 def test_what_the_machine_decides_is_left_out(both):
     a = {"parameters": 7, "block_seconds": 1.0, "step_cost_share": 0.1}
     b = {"parameters": 7, "block_seconds": 2.0, "step_cost_share": 0.2}

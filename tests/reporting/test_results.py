@@ -118,8 +118,8 @@ def test_each_part_is_published_before_the_next_one_runs(tmp_path, capsys):
     assert (provenance["data"], provenance["seed"]) == ("D", 3)
     assert provenance["call_seconds"] >= 0
     told = capsys.readouterr().out
-    assert told.startswith("\n== 1.1 The first part (about 2 minutes)\n")
-    assert "\n== 1.2 The second part (about 2 minutes)\n" in told
+    assert told.startswith("\n== 1.1 The first part (about 2 min)\n")
+    assert "\n== 1.2 The second part (about 2 min)\n" in told
 
 
 def test_tables_are_printed_and_kept_texts_and_figures_kept_alone(tmp_path, capsys):
@@ -225,13 +225,14 @@ def test_scalars_and_figures_are_those_of_the_result(tmp_path, monkeypatch):
     package = MagicMock()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
     histories = [[{"epoch": 1, "val_loss": 2.5, "val_top1": None}], [{"epoch": 1, "val_loss": 3.0}]]
-    result = {"runs": {"wide": {"runs": [{"history": history} for history in histories]}}}
+    runs = [{"seed": seed, "history": history} for seed, history in enumerate(histories, 5)]
+    result = {"runs": {"wide": {"runs": runs}}}
     draw = Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save
     findings = Findings(result, figures={"2.3_x.png": lambda path: draw(path, "PNG")})
     results.publish(tmp_path, "2.3", findings, {"call_seconds": 1})
     parts.write_tensorboard(tmp_path)
     places = [call.args[0].rpartition("/")[2] for call in package.SummaryWriter.call_args_list]
-    assert places == ["2.3 wide seed 0", "2.3 wide seed 1", "2.3 figures"]
+    assert places == ["2.3 wide seed 5", "2.3 wide seed 6", "2.3 figures"]
     writer = package.SummaryWriter.return_value.__enter__.return_value
     scalars = [call.args for call in writer.add_scalar.call_args_list]
     assert scalars == [("val_loss", 2.5, 1), ("val_loss", 3.0, 1)]

@@ -44,7 +44,7 @@ function bands(plot, lines) {
   const context = plot.ctx;
   lines.forEach((line, number) => {
     if (!line.low || !plot.series[number + 1].show) return;
-    const points = plot.data[0].map((x, i) => [x, line.low[i], line.high[i]]).filter((p) => p[1] > 0 || !plot.log);
+    const points = plot.data[0].map((x, i) => [x, line.low[i], line.high[i]]).filter((p) => p[1] != null);
     const place = ([x, y]) => [plot.valToPos(x, "x", true), plot.valToPos(y, "y", true)];
     context.save();
     context.beginPath();
@@ -138,8 +138,8 @@ function dose(figure) {
     slider.nextElementSibling.textContent = told;
     slider.setAttribute("aria-valuetext", told);
     all(`td[data-kind=${kind}]`, figure).forEach((cell) => {
-      const { relative, low, high } = spec.losses[cell.parentNode.cells[0].textContent][kind];
-      cell.textContent = shown(relative[i]) + (low[i] == null ? "" : ` (${shown(low[i])} to ${shown(high[i])})`);
+      const line = spec.losses[cell.parentNode.cells[0].textContent][kind];
+      cell.textContent = shown(line.relative[i]) + interval(line, i);
     });
     for (const copy of all(`.copy-at[data-kind=${kind}]`, figure)) {
       const { first, of } = copy.dataset;
@@ -163,7 +163,6 @@ async function copy(button) {
     area.remove();
   }
   say("copied: " + text);
-  button.classList.add("done");
 }
 
 function theme(name) {
