@@ -40,7 +40,7 @@ from torchvision.models import EfficientNet, efficientnet_v2_s
 
 from common import cli, files
 from common.data import flowers, sets, streams
-from common.data.augment import Draws, centre_square
+from common.data.augment import Draws
 from common.data.images import to_uint8
 from common.errors import UserError, guard
 from common.job import say
@@ -258,8 +258,8 @@ def logit_difference(setup: Setup) -> float:
     """The largest difference between narrow and widened logits, on val images and on noise."""
     val, seed = setup.packed["val"], setup.args.seed
     path, narrow, wide = widened(setup, seed)
-    squares, _ = val.batch(torch.arange(min(8, len(val))), torch.device("cpu"))
-    images = centre_square(squares, setup.args.image_size)
+    first = torch.arange(min(8, len(val)))
+    images, _ = val.squares(first, setup.args.image_size, torch.device("cpu"))
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
     difference = widening.max_logit_difference(narrow, wide, torch.cat([images, noise]))
     say(f"widened from {path}: logits differ from the narrow network's by at most {difference:.2g}")
@@ -369,8 +369,7 @@ def covered_pictures(setup: Setup, block: NoiseBlock) -> tuple[list[str], dict[s
     """Classes of up to 5 train images, and the images, uint8 (H, W, 3): "original", "covered"."""
     train, cpu = setup.packed["train"], torch.device("cpu")
     rows = torch.linspace(0, len(train) - 1, min(5, len(train))).long()  # of several classes
-    squares, labels = train.batch(rows, cpu)
-    images = centre_square(squares, setup.args.image_size)
+    images, labels = train.squares(rows, setup.args.image_size, cpu)
     draws = Draws(setup.args.seed, streams.AUGMENT, 0, 0, len(images), cpu)
     batches = {"original": images, "covered": replace(block, prob=1.0)(images, draws)}
     pictures = {name: [to_uint8(image) for image in batch] for name, batch in batches.items()}
@@ -497,8 +496,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Setup:
         say(efficientnet.trained(args.from_narrow, classes)[1])
     if "2.6" in args.parts:
         gradcam.feature_layer(summary.without_weights(build), args.layer, args.image_size)
-    trains = any(part != "2.1" for part in args.parts)
-    example = build if trains else None
+    example = build if args.parts != ["2.1"] else None
     return replace(runs.set_up(args, data, sources, folder, example), teach=teaching.teacher)
 
 

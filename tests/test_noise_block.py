@@ -5,7 +5,7 @@ import torch
 
 import problem2_flowers as p2
 from common.data import streams
-from common.data.augment import Augmentation, Draws
+from common.data.augment import Augmentation, Draws, random_crops
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,8 @@ def test_noise_is_of_its_kind_and_in_range(kind, deviation):
 def test_the_augmentation_draws_the_same_with_it_and_without():
     def augmented(block):
         own, augmentation = draws(6), Augmentation(cutmix_prob=1, block=block)
-        varied = augmentation.vary(images, augmentation.crops(own), 16, own)
+        crops = random_crops(augmentation.crop_area_min, own)
+        varied = augmentation.vary(images, crops, 16, own)
         return augmentation.mix(varied, torch.eye(6), own)[:2]
 
     images = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8)

@@ -56,10 +56,6 @@ class Augmentation:
     block: Callable[[Tensor, Draws], Tensor] | None = None
     randaugment: float = 0.0  # magnitude, 0 to 10; 0: none
 
-    def crops(self, draws: Draws) -> Tensor:
-        """A step's crops, as of `random_crops`; they are drawn before `vary` draws."""
-        return random_crops(self.crop_area_min, draws)
-
     def vary(self, images: Tensor, crops: Tensor, size_px: int, draws: Draws) -> Tensor:
         """Cut crops out of packed uint8 images, jitter each by its own draws, RandAugment if on.
 

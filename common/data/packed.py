@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common import files
+from common.data.augment import centre_square
 from common.data.images import say_left_out
 from common.data.sets import DrawnSet, FileSet
 from common.errors import UserError
@@ -53,6 +54,11 @@ class Packed:
             images = images.pin_memory()
         both = images, self.labels[indexes]
         return tuple(values.to(device, non_blocking=True) for values in both)
+
+    def squares(self, indexes: Tensor, size_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """As `batch`, of each image its central square, float32 (N, 3, size_px, size_px)."""
+        images, labels = self.batch(indexes, device)
+        return centre_square(images, size_px), labels
 
 
 def packed_side_px(image_size_px: int) -> int:

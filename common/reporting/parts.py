@@ -26,8 +26,9 @@ def run_parts(
 ) -> None:
     """Run the parts in order, publish the findings of each when it ends, and write the page.
 
-    Each part is called as `part(shared)`, its forecast as `forecast_seconds(number, shared)`.
-    `described()` returns what a part's provenance holds besides its command, seed and seconds.
+    Each part is called as `part(shared)`, its forecast as `forecast_seconds(number, shared)`; a
+    forecast of 0 is not told. `described()` returns what a part's provenance holds besides its
+    command, seed and seconds.
     """
     has_log = "tensorboard" in args and args.tensorboard
     if has_log and importlib.util.find_spec("tensorboard") is None:
@@ -35,7 +36,8 @@ def run_parts(
         raise UserError(f"--tensorboard: the package tensorboard is not installed; {how}")
     for number in args.parts:
         seconds = forecast_seconds(number, shared)
-        say(f"\n== {number} {title(parts[number])} (about {duration(seconds)})")
+        forecast = f" (about {duration(seconds)})" if seconds else ""
+        say(f"\n== {number} {title(parts[number])}{forecast}")
         start = time.perf_counter()
         findings = parts[number](shared)
         about = provenance(args.seed, time.perf_counter() - start, **described())

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from common import files, job
-from common.data.augment import centre_square
 from common.errors import UserError
 from common.networks.features import colour_histograms, hog_features, nearest, vgg_features
 from common.networks.vgg import VGG16Features
@@ -163,7 +162,7 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
     mirrored = (False, True) if split == "train" else (False,)
     batches = list(product(mirrored, torch.arange(len(packed)).split(BATCH_SIZE)))
     for mirror, rows in job.progress(batches, f"VGG-16 on {split}, {side_px} px", leave=False):
-        images = centre_square(packed.batch(rows, setup.device)[0], setup.args.image_size)
+        images, _ = packed.squares(rows, setup.args.image_size, setup.device)
         images = enlarged(images.flip(3) if mirror else images, side_px)
         features = vgg_features(network, images)
         parts.append({tap: pooled.cpu() for tap, pooled in features.items()})

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from common.data import streams
-from common.data.augment import centre_square
 from common.data.images import centre_crop, to_uint8
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
@@ -55,8 +54,7 @@ def measure(
     args, test = setup.args, setup.packed["test"]
     order = np.random.default_rng(args.seed).permutation(len(test))
     rows = torch.from_numpy(order[: args.pointing_images])
-    squares, labels = test.batch(rows, setup.device)
-    sample = Sample(rows, centre_square(squares, args.image_size), labels)
+    sample = Sample(rows, *test.squares(rows, args.image_size, setup.device))
 
     def predict(network: Normalized) -> gradcam.Predictions:
         network = network.to(setup.device).eval()

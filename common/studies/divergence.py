@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common import files, job
-from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.networks.doctor import RANGES, bad_batch_norms, bare_name, tensor_statistics
 from common.training import parallel
@@ -245,8 +244,7 @@ def first_images(setup: Setup) -> Tensor:
     """A batch of training images drawn by the seed, not augmented, for forecasts."""
     args, train = setup.args, setup.packed["train"]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
-    packed, _ = train.batch(order[: args.batch_size], setup.device)
-    return centre_square(packed, args.image_size)
+    return train.squares(order[: args.batch_size], args.image_size, setup.device)[0]
 
 
 def follow(

@@ -25,7 +25,7 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict]
         top-1 of the other modes to one process, as `runs.differences`.
     """
     one, copied, spread = MODES
-    enough, trained = torch.cuda.device_count() >= many, {}
+    enough, trained = setup.device.type == "cuda" and torch.cuda.device_count() >= many, {}
     if job.size() > 1:
         trained[spread] = (job.size(), train_seeds(setup, spec))
     else:

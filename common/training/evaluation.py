@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common import job
-from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.training import parallel
 from common.training.precision import autocast
@@ -36,9 +35,8 @@ def evaluate(
     network.eval()
     loss, top5, bad, correct = 0.0, 0, 0, torch.zeros(len(split), dtype=torch.int64)
     for indexes in torch.arange(len(split))[job.rank() :: job.size()].split(2 * recipe.batch_size):
-        images, labels = split.batch(indexes, device)
+        squares, labels = split.squares(indexes, recipe.image_size_px, device)
         with autocast(recipe.precision, device):
-            squares = centre_square(images, recipe.image_size_px)
             logits = network(squares).float()
             if flip:
                 logits = (logits + network(squares.flip(3)).float()) / 2

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.data.augment import centre_square
 from common.data.packed import Packed
 from common.training import parallel
 from common.training.precision import autocast
@@ -77,7 +76,7 @@ def last_features(run: Run, split: Packed, mirror: bool = False) -> Tensor:
     )
     with hook, autocast(run.recipe.precision, run.device):
         for indexes in torch.arange(len(split)).split(2 * run.recipe.batch_size):
-            squares = centre_square(split.batch(indexes, run.device)[0], run.recipe.image_size_px)
+            squares, _ = split.squares(indexes, run.recipe.image_size_px, run.device)
             run.network(squares.flip(3) if mirror else squares)
     return torch.cat(seen)
 

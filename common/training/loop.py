@@ -20,7 +20,7 @@ from torch.optim.swa_utils import update_bn
 
 from common import files, job
 from common.data import streams
-from common.data.augment import Draws, mix_maps
+from common.data.augment import Draws, mix_maps, random_crops
 from common.data.packed import Packed
 from common.errors import GO_ON, Stopped, UserError, stop_at_once, stop_signals
 from common.training import parallel
@@ -210,7 +210,7 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int, teacher=No
     recipe = run.recipe.at(run.epoch)
     images, labels = train.batch(indexes, run.device)
     draws = Draws(recipe.seed, streams.AUGMENT, run.epoch, step, len(indexes), run.device)
-    crops = recipe.augmentation.crops(draws)
+    crops = random_crops(recipe.augmentation.crop_area_min, draws)
     varied = recipe.augmentation.vary(images, crops, recipe.image_size_px, draws)
     targets = functional.one_hot(labels, len(train.class_names)).float()
     mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)

@@ -26,7 +26,7 @@ from common.errors import UserError
 from common.job import rank, say, size
 from common.training.watch import NotFinite
 
-WAIT = timedelta(minutes=10)  # how long processes wait for each other
+WAIT = timedelta(hours=2)  # of processes for each other; the first alone makes the baselines
 # A server that has loaded PyTorch once starts each process of `side_by_side` in no time.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "torchvision", "common.training.runs", "scipy.stats"])

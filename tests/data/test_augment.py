@@ -34,7 +34,8 @@ def draws(images, seed=0, purpose=streams.AUGMENT, epoch=1, step=2):
 
 def augmented(augmentation, images, labels):
     own, targets = draws(4), torch.nn.functional.one_hot(labels, 3).float()
-    varied = augmentation.vary(images, augmentation.crops(own), 8, own)
+    crops = augment.random_crops(augmentation.crop_area_min, own)
+    varied = augmentation.vary(images, crops, 8, own)
     return augmentation.mix(varied, targets, own)[:2]
 
 

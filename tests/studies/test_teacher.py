@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.data import streams
-from common.data.augment import Augmentation, Draws, mix_maps
+from common.data.augment import Augmentation, Draws, mix_maps, random_crops
 from common.data.packed import Packed
 from common.data.sets import DrawnSet
 from common.networks.normalized import seeded
@@ -116,7 +116,7 @@ def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path
     indexes, draws = torch.arange(11), Draws(0, streams.AUGMENT, 0, 0, 11, CPU)
     batch = loop.process_batch(run, train_set(), indexes)
     logits, cross_entropy, loss = loop._loss(run, run.forward, batch, 11)
-    crops = VARIED.crops(draws)
+    crops = random_crops(VARIED.crop_area_min, draws)
     varied = VARIED.vary(train_set().batch(indexes, CPU)[0], crops, 16, draws)
     _, targets, pasted = VARIED.mix(varied, torch.eye(3)[indexes % 3], draws)
     assert ((targets > 0).sum(dim=1) == 2).any()  # some are mixed
