@@ -240,7 +240,10 @@ def part_2_3(setup: Setup) -> Findings:
         "runs": with_means(trained, len(setup.packed["test"])),
         "differences": differences(trained, pairs),
     }
-    tables, figures = training_report(setup, "2.3", trained, f"init {problem2.init_words(args)}")
+    words = problem2.init_words(args)
+    if args.init != "scratch":
+        words += f"; {wide_one} from scratch, by the recipe of fine-tuning"
+    tables, figures = training_report(setup, "2.3", trained, f"init {words}")
     tables["2.3_differences.txt"] = differences_table(result["differences"], setup.tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
