@@ -150,7 +150,7 @@ def test_part_2_4_compares_the_modes_by_seed_and_image(parts_of, monkeypatch, tm
     single, copied, spread = parts["2.4"]["runs"]
     assert [row.get("processes") for row in (single, copied, spread)] == [1, None, 2]
     assert single["seeds"] == spread["seeds"] == 2
-    assert copied["not_run"] == "not run: no second GPU"
+    assert copied["not_run"] == "not run: no second GPU is used"
     assert single["precision"] == spread["precision"] == "fp32"
     (difference,) = parts["2.4"]["differences"]
     assert (difference["a"], difference["b"]) == ("DistributedDataParallel", "1 process")

@@ -36,7 +36,7 @@ def run_parts(
         raise UserError(f"--tensorboard: the package tensorboard is not installed; {how}")
     for number in args.parts:
         seconds = forecast_seconds(number, shared)
-        forecast = f" (about {duration(seconds)})" if seconds else ""
+        forecast = f" (about {duration(max(1, seconds))})" if seconds else ""
         say(f"\n== {number} {title(parts[number])}{forecast}")
         start = time.perf_counter()
         findings = parts[number](shared)

@@ -38,7 +38,7 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict]
             same = replace(setup, recipe=replace(setup.recipe, precision=precision))
             same = _with_flags(same, gpus=0, precision=precision)
             trained[spread] = (many, parallel.launch(many, _train, same, spec)[0])
-    why_not = "this is a job of torchrun" if job.size() > 1 else "no second GPU"
+    why_not = "this is a job of torchrun" if job.size() > 1 else "no second GPU is used"
     rows = {mode: {"mode": mode, "not_run": f"not run: {why_not}"} for mode in MODES}
     for mode, (processes, runs) in trained.items():
         row = {"mode": mode, "processes": processes, "precision": runs[0]["precision"]}
