@@ -306,12 +306,14 @@ def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> 
     evaluations = sum(map(setup.recipe.evaluates_after, range(args.epochs)))
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]
     images, waiting = 0, 0
-    for spec, index in itertools.product(specs, range(seeds)):
-        if is_waiting(setup, run_folder(setup, spec.name, args.seed + index, args.gpus)):
-            recipe = replace(setup.recipe, **spec.recipe_changes)
-            sizes = np.array([recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
-            images += counts["train"] * ((sizes / args.image_size) ** 2).sum()
-            images, waiting = images + EVALUATED * evaluated, waiting + 1
+    for spec in specs:
+        folders = [run_folder(setup, spec.name, args.seed + k, args.gpus) for k in range(seeds)]
+        left = sum(is_waiting(setup, folder) for folder in folders)
+        recipe = replace(setup.recipe, **spec.recipe_changes)
+        sizes = np.array([recipe.at(epoch).image_size_px for epoch in range(args.epochs)])
+        trained = counts["train"] * ((sizes / args.image_size) ** 2).sum()
+        images += left * (trained + EVALUATED * evaluated)
+        waiting += left
     return images / images_per_second(setup, waiting) if waiting else 0
 
 
