@@ -65,6 +65,7 @@ SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
 TAUGHT = FLOWERS + " --teacher vgg16 --seeds 3"
 SOLVED = " --solve-head --first-strength 1"
 SHORT = SOLVED + " --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
+TWICE = SHORT.replace("24", "48")
 COMPARED = TAUGHT + SHORT + " --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
 UNTAUGHT = FLOWERS.format(parts="2.2") + SHORT
@@ -99,6 +100,9 @@ ROWS = [
         (name, f"recipe/{name.replace(' ', '_')}/problem2", 5, f"{UNTAUGHT} {flags}")
         for name, flags in CHANGES.items()
     ),
+    ("untaught 48", "recipe/untaught_48/problem2", 24,
+     f"{FLOWERS.format(parts='2.2')}{TWICE} --seeds 3"),
+    ("taught 48", "recipe/taught_48/problem2", 27, TAUGHT.format(parts="2.2") + TWICE),
     ("taught", "taught/problem2", 60,
      TAUGHT.format(parts="2.2") + SOLVED + " --epochs 100 --cutmix 0.5"),
     ("2.3", "problem2", 42, COMPARED.format(parts="2.3")),
