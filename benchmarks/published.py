@@ -94,16 +94,15 @@ ROWS = [
     ("two epochs", "two_epochs/problem2", 1, f"{SCRATCH} --epochs 2 --seeds 3"),
     ("two epochs 2.4", "two_epochs/problem2", 5,
      FLOWERS.format(parts="2.4") + " --clip-norm 0 --epochs 2 --seeds 3"),
-    ("2.2", "problem2", 90, f"{SCRATCH} --solve-head --epochs 150 --seeds 3"),
+    ("2.2", "problem2", 24, f"{FLOWERS.format(parts='2.2')}{TWICE} --seeds 3"),
     ("untaught", "recipe/untaught/problem2", 12, f"{UNTAUGHT} --seeds 3"),
     *(
         (name, f"recipe/{name.replace(' ', '_')}/problem2", 5, f"{UNTAUGHT} {flags}")
         for name, flags in CHANGES.items()
     ),
-    ("untaught 48", "recipe/untaught_48/problem2", 24,
-     f"{FLOWERS.format(parts='2.2')}{TWICE} --seeds 3"),
-    ("taught 48", "recipe/taught_48/problem2", 27, TAUGHT.format(parts="2.2") + TWICE),
-    ("taught", "taught/problem2", 60,
+    ("taught", "taught/problem2", 27, TAUGHT.format(parts="2.2") + TWICE),
+    ("long 2.2", "long/problem2", 90, f"{SCRATCH} --solve-head --epochs 150 --seeds 3"),
+    ("long taught", "long_taught/problem2", 60,
      TAUGHT.format(parts="2.2") + SOLVED + " --epochs 100 --cutmix 0.5"),
     ("2.3", "problem2", 42, COMPARED.format(parts="2.3")),
     ("2.5", "problem2", 15, BLOCKS),
