@@ -319,7 +319,7 @@ def prepare(args: argparse.Namespace) -> Shared:
     photos, sizes, about = read_photos(args)
     margin_px = max(MARGIN_PX, int(np.ceil(args.shift)))
     side_px = min([args.curve_size, *(min(w - margin_px, h) for w, h in sizes.values())])
-    check_sizes(args, layers, sizes, side_px)
+    check_sizes(args, layers, sizes, side_px, margin_px)
     weights = references = None
     if args.parts != ["1.1"]:
         weights = load_vgg16(args.weights, args.seed, want_lpips=not args.no_lpips)
@@ -344,7 +344,9 @@ def read_photos(args: argparse.Namespace) -> tuple[Mapping[str, np.ndarray], dic
     return photos, sizes, {"data": data, "left_out": []}
 
 
-def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_px: int) -> None:
+def check_sizes(
+    args: argparse.Namespace, layers: list[str], sizes: dict, side_px: int, margin_px: int
+) -> None:
     """Refuse images that are too small for the requested parts, before any work."""
     for photo, (width, height) in sizes.items():
         left = min(width - int(np.ceil(args.shift)), height)
@@ -358,7 +360,7 @@ def check_sizes(args: argparse.Namespace, layers: list[str], sizes: dict, side_p
     deepest = by_depth(layers if args.no_lpips else [*layers, *LPIPS_TAPS])[-1]
     needed_px = max(SSIM_WINDOW_PX, LAYERS[deepest].receptive_field_px)
     if side_px < needed_px:
-        smallest = min(sizes, key=lambda name: min(sizes[name]))
+        smallest = min(sizes, key=lambda name: min(sizes[name][0] - margin_px, sizes[name][1]))
         width, height = sizes[smallest]
         raise UserError(
             f"squares of {side_px} px (the smallest image is {smallest}, {width}x{height}) are"
@@ -423,9 +425,9 @@ def make_parser() -> cli.ProblemParser:
     add("--control-images", type=cli.whole, default=2, help=controls)
     precision = "precision of the convolutions; bf16 is too coarse below sigma 2 and 1 px"
     add("--precision", choices=tuple(PRECISIONS), default="fp32", help=precision)
-    sigma = "standard deviation of part 1.3's noise, in 0-255 units"
+    sigma = "standard deviation of the noise, in 0-255 units"
     add("--sigma", type=cli.non_negative, default=25.0, help=sigma)
-    draws = "noise draws per dose in part 1.3"
+    draws = "noise draws per dose in part 1.3, without its controls"
     add("--noise-seeds", type=cli.at_least(1, 1000), default=1, help=draws)
     side = "largest side in px of the squares that parts 1.2 and 1.3 compare"
     add("--curve-size", type=cli.positive, default=256, help=side)

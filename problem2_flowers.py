@@ -244,7 +244,8 @@ def part_2_3(setup: Setup) -> Findings:
     if args.init != "scratch":
         words += f"; {wide_one} from scratch, by the recipe of fine-tuning"
     tables, figures = training_report(setup, "2.3", trained, f"init {words}")
-    tables["2.3_differences.txt"] = differences_table(result["differences"], setup.tag)
+    tag = setup.tag_in(trained[NARROW][0]["precision"])
+    tables["2.3_differences.txt"] = differences_table(result["differences"], tag)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
 
@@ -274,7 +275,8 @@ def part_2_4(setup: Setup) -> Findings:
     """One process, DataParallel and DistributedDataParallel on the wide network."""
     args, spec = setup.args, networks(setup, "2.4")[wide_name(setup)]
     rows, compared = modes.in_each_mode(setup, spec, max(2, args.gpus))
-    tag = f"{spec.name}, {setup.tag}, {args.epochs} epochs, {args.seeds} seed(s) from {args.seed}"
+    tag = setup.tag_in(next(row["precision"] for row in rows if "precision" in row))
+    tag = f"{spec.name}, {tag}, {args.epochs} epochs, {args.seeds} seed(s) from {args.seed}"
     tables = {
         "2.4_parallel.txt": problem2.modes_table(tag, args.batch_size, setup.device.type, rows),
         "2.4_differences.txt": differences_table(compared, tag),
@@ -350,7 +352,8 @@ def part_2_5(setup: Setup) -> Findings:
     }
     words = problem2.init_words(setup.args)
     tables, figures = training_report(setup, "2.5", trained, f"init {words}")
-    tables["2.5_differences.txt"] = differences_table(result["differences"], setup.tag)
+    tag = setup.tag_in(trained[NARROW][0]["precision"])
+    tables["2.5_differences.txt"] = differences_table(result["differences"], tag)
     headers, pictures = covered_pictures(setup, block)
     area = f"area {block.area_low:g} to {block.area_high:g}"
     title = f"Noise block ({block.kind}), {area}: {setup.data}"

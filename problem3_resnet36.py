@@ -10,15 +10,15 @@ f is in common/networks/activations.py, ResNet-36 in resnet36.py beside it.
     python problem3_resnet36.py --data synthetic       all parts, embedded data
     python problem3_resnet36.py 3.4 --data DIR --diagnose     the doctor alone, no training
     python problem3_resnet36.py 3.4 --data DIR --reproduce    the report's own first steps
-    python problem3_resnet36.py 3.4 --data DIR --exponents    what x^p costs, 48 small networks
+    python problem3_resnet36.py 3.4 --data DIR --exponents    what x^p costs, 16 networks a seed
 
 Hardware: any CPU or GPU; at 64 px and half the width a training takes 12 to 17 minutes on one CPU
 core with bf16 instructions, --reproduce about an hour and 11 GB.
-Finding (README, outputs/published/problem3): with f after the sums 11 of 15 first passes at the
-report's size (five networks, three kinds of pictures) end dead, with a loss near ln 650; one
-network, followed with 64 pictures a batch, had NaN in the next step. With f in stem and branches
-and the stem's output divided by its power, no difference to ReLU shows: 72 and 71 % of ten ImageNet
-classes at 64 px and half the width, +0.9 points (-0.9 to +2.5).
+Finding (README, outputs/published/problem3): with f after the sums 11 of 15 first passes of 128
+pictures at the report's size (five networks, three kinds of pictures) end dead, with a loss near
+ln 650; one network, followed with 64 pictures a batch, had NaN in the next step. With f in stem and
+branches and the stem's output divided by its power, no difference to ReLU shows: 72 and 71 % of ten
+ImageNet classes at 64 px and half the width, +0.9 points (-0.9 to +2.5).
 """
 
 import sys
@@ -300,8 +300,7 @@ def follow_changes(setup: Setup) -> dict[str, Followed]:
 def follow_as_trained(setup: Setup, recipe: Recipe) -> Followed:
     """Follow the network that the flags choose, with the recipe that has trained it."""
     args, spec = setup.args, compared_networks(setup)["resnet36"]
-    flags = {"stem": args.stem, "residual": args.residual}
-    flags["zero_init_residual"] = args.zero_init_residual
+    flags = {key: getattr(args, key) for key in ("stem", "residual", "zero_init_residual")}
     build, name = (lambda: spec.build(args.seed)[0]), "resnet36, as trained"
     return divergence.follow(setup, name, build, recipe, watch=True, **flags)
 
@@ -313,15 +312,17 @@ def findings_3_4(
     args, blocks = setup.args, [*result["forecast"][REPORT]["blocks"]]
     remarks = problem3.remarks(args.width, args.residual)
     as_trained = setup.tag_in(result["recipe"]["precision"])
-    trained_tag = ", ".join([as_trained, *remarks, f"seed {args.seed}"])
-    size = [f"{args.image_size} px", setup.device.type, *problem3.remarks(args.width)]
-    tag, tables, figures = ", ".join([setup.data, *size]), {}, {}
+    size = [setup.data, f"{args.image_size} px", setup.device.type]
+    tag, tables, figures = ", ".join([*size, *problem3.remarks(args.width)]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
         tables, figures = training_report(setup, "3.4", trained, caption)
-        tables["3.4_differences.txt"] = differences_table(result["differences"], trained_tag)
+        seeds = f"{args.seeds} seed(s) from {args.seed}"
+        compared = ", ".join([as_trained, *remarks, seeds])
+        tables["3.4_differences.txt"] = differences_table(result["differences"], compared)
     recipe = problem3.recipe_words(REPORT_RECIPE)
-    tables["3.4_forecast.txt"] = problem3.forecast_table(result, trained_tag)
+    forecast = ", ".join([*size, *remarks, f"batch {args.batch_size}, seed {args.seed}"])
+    tables["3.4_forecast.txt"] = problem3.forecast_table(result, forecast)
     changes = problem3.changes_table(result, LAST_STEPS, recipe, tag)
     tables["3.4_single_changes.txt"] = changes
     tables["3.4_doctor.txt"] = problem3.doctor_table(result, doctor.RANGES, recipe, tag)

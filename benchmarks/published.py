@@ -43,20 +43,26 @@ class Published:
     minutes: float
     command: str
 
-    @property
-    def part(self) -> str:
-        """The part that the command names, or 1.3 if it runs all of Problem 1."""
-        word = self.command.split()[1]
-        return "1.3" if word.startswith("-") else word
-
     def is_made(self) -> bool:
-        """Whether the folder's results.json has the part, made with these flags."""
-        part = results.read(ROOT / OUT / self.folder)["parts"].get(self.part)
-        if not part:
-            return False
-        made_with = shlex.split(part["provenance"]["command"])
-        words = [word for word in shlex.split(self.command)[1:] if "{" not in word]
-        return all(word in made_with for word in words if word != self.part)
+        """Whether the folder's results.json has all parts, made with these flags (or more)."""
+        (_, *numbers), flags = words_and_flags(self.command)
+        made = results.read(ROOT / OUT / self.folder)["parts"]
+        for number in numbers or ["1.3"]:  # Problem 1 makes all its parts, 1.3 last
+            if number not in made:
+                return False
+            _, made_with = words_and_flags(made[number]["provenance"]["command"])
+            given = {flag: values for flag, values in flags.items() if "{" not in "".join(values)}
+            if given != {flag: made_with.get(flag) for flag in given}:
+                return False
+        return True
+
+
+def words_and_flags(command: str) -> tuple[list[str], dict[str, list[str]]]:
+    """A command's words before its first flag, and each flag's values."""
+    words = shlex.split(command)
+    starts = [k for k, word in enumerate(words) if word.startswith("--")]
+    flags = {words[a]: words[a + 1 : b] for a, b in zip(starts, [*starts[1:], None], strict=True)}
+    return words[: starts[0]] if starts else words, flags
 
 
 PHOTOS = "problem1_perceptual.py --curve-size 200"

@@ -149,6 +149,7 @@ def test_part_2_4_compares_the_modes_by_seed_and_image(parts_of, monkeypatch, tm
     parts, out, _ = parts_of(p2, "2.4", "--seeds", 2, "--device", "cpu", *QUICK)
     single, copied, spread = parts["2.4"]["runs"]
     assert [row.get("processes") for row in (single, copied, spread)] == [1, None, 2]
+    assert spread["threads"] == 2 * single["threads"]
     assert single["seeds"] == spread["seeds"] == 2
     assert copied["not_run"] == "not run: no second GPU is used"
     assert single["precision"] == spread["precision"] == "fp32"

@@ -92,7 +92,7 @@ def moments(values: Tensor) -> dict[str, float]:
 
 
 def power_moments(
-    positive: tuple[float, int], negative: tuple[float, int], deviation: float = 1
+    positive: tuple[float, float], negative: tuple[float, int], deviation: float = 1
 ) -> dict[str, float]:
     """`moments` in closed form of y = a x^p for x > 0 and b x^q for x < 0, x ~ N(0, deviation^2).
 
@@ -129,7 +129,7 @@ def normal_moments(
     ]
 
 
-def _half_moment(power: int, deviation: float) -> float:
+def _half_moment(power: float, deviation: float) -> float:
     """E[x^power; x > 0] for x ~ N(0, deviation^2): half the absolute moment."""
     gamma = math.gamma((power + 1) / 2) / math.sqrt(math.pi)
     return (deviation * math.sqrt(2)) ** power * gamma / 2

@@ -5,7 +5,8 @@
     print(forecast(network, torch.rand(4, 3, 16, 16)))
 
 A batch norm whose variance overflows fp32 outputs nothing but its bias: it is a dead layer. A
-network is dead if, in addition, no channel of its last batch norm depends on the image.
+network is dead if, in addition, no channel of its last batch norm (of those with other gammas than
+0) depends on the image.
 """
 
 import contextlib
@@ -132,9 +133,11 @@ def _batch_norms(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str | None]:
-    norms = [name for name in outputs if name in _batch_norms(network)]
+    modules = _batch_norms(network)
+    norms = [name for name in outputs if name in modules]
     infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
-    is_dead = infinite_from is not None and outputs[norms[-1]]["constant"] == 1
+    scaling = [name for name in norms if modules[name].weight.any()] or norms
+    is_dead = infinite_from is not None and outputs[scaling[-1]]["constant"] == 1
     return {"infinite_from": infinite_from, "dead_from": infinite_from if is_dead else None}
 
 

@@ -4,7 +4,7 @@
     network, images = resnet18().eval(), torch.rand(2, 3, 64, 64)
     print(gradcam.grad_cam(network, network.layer4, images, classes=torch.tensor([3, 7])).shape)
 
-Networks are bare (without `Normalized`) and in eval mode.
+Networks are in eval mode; `feature_layer` and `map_size` take bare ones, without `Normalized`.
 """
 
 from typing import NamedTuple

@@ -251,7 +251,7 @@ def training_curves(path: Path, title: str, histories: dict[str, list[list[dict]
     """
     seeds = max(map(len, histories.values()))
     settings = f"{title}; mean and range of {seeds} seeds" if seeds > 1 else title
-    settings += ". Train: means since the point before, of augmented images and smoothed labels."
+    settings += ". Train: means since the point before, of augmented images."
     about = ("Loss and accuracy over the epochs", (1, 2), (10, 4), settings)
     with new_figure(path, *about) as (figure, axes):
         for axis, (key, label) in zip(axes[0], CURVES.items(), strict=True):
@@ -289,12 +289,12 @@ def ratio_grid(
     columns: list[str],
     panels: Mapping[str, np.ndarray],
 ) -> None:
-    """Draw panels of ratios (rows, columns) as coloured cells with their numbers; 1 is white."""
+    """Draw panels of ratios (rows, columns) as coloured cells; 1 is white, NaN is not drawn."""
     size = (1.1 + 0.75 * len(columns) * len(panels), 0.42 * len(rows) + 1.3)
     with new_figure(path, title, (1, len(panels)), size, settings, sharey=True) as (_, axes):
         for axis, (label, ratios) in zip(axes[0], panels.items(), strict=True):
             axis.imshow(np.log2(ratios), cmap="RdBu", vmin=-4, vmax=4, aspect="auto")
-            for (row, column), ratio in np.ndenumerate(ratios):
+            for (row, column), ratio in np.ma.ndenumerate(np.ma.masked_invalid(ratios)):
                 pale = abs(np.log2(ratio)) < 2.5
                 how = {"ha": "center", "va": "center", "color": "black" if pale else "white"}
                 axis.text(column, row, f"{ratio:.2g}", fontsize=9, **how)

@@ -122,8 +122,8 @@ def _dots(losses: Mapping[str, Mapping], key: str, **about) -> partial:
 
 def _borders_table(found: Mapping, tag: str) -> str:
     caption = (
-        "Calibrated losses of all cells, and of those alone that see no zero of the padding,\n"
-        f"central {found['crop_px']} px, {tag}."
+        "Losses of all cells and of those that see no padding, calibrated by the others of these\n"
+        f"photos. Shift: 1 px, noise: sigma {found['sigma']:g}; {found['crop_px']} px, {tag}."
     )
     columns = {"valid cells": "{cells}"}
     for pair in ("shift", "noise"):
@@ -136,8 +136,8 @@ def _borders_table(found: Mapping, tag: str) -> str:
 
 def _half_pixel_table(found: Mapping, tag: str) -> str:
     caption = (
-        "Calibrated losses of half a pixel. exact: a whole pixel of a picture of twice the size,\n"
-        f"averaged over 2x2. Fourier: interpolated. {found['side_px']} px, {tag}."
+        "Losses of half a pixel, calibrated by the others of these photos. exact: a whole pixel\nof"
+        f" twice the size, averaged over 2x2. Fourier: interpolated. {found['side_px']} px, {tag}."
     )
     columns = {"half, exact": "{exact:.4f}", "half, Fourier": "{fourier:.4f}"}
     return losses_table(caption, {**columns, "whole": "{whole:.4f}"}, found["losses"])
@@ -147,7 +147,7 @@ def _scale_table(found: Mapping, tag: str) -> str:
     report = found["report"]
     caption = (
         "The report's raw losses, and ours by the input's scale; factor: how far off the worst of\n"
-        f"the five is. Shifted, then scaled to {found['side_px']} px; noise: layer 30. {tag}."
+        f"the five is. Shifted, scaled to {found['side_px']} px; sigma {found['sigma']:g}. {tag}."
     )
     columns = {"input": "{scale}", "error": "{error}"}
     columns |= {key: f"{{{key}:.4g}}" for key in report} | {"factor": "{factor:.3g}"}
@@ -187,8 +187,8 @@ def dose_reports(result: Mapping, tags: Mapping[str, str]) -> tuple[dict, dict]:
     for key, tag in tags.items():
         prefix = "random_" if key == "random_weights" else ""
         doses = {"shift": curves[f"{prefix}shift_px"], "noise": curves[f"{prefix}sigma"]}
-        draws = f"{result['noise_seeds']} noise draw(s)"
-        title = f"{tag}: central {side_px}x{side_px} px squares, {draws}"
+        draws = 1 if prefix else result["noise_seeds"]
+        title = f"{tag}: central {side_px}x{side_px} px squares, {draws} noise draw(s)"
         name = "1.3_dose_response" + ("_random" if prefix else "")
         tables[f"{name}.txt"] = _doses_table(curves[key], doses, title)
         figures[f"{name}.png"] = partial(
@@ -281,14 +281,17 @@ def _distortions_figure(distortions: Mapping, settings: str) -> partial:
     for kind, losses in distortions.items():
         rows = [losses[loss] for loss in shown]
         ratios = [[*(row["ratios"][name]["mean"] for name in names), row["mean"]] for row in rows]
-        panels[KINDS[kind]] = np.array(ratios)
+        label = KINDS[kind] if len(distortions) > 1 else ""  # the weights may be random by choice
+        panels[label] = np.array(ratios)
+        if kind == "random_weights":  # losses of pixels have no weights
+            panels[label][[loss in OF_PIXELS for loss in shown]] = np.nan
     return partial(
         plotting.ratio_grid,
         title="Which loss forgives one pixel of shift and still sees other changes?",
         settings="A distortion's loss over that of the shift, both of the same pixel l2; blue: seen"
         f" more than the shift. Squared differences. {settings}",
         rows=list(shown),
-        columns=[*names, "mean"],
+        columns=[*names, "geometric\nmean"],
         panels=panels,
     )
 
@@ -302,7 +305,7 @@ def _worth_figure(result: Mapping, settings: str) -> partial:
         ends = min(known, key=known.get), max(known, key=known.get)
         first, last = (f"{known[loss]:.1f} in {plotting.shown_name(loss)}" for loss in ends)
         title += f": sigma {first}, {last}"
-    xlabel = "sigma of the noise in 0-255 units (low: more sensitive to noise than to the shift)"
+    xlabel = "sigma of the noise in 0-255 units (low: weak noise costs as much as the shift)"
     about = {"title": title, "settings": settings, "xlabel": xlabel, "digits": 1}
     return _dots(equal, "sigma", **about)
 
@@ -312,7 +315,7 @@ def _equivalents_table(result: Mapping, tag: str) -> str:
     side_px, at_1_px = curves["crop_px"], list(curves["shift_px"]).index(1)
     caption = (
         f"The noise that costs as much as a one-pixel shift: sigma in 0-255 units, {tag},\ntheir"
-        f' central {side_px}x{side_px} px. Low: more sensitive to noise than to the shift. "none":'
+        f' central {side_px}x{side_px} px. Low: weak noise costs as much as the shift. "none":'
         f"\nnot reached up to sigma {max(curves['sigma'])}."
     )
     columns = {"relative at 1 px": f"{{shift[relative][{at_1_px}]:.4f}}"}

@@ -118,7 +118,7 @@ def modes_table(tag: str, batch_size: int, device: str, rows: list[dict]) -> str
     caption = (
         f"{printable(tag)}, global batch {batch_size};\n{device}, where processes talk by {talk}."
     )
-    columns = {key: f"{{{key}}}" for key in ("mode", "processes", "precision", "seeds")}
+    columns = {key: f"{{{key}}}" for key in ("mode", "processes", "threads", "precision", "seeds")}
     columns |= {"images/s": "{images_per_second:.1f}", "seconds": "{training_seconds:.1f}"}
     columns |= {"test top-1 %": "{test_top1:.1f}", "+-": "{test_top1_std:.1f}"}
     columns["remark"] = "{not_run}"

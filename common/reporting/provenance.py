@@ -20,8 +20,8 @@ from common.reporting.results import ROOT
 def provenance(seed: int, call_seconds: float, **about) -> dict:
     """What is needed to reproduce a part's result, and where it was made.
 
-    Keys: command, processes, seed, git_commit, threads, call_seconds (without trainings that the
-    call took over from earlier ones), environment, and those of `about`.
+    Keys: command, processes, seed, git_commit, threads, call_seconds (without trainings of
+    earlier calls or, with --jobs, of earlier parts), environment, and those of `about`.
     """
     return {
         "command": command(),

@@ -147,11 +147,11 @@ def _vgg_candidates(setup: Setup, network: VGG16Features) -> Iterator[Candidate]
         pooled = cache(partial(_vgg_pooled, setup, network, side_px))
         for layers, pooling in product(LAYERS, POOLINGS):
             settings = {"layers": list(layers), "pooling": pooling, "size_px": side_px}
-            features_of = partial(_side_by_side, pooled, layers, POOLINGS[pooling])
+            features_of = partial(_concatenated, pooled, layers, POOLINGS[pooling])
             yield from _ridges(setup, settings, features_of)
 
 
-def _side_by_side(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:
+def _concatenated(pooled: Callable, layers: tuple[str, ...], kept: slice, split: str) -> Tensor:
     """The kept poolings of several layers of VGG-16, one row per image, (N, D)."""
     return torch.cat([pooled(split)[layer][:, kept].flatten(1) for layer in layers], dim=1)
 
@@ -163,13 +163,13 @@ def _vgg_pooled(setup: Setup, network: VGG16Features, side_px: int, split: str) 
     batches = list(product(mirrored, torch.arange(len(packed)).split(BATCH_SIZE)))
     for mirror, rows in job.progress(batches, f"VGG-16 on {split}, {side_px} px", leave=False):
         images, _ = packed.squares(rows, setup.args.image_size, setup.device)
-        images = enlarged(images.flip(3) if mirror else images, side_px)
+        images = scaled(images.flip(3) if mirror else images, side_px)
         features = vgg_features(network, images)
         parts.append({tap: pooled.cpu() for tap, pooled in features.items()})
     return {tap: torch.cat([part[tap] for part in parts]) for tap in TAPS}
 
 
-def enlarged(images: Tensor, side_px: int) -> Tensor:
+def scaled(images: Tensor, side_px: int) -> Tensor:
     """Float images of the size that VGG-16 sees, scaled (bicubic) if they have another."""
     if images.shape[-1] == side_px:
         return images

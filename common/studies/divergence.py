@@ -26,7 +26,7 @@ from common.training.run import Run
 from common.training.runs import Setup
 from common.training.watch import NotFinite, dead_batch_norms, non_finite_gradients, watched
 
-REPORT_RECIPE = {  # He et al. 2016's, as the report does not print its own
+REPORT_RECIPE = {  # after He et al. 2016 (with Nesterov), as the report prints none
     "optimizer": "sgd",
     "learning_rate": 0.1,
     "schedule": "constant",

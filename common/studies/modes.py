@@ -21,8 +21,8 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict]
 
     Returns:
         A dict per mode: mode; processes, precision, seeds (their number), images_per_second (their
-        mean) and the keys of `over_seeds`; or not_run (the reason). And the differences in test
-        top-1 of the other modes to one process, as `runs.differences`.
+        mean), threads (of all processes) and the keys of `over_seeds`; or not_run (the reason). And
+        the differences in test top-1 of the other modes to one process, as `runs.differences`.
     """
     one, copied, spread = MODES
     enough, trained = setup.device.type == "cuda" and torch.cuda.device_count() >= many, {}
@@ -43,6 +43,7 @@ def in_each_mode(setup: Setup, spec: NetworkSpec, many: int) -> tuple[list[dict]
     for mode, (processes, runs) in trained.items():
         row = {"mode": mode, "processes": processes, "precision": runs[0]["precision"]}
         row["images_per_second"] = fmean(run["images_per_second"] for run in runs)
+        row["threads"] = processes * runs[0]["history"][-1]["threads"]
         rows[mode] = {**row, "seeds": len(runs), **over_seeds(runs, len(setup.packed["test"]))}
     pairs = [(mode, one) for mode in (copied, spread) if {mode, one} <= trained.keys()]
     runs_by_mode = {mode: runs for mode, (_, runs) in trained.items()}

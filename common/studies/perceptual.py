@@ -303,10 +303,7 @@ def order_turns(calibrated: Calibrated, doses: Doses) -> list[dict]:
         if logs[a][0, -1] < logs[b][0, -1]:
             a, b = b, a
         sigmas = turning_sigma(logs[a], logs[b], log_sigmas)
-        row = {"sigma": float(sigmas[0]), **interval(sigmas[1:])}
-        if row["sigma"] == 0:
-            row = dict.fromkeys(row, np.nan)
-        rows.append({"a": a, "b": b, **row})
+        rows.append({"a": a, "b": b, "sigma": float(sigmas[0]) or np.nan, **interval(sigmas[1:])})
     return rows
 
 

@@ -43,8 +43,8 @@ def borders(
 
     Crops have sides of `most_px` at most; None if all cells of the deepest layer see zeros.
 
-    {"crop_px", "pictures", "cells": {tap: (all, valid)}, "losses": {loss: {"shift" | "noise":
-    {"all", "valid"}}}}: calibrated losses of a one-pixel shift and of noise on larger crops.
+    {"crop_px", "pictures", "sigma", "cells": {tap: (all, valid)}, "losses": {loss: {"shift" |
+    "noise": {"all", "valid"}}}}: losses of a one-pixel shift and of noise, calibrated.
     """
     side_px = min(most_px, BORDER_SIDE_PX)
     large = replace(squares, side_px=side_px, set_size=len(names), references=None)
@@ -75,6 +75,7 @@ def borders(
     return {
         "crop_px": side_px,
         "pictures": list(names),
+        "sigma": sigma,
         "cells": {
             tap: [(side_px // LAYERS[tap].stride_px) ** 2, (cells.stop - cells.start) ** 2]
             for tap, cells in valid.items()
@@ -114,13 +115,13 @@ def fractions(squares: Squares, network: VGG16Features, names: Sequence[str]) ->
 
 
 def report_scale(
-    pictures: Mapping[str, np.ndarray], weights: Weights, sigma: float, seed: int, device: str
+    pictures: Mapping, weights: Weights, sigma: float, seed: int, device: torch.device
 ) -> dict:
-    """Find the scale of the input that gives the report's raw losses, by trying all SCALES.
+    """Find the scale of the input that gives the report's raw losses on uint8 pictures by name.
 
-    {"report": its numbers, "pictures": names, "side_px": 244, "rows": [{"scale", "error", the
-    report's layers, "noise", "factor"}]}: means over pictures that are shifted by a pixel and then
-    scaled to 244 px square; "factor" is the largest ratio by which one of the five numbers is off.
+    {"report": its numbers, "pictures": names, "sigma", "side_px": 244, "rows": [{"scale", "error",
+    the report's layers, "noise", "factor"}]}: means over pictures that are shifted by a pixel and
+    then scaled to 244 px square; "factor" is the largest ratio by which one of the five is off.
     """
     network = VGG16Features(replace(weights, lpips_heads=None), list(REPORT)).to(device)
     values = {(scale, error): [] for scale in SCALES for error in ("MSE", "MAE")}
@@ -142,7 +143,8 @@ def report_scale(
         row = {key: float(np.mean([values[key] for values in of_pictures])) for key in wanted}
         off = max(abs(np.log(row[key] / wanted[key])) for key in wanted)
         rows.append({"scale": scale, "error": error, **row, "factor": float(np.exp(off))})
-    return {"report": wanted, "pictures": list(pictures), "side_px": REPORT_SIDE_PX, "rows": rows}
+    about = {"report": wanted, "pictures": list(pictures), "sigma": sigma}
+    return {**about, "side_px": REPORT_SIDE_PX, "rows": rows}
 
 
 def wrapped_noise(image: Tensor, noise: Tensor, sigma: float) -> dict[str, dict[str, float]]:

@@ -23,8 +23,9 @@ from common.errors import UserError
 from common.networks.efficientnet import GUIDED, Taught
 from common.networks.vgg import VGG16Features
 from common.networks.weights import load_vgg16
-from common.studies.baselines import enlarged
+from common.studies.baselines import scaled
 from common.training import parallel
+from common.training.convolutions import with_fast_convolutions
 from common.training.run import save_checkpoint
 from common.training.runs import Setup
 
@@ -57,37 +58,38 @@ class Teacher:
         # Of quarters of images; smaller cells vary more. The limit is for dead channels.
         self.moments = roots.mean((0, 2, 3)), roots.std((0, 2, 3)).clamp(min=1e-3)
 
-    def features(self, indexes: Tensor, crops: Tensor, side: int) -> Tensor:
-        """The features of side x side cells of crops: standardised roots (N, F, side, side).
+    def features(self, indexes: Tensor, crops: Tensor, sides: list[int]) -> list[Tensor]:
+        """The features of side x side cells of crops: standardised roots (N, F, side, side) each.
 
         indexes: int64 (N,), which of the training images they are. crops: float (N, 2, 3), as of
         `augment.random_crops`.
         """
-        maps = self.maps[indexes].to(crops.device).float()
-        roots = cell_means(maps, crops, side).sqrt()
-        mean, deviation = (one.to(crops.device)[:, None, None] for one in self.moments)
-        return (roots - mean) / deviation
+        means = cell_means(self.maps[indexes].to(crops.device).float(), crops, sides)
+        mean, deviation = (moment.to(crops.device)[:, None, None] for moment in self.moments)
+        return [(cells.sqrt() - mean) / deviation for cells in means]
 
     def taught(self, network: nn.Module) -> Taught:
         """The network with layers that also guess the features."""
-        return Taught(network, self.maps.shape[1])
+        device = next(network.parameters()).device
+        return with_fast_convolutions(Taught(network, self.maps.shape[1]), device)
 
 
-def cell_means(maps: Tensor, crops: Tensor, side: int) -> Tensor:
+def cell_means(maps: Tensor, crops: Tensor, sides: list[int]) -> list[Tensor]:
     """Means of maps (N, F, S, S) over the side x side cells of each one's crop, by area."""
-    columns, rows = (
-        _shares(crops[:, axis, 2], crops[:, axis, axis], side, maps.shape[-1]) for axis in (0, 1)
-    )
-    return torch.einsum("nfyx,niy,njx->nfij", maps, rows, columns)
+    shares = torch.cat([_shares(crops, side, maps.shape[-1]) for side in sides], dim=1)
+    means = (maps.flatten(2) @ shares.mT).split([side**2 for side in sides], dim=2)
+    return [cells.unflatten(2, (side, side)) for cells, side in zip(means, sides, strict=True)]
 
 
-def _shares(centre: Tensor, half: Tensor, side: int, pixels: int) -> Tensor:
-    """Along an axis, the share of each cell that lies in each pixel: float (N, side, pixels)."""
-    ends = centre[:, None] + half[:, None] * torch.linspace(-1, 1, side + 1, device=half.device)
-    low, high = ((ends + 1) * pixels / 2).unfold(1, 2, 1).aminmax(dim=2)  # mirrored ends descend
-    pixel = torch.arange(pixels, device=half.device)
+def _shares(crops: Tensor, side: int, pixels: int) -> Tensor:
+    """The share of each cell that lies in each pixel of a map: float (N, side^2, pixels^2)."""
+    centres, halves = crops[:, :, 2:], crops.diagonal(dim1=1, dim2=2).unsqueeze(2)
+    ends = centres + halves * torch.linspace(-1, 1, side + 1, device=crops.device)
+    low, high = ((ends + 1) * pixels / 2).unfold(2, 2, 1).aminmax(dim=3)  # mirrored ends descend
+    pixel = torch.arange(pixels, device=crops.device)
     covered = (high[..., None].minimum(pixel + 1) - low[..., None].maximum(pixel)).clamp(min=0)
-    return covered / covered.sum(dim=2, keepdim=True)
+    columns, rows = (covered / covered.sum(dim=3, keepdim=True)).unbind(1)
+    return torch.einsum("niy,njx->nijyx", rows, columns).flatten(3).flatten(1, 2)
 
 
 def describe(setup: Setup) -> dict | None:
@@ -133,8 +135,8 @@ def _make(path: Path, about: dict, train: Packed, device: torch.device) -> None:
     start, steps = time.perf_counter(), torch.arange(len(train)).split(BATCH_SIZE)
     for rows in job.progress(steps, "VGG-16 on train", leave=False):
         images = to_float(train.batch(rows, device)[0])
-        seen = network(enlarged(images, about["size_px"])).values()
-        cells = [functional.adaptive_avg_pool2d(one.float(), about["cells"]) for one in seen]
+        seen = network(scaled(images, about["size_px"])).values()
+        cells = [functional.adaptive_avg_pool2d(taps.float(), about["cells"]) for taps in seen]
         maps.append(torch.cat(cells, dim=1).half().cpu())
     seconds = time.perf_counter() - start
     about = {**about, "weights": weights.sha256}

@@ -214,9 +214,10 @@ def _whole_batch(run: Run, train: Packed, indexes: Tensor, step: int, teacher=No
     varied = recipe.augmentation.vary(images, crops, recipe.image_size_px, draws)
     targets = functional.one_hot(labels, len(train.class_names)).float()
     mixed, targets, pasted = recipe.augmentation.mix(varied, targets, draws)
-    sides = run.trained.sides(recipe.image_size_px) if teacher else []
-    features = [mix_maps(teacher.features(indexes, crops, side), pasted) for side in sides]
-    return Batch(mixed, targets, features)
+    features = []
+    if teacher:
+        features = teacher.features(indexes, crops, run.trained.sides(recipe.image_size_px))
+    return Batch(mixed, targets, [mix_maps(maps, pasted) for maps in features])
 
 
 def recompute_batch_norms(run: Run, train: Packed) -> None:

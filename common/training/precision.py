@@ -122,7 +122,6 @@ def make_deterministic(example: Example) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     free = example.seconds("fp32")["fp32"]
-    torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     ratio = example.seconds("fp32")["fp32"] / free
     say(f"--deterministic: a step takes {ratio:.2f} times as long as without")

@@ -116,7 +116,7 @@ def set_up(
         make_deterministic(step)
     precision = choose_precision(args.precision, step)
     recipe = recipe_of(args, precision.name)
-    if step and _side_by_side(args):
+    if step and _trains_side_by_side(args):
         parallel.load_server()  # it loads PyTorch meanwhile
     return Setup(args, job.printable(data), sources, device, precision, recipe, folder, step)
 
@@ -150,7 +150,7 @@ def train_side_by_side(
     --gpus, or in a job of several processes.
     """
     args = setup.args
-    if not _side_by_side(args):
+    if not _trains_side_by_side(args):
         return
     trainings, after, folders = {}, {}, {}
     for spec, seed in itertools.product(specs, range(args.seed, args.seed + args.seeds)):
@@ -169,7 +169,7 @@ def train_side_by_side(
             setup.finished[folders.get(name, name)] = result
 
 
-def _side_by_side(args: argparse.Namespace) -> bool:
+def _trains_side_by_side(args: argparse.Namespace) -> bool:
     return args.jobs > 1 and not args.gpus and job.size() == 1
 
 
@@ -301,7 +301,10 @@ def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, st
 
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
     """Estimated seconds to train and test the networks, by their sizes of images in each epoch."""
-    args, counts = setup.args, {split: len(one.labels) for split, one in setup.sources.items()}
+    args, counts = (
+        setup.args,
+        {split: len(data.labels) for split, data in setup.sources.items()},
+    )
     averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
     evaluations = sum(map(setup.recipe.evaluates_after, range(args.epochs)))
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]

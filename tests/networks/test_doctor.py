@@ -140,10 +140,11 @@ def test_a_dead_layer_that_others_pass_by_leaves_the_network_alive():
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
-            self.dead, self.alive = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.dead, self.alive, self.last = (nn.BatchNorm2d(4) for _ in range(3))
+            nn.init.zeros_(self.last.weight)  # its output is constant, as in a new block
 
         def forward(self, images):
-            return self.dead(1e21 * images) + self.alive(images)
+            return self.dead(1e21 * images) + self.alive(images) + self.last(images)
 
     found = doctor.forecast(Both(), maps(1))
     assert (found["infinite_from"], found["dead_from"]) == ("dead", None)

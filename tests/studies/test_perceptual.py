@@ -57,6 +57,9 @@ def test_order_turns_where_power_laws_cross():
     assert early["sigma"] == pytest.approx(1.2**2)
     assert (never["a"], never["b"]) == ("relu1_2", "relu5_3")
     assert math.isnan(never["sigma"])  # they would cross at sigma 278
+    found.resampled[::2, :, 1] *= 20  # in the other half they turn
+    *_, never = perceptual.order_turns(found, TRAINED)
+    assert (never["low"], never["high"]) == (0, math.inf)
 
 
 def test_turning_sigma_of_many_curves_at_once():

@@ -15,7 +15,7 @@ from common.networks.normalized import seeded
 from common.networks.vgg import VGG16Features
 from common.networks.weights import random_vgg16
 from common.studies import teacher as teaching
-from common.studies.baselines import enlarged
+from common.studies.baselines import scaled
 from common.training import loop
 from common.training.recipe import Recipe
 from common.training.run import Run, Saver, load_stopped
@@ -52,24 +52,24 @@ def crop(left, top, right, bottom, mirrored=False):
 
 def test_a_crops_features_are_the_means_of_the_maps_pixels_in_it():
     maps = torch.rand(1, 3, 12, 12)
-    whole = teaching.cell_means(maps, crop(-1, -1, 1, 1), 4)
+    (whole,) = teaching.cell_means(maps, crop(-1, -1, 1, 1), [4])
     torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(maps, 3))
-    right_half = teaching.cell_means(maps, crop(0, -1, 1, 1, mirrored=True), 2)
+    right_half, _ = teaching.cell_means(maps, crop(0, -1, 1, 1, mirrored=True), [2, 1])
     wanted = torch.nn.functional.avg_pool2d(maps[..., 6:], (6, 3)).flip(3)
     torch.testing.assert_close(right_half, wanted)
     # Borders within pixels: half of the first row and column, all of the second.
-    inner = teaching.cell_means(maps, crop(-11 / 12, -11 / 12, -8 / 12, -8 / 12), 1).flatten()
+    _, inner = teaching.cell_means(maps, crop(-11 / 12, -11 / 12, -8 / 12, -8 / 12), [2, 1])
     shares = torch.tensor([0.5, 1]) / 1.5
     wanted = torch.einsum("cyx,y,x->c", maps[0, :, :2, :2], shares, shares)
-    torch.testing.assert_close(inner, wanted)
+    torch.testing.assert_close(inner.flatten(), wanted)
 
 
-def test_the_maps_are_vggs_of_the_enlarged_images(tmp_path):
+def test_the_maps_are_vggs_of_the_scaled_images(tmp_path):
     made = teaching.teacher(Setup(tmp_path))
     images = train_set().batch(torch.tensor([7, 2]), CPU)[0] / 255
     network = VGG16Features(random_vgg16(0, False), teaching.LAYERS)
     with torch.inference_mode():
-        seen = network(enlarged(images, 96))
+        seen = network(scaled(images, 96))
     wanted = torch.cat([one.mean((2, 3)) for one in seen.values()], dim=1)
     torch.testing.assert_close(made.maps[[7, 2]].float().mean((2, 3)), wanted, atol=1e-3, rtol=1e-2)
 
@@ -123,7 +123,7 @@ def test_the_loss_is_the_labels_and_the_features_errors_in_mixed_images(tmp_path
     wanted = torch.nn.functional.cross_entropy(logits, targets)
     torch.testing.assert_close(cross_entropy, wanted)
     for side, guessed in zip((8, 4, 2), run.trained(batch.images)[1], strict=True):  # of 16 px
-        features = mix_maps(made.features(indexes, crops, side), pasted)
+        features = mix_maps(*made.features(indexes, crops, [side]), pasted)
         wanted += 8 * torch.nn.functional.mse_loss(guessed, features)
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(logits, run.network(batch.images))
