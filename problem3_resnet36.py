@@ -311,13 +311,13 @@ def findings_3_4(
     """Put together 3.4's findings: its result, the tables, the doctor's rows and the figures."""
     args, blocks = setup.args, [*result["forecast"][REPORT]["blocks"]]
     remarks = problem3.remarks(args.width, args.residual)
-    as_trained = setup.tag_in(result["recipe"]["precision"])
     size = [setup.data, f"{args.image_size} px", setup.device.type]
     tag, tables, figures = ", ".join([*size, *problem3.remarks(args.width)]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
         tables, figures = training_report(setup, "3.4", trained, caption)
         seeds = f"{args.seeds} seed(s) from {args.seed}"
+        as_trained = setup.tag_in(result["recipe"]["precision"])
         compared = ", ".join([as_trained, *remarks, seeds])
         tables["3.4_differences.txt"] = differences_table(result["differences"], compared)
     recipe = problem3.recipe_words(REPORT_RECIPE)

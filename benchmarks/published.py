@@ -9,6 +9,7 @@ results.json has it from the same flags.
 """
 
 import argparse
+import itertools
 import os
 import shlex
 import signal
@@ -46,23 +47,18 @@ class Published:
     def is_made(self) -> bool:
         """Whether the folder's results.json has all parts, made with these flags (or more)."""
         (_, *numbers), flags = words_and_flags(self.command)
+        given = {flag: values for flag, values in flags.items() if "{" not in "".join(values)}
         made = results.read(ROOT / OUT / self.folder)["parts"]
-        for number in numbers or ["1.3"]:  # Problem 1 makes all its parts, 1.3 last
-            if number not in made:
-                return False
-            _, made_with = words_and_flags(made[number]["provenance"]["command"])
-            given = {flag: values for flag, values in flags.items() if "{" not in "".join(values)}
-            if given != {flag: made_with.get(flag) for flag in given}:
-                return False
-        return True
+        numbers = numbers or ["1.3"]  # Problem 1 makes all its parts, 1.3 last
+        commands = [made[n]["provenance"]["command"] if n in made else "" for n in numbers]
+        return all(given.items() <= words_and_flags(command)[1].items() for command in commands)
 
 
 def words_and_flags(command: str) -> tuple[list[str], dict[str, list[str]]]:
     """A command's words before its first flag, and each flag's values."""
     words = shlex.split(command)
-    starts = [k for k, word in enumerate(words) if word.startswith("--")]
-    flags = {words[a]: words[a + 1 : b] for a, b in zip(starts, [*starts[1:], None], strict=True)}
-    return words[: starts[0]] if starts else words, flags
+    starts = [k for k, word in enumerate(words) if word.startswith("--")] + [len(words)]
+    return words[: starts[0]], {words[a]: words[a + 1 : b] for a, b in itertools.pairwise(starts)}
 
 
 PHOTOS = "problem1_perceptual.py --curve-size 200"
@@ -70,8 +66,9 @@ FLOWERS = "problem2_flowers.py {parts} --data-root {{flowers}} --image-size 64"
 SCRATCH = FLOWERS.format(parts="2.2") + " --clip-norm 0"
 TAUGHT = FLOWERS + " --teacher vgg16 --seeds 3"
 SOLVED = " --solve-head --first-strength 1"
-SHORT = SOLVED + " --epochs 24 --cutmix 0 --warmup-epochs 2 --val-interval 4"
-TWICE = SHORT.replace("24", "48")
+SHORT, TWICE = (
+    f"{SOLVED} --epochs {n} --cutmix 0 --warmup-epochs 2 --val-interval 4" for n in (24, 48)
+)
 COMPARED = TAUGHT + SHORT + " --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
 UNTAUGHT = FLOWERS.format(parts="2.2") + SHORT

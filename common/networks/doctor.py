@@ -6,7 +6,7 @@
 
 A batch norm whose variance overflows fp32 outputs nothing but its bias: it is a dead layer. A
 network is dead if, in addition, no channel of its last batch norm (of those with other gammas than
-0) depends on the image.
+0) depends on the image. A skip path past that batch norm is not looked at.
 """
 
 import contextlib
@@ -136,8 +136,8 @@ def _dead_layers(network: nn.Module, outputs: dict[str, dict]) -> dict[str, str 
     modules = _batch_norms(network)
     norms = [name for name in outputs if name in modules]
     infinite_from = next((name for name in norms if outputs[name]["dead"]), None)
-    scaling = [name for name in norms if modules[name].weight.any()] or norms
-    is_dead = infinite_from is not None and outputs[scaling[-1]]["constant"] == 1
+    scaling = [name for name in norms if modules[name].weight is None or modules[name].weight.any()]
+    is_dead = infinite_from is not None and outputs[(scaling or norms)[-1]]["constant"] == 1
     return {"infinite_from": infinite_from, "dead_from": infinite_from if is_dead else None}
 
 

@@ -39,6 +39,8 @@ def squared(losses: Mapping[str, Mapping]) -> dict[str, Mapping]:
 
 def losses_table(caption: str, columns: Mapping, losses: Mapping, head: str = "loss", **beside):
     """A table with one row per loss; `beside` adds {loss: value} under names used in `columns`."""
+    if random := beside.get("random"):  # losses of pixels have no weights
+        beside["random"] = {loss: row for loss, row in random.items() if loss not in OF_PIXELS}
     rows = [
         {"loss": loss, **row, **{name: known.get(loss) for name, known in beside.items()}}
         for loss, row in losses.items()

@@ -137,8 +137,8 @@ def changes_table(result: Mapping, last_steps: int, recipe: str, tag: str) -> st
     caption = (
         "One change at a time to f after the sums (in brackets: two, and ResNet-34) by an assumed"
         f" recipe:\n{recipe}, batch {result['recipe']['batch_size']}. Loss: mean of the last"
-        f" {last_steps} finite steps of at most {result['steps']}, of equal logits"
-        f" {result['chance_loss']:.3f}.\n{printable(tag)}."
+        f" {min(last_steps, result['steps'])} finite steps of {result['steps']} at most, of equal"
+        f" logits {result['chance_loss']:.3f}.\n{printable(tag)}."
     )
     return table(caption, columns, rows)
 

@@ -301,10 +301,8 @@ def differences(trained: Mapping[str, list[dict]], pairs: Iterable[tuple[str, st
 
 def training_seconds(setup: Setup, specs: Iterable[NetworkSpec], seeds: int) -> float:
     """Estimated seconds to train and test the networks, by their sizes of images in each epoch."""
-    args, counts = (
-        setup.args,
-        {split: len(data.labels) for split, data in setup.sources.items()},
-    )
+    args = setup.args
+    counts = {split: len(data.labels) for split, data in setup.sources.items()}
     averaged = min(counts["train"], loop.STATISTICS_IMAGES) if args.ema else 0
     evaluations = sum(map(setup.recipe.evaluates_after, range(args.epochs)))
     evaluated = evaluations * (counts["val"] + averaged) + counts["test"]

@@ -50,6 +50,7 @@ def test_shift_equivalents_and_slopes_of_power_laws():
 def test_order_turns_where_power_laws_cross():
     found = power_laws(2, 1, 1.5)
     found.relative *= [1, 20, 1.2]
+    found.resampled[::2, :, 1] *= 20
     turn, early, never = perceptual.order_turns(found, TRAINED)
     assert (turn["a"], turn["b"]) == ("l2", "relu1_2")
     assert turn["sigma"] == pytest.approx(20)  # sigma^2 = 20 sigma
@@ -57,8 +58,6 @@ def test_order_turns_where_power_laws_cross():
     assert early["sigma"] == pytest.approx(1.2**2)
     assert (never["a"], never["b"]) == ("relu1_2", "relu5_3")
     assert math.isnan(never["sigma"])  # they would cross at sigma 278
-    found.resampled[::2, :, 1] *= 20  # in the other half they turn
-    *_, never = perceptual.order_turns(found, TRAINED)
     assert (never["low"], never["high"]) == (0, math.inf)
 
 
