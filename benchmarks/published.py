@@ -73,12 +73,12 @@ COMPARED = TAUGHT + SHORT + " --layer features.5"
 BLOCKS = COMPARED.format(parts="2.5")
 UNTAUGHT = FLOWERS.format(parts="2.2") + SHORT
 CHANGES = {  # of the recipe, one at a time
-    "without crops": "--crop-area 1",
+    "without crops": "--crop-area 1 --seeds 3",
     "without growing": "--stages 1",
     "without smoothing": "--label-smoothing 0",
     "without averaging": "--ema 0",
     "without zero gammas": "--no-zero-init-residual",
-    "with mixing": "--cutmix 0.8",
+    "with mixing": "--cutmix 0.8 --seeds 3",
 }
 # As many train images as in Flowers-102, but of classes that a network learns in minutes.
 DRAWN = (
@@ -100,7 +100,8 @@ ROWS = [
     ("2.2", "problem2", 24, f"{FLOWERS.format(parts='2.2')}{TWICE} --seeds 3"),
     ("untaught", "recipe/untaught/problem2", 12, f"{UNTAUGHT} --seeds 3"),
     *(
-        (name, f"recipe/{name.replace(' ', '_')}/problem2", 5, f"{UNTAUGHT} {flags}")
+        (name, f"recipe/{name.replace(' ', '_')}/problem2", 12 if "seeds" in flags else 5,
+         f"{UNTAUGHT} {flags}")
         for name, flags in CHANGES.items()
     ),
     ("taught", "taught/problem2", 27, TAUGHT.format(parts="2.2") + TWICE),
