@@ -178,7 +178,7 @@ def draw_faithfulness(path: Path, result: Mapping, tag: str) -> None:
             for style, (name, label) in zip(("o-", "s--", "^:"), MAP_NAMES.items(), strict=True):
                 curve = result[kind][name]["curve"]
                 axis.plot(np.linspace(0, 100, len(curve)), curve, style, ms=4, label=label)
-            axis.set(title=kind, xlabel="pixels in %")
+            axis.set(title=kind, xlabel=f"{kind} of pixels in %")
         axes[0, 0].set(ylabel="probability", ylim=(0, None))
         axes[0, 0].legend()
 
