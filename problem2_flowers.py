@@ -243,9 +243,8 @@ def part_2_3(setup: Setup) -> Findings:
     words = problem2.init_words(args)
     if args.init != "scratch":
         words += f"; {wide_one} from scratch, by the recipe of fine-tuning"
-    tables, figures = training_report(setup, "2.3", trained, f"init {words}")
-    tag = setup.tag_in(trained[NARROW][0]["precision"])
-    tables["2.3_differences.txt"] = differences_table(result["differences"], tag)
+    compared = result["differences"]
+    tables, figures = training_report(setup, "2.3", trained, f"init {words}", differences=compared)
     tables["2.3_stages.txt"] = problem2.stages_table(result, classes, args.image_size)
     return Findings(result, tables, layer_summary("2.3", wide, args.image_size), figures)
 
@@ -351,9 +350,8 @@ def part_2_5(setup: Setup) -> Findings:
         "step_cost_share": seconds / step_seconds,
     }
     words = problem2.init_words(setup.args)
-    tables, figures = training_report(setup, "2.5", trained, f"init {words}")
-    tag = setup.tag_in(trained[NARROW][0]["precision"])
-    tables["2.5_differences.txt"] = differences_table(result["differences"], tag)
+    compared = result["differences"]
+    tables, figures = training_report(setup, "2.5", trained, f"init {words}", differences=compared)
     headers, pictures = covered_pictures(setup, block)
     area = f"area {block.area_low:g} to {block.area_high:g}"
     title = f"Noise block ({block.kind}), {area}: {setup.data}"
@@ -512,8 +510,8 @@ def forecast_seconds(part: str, setup: Setup) -> float:
     if setup.args.jobs > 1 and specs:  # the first part trains the other parts' networks too
         specs = [*networks(setup, *setup.args.parts).values()]
     if part == "2.4":  # the same network in several processes too
-        also = {"name": f"{wide_name(setup)}-ddp{max(2, setup.args.gpus)}"}
-        specs += [replace(spec, **also) for spec in networks(setup, part).values()]
+        spec = networks(setup, part)[wide_name(setup)]
+        specs.append(replace(spec, name=f"{spec.name}-ddp{max(2, setup.args.gpus)}"))
     images = sum(len(source.labels) for source in setup.sources.values())
     others = {"2.2": 0.06 * images, "2.6": 15}.get(part, 5)  # of baselines, of maps
     seeds = 1 if part == "2.6" else setup.args.seeds

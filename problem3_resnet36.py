@@ -57,7 +57,7 @@ from common.reporting import plotting, problem3, results
 from common.reporting.parts import run_parts
 from common.reporting.results import Findings
 from common.reporting.statistics import with_means
-from common.reporting.tables import differences_table, training_report
+from common.reporting.tables import training_report
 from common.studies import divergence, places, reproduction
 from common.studies.divergence import REPORT_RECIPE, Followed
 from common.training import loop, parallel, runs
@@ -247,7 +247,8 @@ def part_3_4(prepared: Prepared) -> Findings:
     if run_study:
         return run_study(setup)
     args, forecasts, specs = setup.args, forecast_all(setup), compared_networks(setup)
-    job.say(", ".join([setup.tag, *problem3.remarks(args.width, args.residual)]))
+    tag = setup.tag_in(setup.recipe.precision)
+    job.say(", ".join([tag, *problem3.remarks(args.width, args.residual)]))
     trained, recipe = {}, setup.recipe
     if not study:
         runs.train_side_by_side(setup, specs.values())
@@ -315,11 +316,8 @@ def findings_3_4(
     tag, tables, figures = ", ".join([*size, *problem3.remarks(args.width)]), {}, {}
     if trained:
         caption = ", ".join([*remarks, f"init {result['init']}, stem of resnet36: {args.stem}"])
-        tables, figures = training_report(setup, "3.4", trained, caption)
-        seeds = f"{args.seeds} seed(s) from {args.seed}"
-        as_trained = setup.tag_in(result["recipe"]["precision"])
-        compared = ", ".join([as_trained, *remarks, seeds])
-        tables["3.4_differences.txt"] = differences_table(result["differences"], compared)
+        compared = result["differences"]
+        tables, figures = training_report(setup, "3.4", trained, caption, differences=compared)
     recipe = problem3.recipe_words(REPORT_RECIPE)
     forecast = ", ".join([*size, *remarks, f"batch {args.batch_size}, seed {args.seed}"])
     tables["3.4_forecast.txt"] = problem3.forecast_table(result, forecast)

@@ -62,11 +62,12 @@ def training_report(
     networks: Mapping[str, list[dict]],
     caption: str = "",
     extra_rows: Iterable[Mapping] = (),
+    differences: Sequence[Mapping] = (),
 ) -> tuple[dict[str, str], dict[str, Callable[[Path], None]]]:
-    """The table of all runs and the figure of their curves: (tables, figures) for `Findings`.
+    """Tables of all runs and of their `differences`, if any, and the figure of their curves.
 
-    `setup` is the problem's `common.training.runs.Setup`. `networks` maps names to runs. `caption`
-    is added to both captions. `extra_rows` are records of methods that need no training.
+    Returns (tables, figures) for `Findings`. `setup`: a `common.training.runs.Setup`; `networks`:
+    runs by name; `caption`: added to all captions; `extra_rows`: records of untrained methods.
     """
     precisions = sorted({run["precision"] for runs in networks.values() for run in runs})
     tag = ", ".join(filter(None, [setup.tag_in(" and ".join(precisions)), caption]))
@@ -89,7 +90,10 @@ def training_report(
     title += f"; labels smoothed by {smoothing:g} in training alone" if smoothing else ""
     histories = {name: [run["history"] for run in runs] for name, runs in networks.items()}
     curves = partial(plotting.training_curves, title=title, histories=histories)
-    return {f"{part}_training.txt": table(text, TRAINING, records)}, {f"{part}_curves.png": curves}
+    tables = {f"{part}_training.txt": table(text, TRAINING, records)}
+    if differences:
+        tables[f"{part}_differences.txt"] = differences_table(differences, tag)
+    return tables, {f"{part}_curves.png": curves}
 
 
 def differences_table(differences: Sequence[Mapping], tag: str) -> str:

@@ -100,7 +100,8 @@ def study_findings(setup: Setup, study: str, arms: list[Arm]) -> Findings:
     rows = train_arms(setup, arms)
     # The factorial itself sets whether f stands after the sum.
     residual = "branch" if study == "factorial" else setup.args.residual
-    caption = ", ".join([setup.tag, *problem3.remarks(setup.args.width, residual)])
+    tag = setup.tag_in(setup.recipe.precision)
+    caption = ", ".join([tag, *problem3.remarks(setup.args.width, residual)])
     result = {study: rows, "chance": 100 / setup.classes, "width": setup.args.width}
     result["recipe"] = setup.recipe.as_dict()
     if study == "factorial":

@@ -77,13 +77,8 @@ class Setup:
         """Number of classes."""
         return len(self.sources["train"].class_names)
 
-    @property
-    def tag(self) -> str:
-        """The origin of a training's results, as its tables and figures print it."""
-        return self.tag_in(self.recipe.precision)
-
     def tag_in(self, precision: str) -> str:
-        """The tag for another precision, which a resumed run may have kept."""
+        """The origin of results of trainings in a precision, as tables and figures print it."""
         solved = ", last layer solved" if self.recipe.solve_head else ""
         return (
             f"{self.data}, {self.recipe.image_size_px} px, {precision}, {self.device.type}{solved}"
